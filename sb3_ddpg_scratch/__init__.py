@@ -1,0 +1,28 @@
+"""DDPG written by hand inside Stable-Baselines3's API."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from sb3_ddpg_scratch.ddpg import ScratchDDPG
+from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError, DivergenceError
+from sb3_ddpg_scratch.noise import GaussianNoise, OUNoise
+from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
+from sb3_ddpg_scratch.soft_update import soft_update
+
+try:
+    __version__ = version("sb3-ddpg-scratch")
+except PackageNotFoundError:  # imported from a folder that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "ActionSpaceError",
+    "ArgumentError",
+    "CnnPolicy",
+    "DivergenceError",
+    "GaussianNoise",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "OUNoise",
+    "ScratchDDPG",
+    "ScratchDDPGPolicy",
+    "soft_update",
+]

@@ -1,0 +1,128 @@
+"""The command ``sb3-ddpg-scratch``."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import gymnasium as gym
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sb3_ddpg_scratch import __version__
+from sb3_ddpg_scratch.compare.parity import ParityResult, run_parity
+from sb3_ddpg_scratch.demo import run_demo
+from sb3_ddpg_scratch.errors import ArgumentError
+
+app = typer.Typer(
+    name="sb3-ddpg-scratch",
+    help="DDPG written by hand inside Stable-Baselines3's API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DIFFERENT, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class ParityAlgorithm(str, Enum):
+    """What ``parity --algo`` may be."""
+
+    ddpg = "ddpg"
+    td3 = "td3"
+
+
+class ParityNoise(str, Enum):
+    """What ``parity --noise`` may be."""
+
+    none = "none"
+    gaussian = "gaussian"
+    ou = "ou"
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"sb3-ddpg-scratch {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def parity(
+    env: Annotated[str, typer.Option(help="A registered environment with bounded Box actions.")] = "Pendulum-v1",
+    steps: Annotated[int, typer.Option(min=1, help="Environment steps for each side.")] = 1000,
+    n_envs: Annotated[int, typer.Option(min=1, help="Environments; with several, one update per transition.")] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    algo: Annotated[ParityAlgorithm, typer.Option(help="SB3's DDPG, or its TD3 and our TD3 switches.")] = ParityAlgorithm.ddpg,
+    noise: Annotated[ParityNoise, typer.Option(help="Action noise of both sides.")] = ParityNoise.gaussian,
+    net_arch: Annotated[str, typer.Option(help="Hidden layers, as in 64,64; SB3's default if not given.")] = "",
+    json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+) -> None:
+    """Train SB3's DDPG and ours with the same seed and noise; exit 0 if every parameter and optimiser entry is equal."""
+    layers = None
+    if net_arch:
+        try:
+            layers = tuple(int(width) for width in net_arch.split(","))
+        except ValueError as error:
+            raise ArgumentError("--net-arch", net_arch, "widths joined by commas, as in 64,64") from error
+    console = Console()
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as display:
+        tasks = {name: display.add_task(name, total=steps) for name in ("SB3", "ScratchDDPG")}
+        result = run_parity(
+            env,
+            steps,
+            n_envs,
+            seed,
+            algo.value,
+            noise.value,
+            layers,
+            progress=lambda name, done: display.update(tasks[name], completed=min(done, steps)),
+        )
+    if json is not None:
+        result.write_json(json)
+    _show_parity(console, result)
+    if not result.equal:
+        raise typer.Exit(DIFFERENT)
+
+
+def _show_parity(console: Console, result: ParityResult) -> None:
+    table = Table(title=f"{result.settings['env']}: {result.settings['steps']} steps, {result.updates} updates")
+    for heading, justify in (("what", "left"), ("entries", "right"), ("largest difference", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for name, (entries, largest) in result.by_object().items():
+        table.add_row(name, str(entries), f"{largest:g}")
+    console.print(table)
+    if result.updates == 0:
+        console.print("No update was made, so nothing was compared: raise --steps.")
+    elif result.equal:
+        console.print("Equal bit for bit.")
+    else:
+        worst = max(result.differences, key=lambda name: result.differences[name])
+        console.print(f"Different: {worst} by {result.largest_difference:g}.")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the trained model.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train on Pendulum-v1 until it is solved, print the score beside a random policy's, and save the model."""
+    run_demo(out, seed, Console())
+
+
+def main() -> None:
+    """Run the command; wrong input and interruptions end it with a sentence instead of a traceback."""
+    try:
+        app()
+    except (ArgumentError, gym.error.Error) as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False)
+        raise SystemExit(WRONG_INPUT) from error
+    except KeyboardInterrupt as error:
+        Console(stderr=True).print("Interrupted.")
+        raise SystemExit(INTERRUPTED) from error
+
+
+if __name__ == "__main__":
+    main()

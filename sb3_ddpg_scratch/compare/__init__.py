@@ -1,0 +1,1 @@
+"""Holding ScratchDDPG against SB3's algorithms."""

@@ -1,0 +1,223 @@
+"""Parity: SB3's DDPG and ScratchDDPG trained with the same seed and noise, then compared entry by entry."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DDPG, TD3
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ddpg_scratch.ddpg import ScratchDDPG
+from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.validation import check_action_space, check_whole_number
+
+Algorithm = Literal["ddpg", "td3"]
+Noise = Literal["none", "gaussian", "ou"]
+Progress = Callable[[str, int], None]
+
+TD3_SWITCHES: dict[str, Any] = {"policy_delay": 2, "target_policy_noise": 0.2, "target_noise_clip": 0.5}
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """
+    What a parity run found.
+
+    :param settings: environment, steps, seed and the rest, as given
+    :param updates: updates that each side made
+    :param differences: for each parameter and optimiser entry the largest absolute difference;
+        infinite where one side lacks it, shapes differ, or only one is NaN
+    """
+
+    settings: dict[str, Any]
+    updates: int
+    differences: dict[str, float]
+
+    @property
+    def largest_difference(self) -> float:
+        """The largest difference of any entry."""
+        return max(self.differences.values())
+
+    @property
+    def equal(self) -> bool:
+        """Whether updates were made and every entry is the same."""
+        return self.updates > 0 and self.largest_difference == 0.0
+
+    def by_object(self) -> dict[str, tuple[int, float]]:
+        """For the policy and each optimiser: the number of its entries and their largest difference."""
+        groups: dict[str, list[float]] = {}
+        for name, difference in self.differences.items():
+            groups.setdefault(name.split("/", 1)[0], []).append(difference)
+        return {name: (len(values), max(values)) for name, values in groups.items()}
+
+    def write_json(self, path: Path) -> None:
+        """
+        :param path: file to write; its folder is made
+        """
+        content = self.settings | {
+            "equal": self.equal,
+            "updates": self.updates,
+            "largest_difference": self.largest_difference,
+            "differences": self.differences,
+            "versions": {"torch": th.__version__, "stable_baselines3": stable_baselines3.__version__, "numpy": np.__version__},
+        }
+        # JSON knows no infinity: a difference that is none is written as a word.
+        text = json.dumps(content, indent=2).replace(": Infinity", ': "infinite"')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(path.name + ".tmp")
+        aside.write_text(text + "\n")
+        aside.replace(path)
+
+
+def flatten(state: Any, prefix: str = "") -> dict[str, Any]:
+    """
+    :param state: nested dicts and lists, such as ``get_parameters()`` returns
+    :param prefix: name of the whole
+    :return: every leaf by its path, joined by slashes
+    """
+    if isinstance(state, Mapping):
+        items: Any = state.items()
+    elif isinstance(state, (list, tuple)):
+        items = enumerate(state)
+    else:
+        return {prefix: state}
+    leaves: dict[str, Any] = {}
+    for key, value in items:
+        leaves |= flatten(value, f"{prefix}/{key}" if prefix else str(key))
+    return leaves
+
+
+def difference(a: Any, b: Any) -> float:
+    """
+    :param a: a tensor, number, or anything that can be compared
+    :param b: another
+    :return: largest absolute difference; 0 where both are the same (NaN is the same as NaN), infinite where they cannot
+        be subtracted
+    """
+    if isinstance(a, (bool, str, type(None))) or isinstance(b, (bool, str, type(None))):
+        return 0.0 if a == b else float("inf")
+    first, second = th.as_tensor(a).double(), th.as_tensor(b).double()
+    if first.shape != second.shape:
+        return float("inf")
+    same = (first == second) | (first.isnan() & second.isnan())
+    gap = th.where(same, 0.0, (first - second).abs())
+    return float(gap.nan_to_num(nan=float("inf"), posinf=float("inf")).max()) if gap.numel() else 0.0
+
+
+def compare_models(a: OffPolicyAlgorithm, b: OffPolicyAlgorithm) -> dict[str, float]:
+    """
+    :param a: an algorithm
+    :param b: another with the same networks
+    :return: for each entry of ``get_parameters()`` on either side, the :func:`difference`
+    """
+    first, second = flatten(a.get_parameters()), flatten(b.get_parameters())
+    missing = float("inf")
+    return {
+        name: difference(first[name], second[name]) if name in first and name in second else missing for name in first | second
+    }
+
+
+def run_parity(
+    env_id: str,
+    steps: int,
+    n_envs: int = 1,
+    seed: int = 0,
+    algorithm: Algorithm = "ddpg",
+    noise: Noise = "gaussian",
+    net_arch: tuple[int, ...] | None = None,
+    progress: Progress | None = None,
+) -> ParityResult:
+    """
+    Train SB3's algorithm and ScratchDDPG (``updater="autograd"``) on the CPU with the same seed, settings and noise.
+
+    :param env_id: a registered environment with bounded Box actions
+    :param steps: environment steps for each
+    :param n_envs: number of environments; with several, as many updates are made as transitions collected
+    :param seed: the seed of both
+    :param algorithm: SB3's DDPG, or SB3's TD3 against ScratchDDPG with the TD3 switches
+    :param noise: SB3's own noises, which both sides can use: none, Gaussian or Ornstein-Uhlenbeck
+    :param net_arch: units of each hidden layer; ``None`` for SB3's default
+    :param progress: called with the name of a side and its environment steps
+    :return: the differences
+    :raises ArgumentError: for values out of range
+    """
+    check_whole_number("steps", steps, 1)
+    check_whole_number("n_envs", n_envs, 1)
+    if algorithm not in ("ddpg", "td3"):
+        raise ArgumentError("algorithm", algorithm, "'ddpg' or 'td3'")
+    sides: dict[str, tuple[type[OffPolicyAlgorithm], dict[str, Any], int]] = {
+        "SB3": (DDPG, {}, 1) if algorithm == "ddpg" else (TD3, TD3_SWITCHES, 2),
+        "ScratchDDPG": (ScratchDDPG, {"updater": "autograd"} | (TD3_SWITCHES if algorithm == "td3" else {}), 1),
+    }
+    n_critics = 2 if algorithm == "td3" else 1
+    models: list[OffPolicyAlgorithm] = []
+    for name, (model_class, extra, _) in sides.items():
+        env = make_vec_env(env_id, n_envs=n_envs, seed=seed)
+        check_action_space(env.action_space)
+        model = model_class(
+            _policy_name(env.observation_space),
+            env,
+            seed=seed,
+            device="cpu",
+            buffer_size=max(steps, n_envs),
+            learning_starts=min(100, steps // 10),
+            gradient_steps=-1 if n_envs > 1 else 1,
+            action_noise=_make_noise(noise, env),
+            policy_kwargs={"n_critics": n_critics} | ({} if net_arch is None else {"net_arch": list(net_arch)}),
+            **extra,
+        )
+        model.learn(steps, callback=None if progress is None else _Ticks(name, progress))
+        env.close()
+        models.append(model)
+    settings = {
+        "env": env_id,
+        "steps": steps,
+        "n_envs": n_envs,
+        "seed": seed,
+        "algorithm": algorithm,
+        "noise": noise,
+        "net_arch": None if net_arch is None else list(net_arch),
+    }
+    return ParityResult(settings, models[0]._n_updates, compare_models(*models))
+
+
+def _policy_name(observation_space: gym.Space) -> str:
+    if isinstance(observation_space, spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"
+
+
+def _make_noise(noise: Noise, env: VecEnv) -> ActionNoise | None:
+    zeros = np.zeros(env.action_space.shape or ())
+    if noise == "none":
+        return None
+    if noise == "gaussian":
+        return NormalActionNoise(zeros, zeros + 0.1)
+    if noise == "ou":
+        return OrnsteinUhlenbeckActionNoise(zeros, zeros + 0.2)
+    raise ArgumentError("noise", noise, "'none', 'gaussian' or 'ou'")
+
+
+class _Ticks(BaseCallback):
+    """Tells how far a training is."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        super().__init__()
+        self.name = name
+        self.progress = progress
+
+    def _on_step(self) -> bool:
+        self.progress(self.name, self.num_timesteps)
+        return True

@@ -1,0 +1,230 @@
+"""The networks: Actor, mu(s), and Critic, Q(s, a), with normalisation and the paper's late action input."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+NORMS = (None, "layer", "batch")
+
+
+def _hidden_layer(n_in: int, n_out: int, activation_fn: type[nn.Module], norm: str | None) -> list[nn.Module]:
+    layers: list[nn.Module] = [nn.Linear(n_in, n_out)]
+    if norm == "layer":
+        layers.append(nn.LayerNorm(n_out))
+    elif norm == "batch":
+        layers.append(nn.BatchNorm1d(n_out))
+    return [*layers, activation_fn()]
+
+
+def _output_layer(n_in: int, n_out: int, final_init: float | None) -> nn.Linear:
+    layer = nn.Linear(n_in, n_out)
+    if final_init is not None:
+        nn.init.uniform_(layer.weight, -final_init, final_init)
+        nn.init.uniform_(layer.bias, -final_init, final_init)
+    return layer
+
+
+class Actor(BasePolicy):
+    """
+    The deterministic policy mu(s): features, hidden layers, and a tanh that keeps actions in [-1, 1].
+
+    With ``norm="batch"`` the features and every hidden layer's sums are batch-normalised (Lillicrap et al. 2015,
+    section 3). The output layer is not: normalised sums would undo the small initial weights with which the paper
+    keeps the first actions near zero. With ``norm="layer"`` every hidden layer's sums are layer-normalised.
+
+    :param observation_space: observation space
+    :param action_space: action space, bounded
+    :param net_arch: units of each hidden layer
+    :param features_extractor: network from observations to features, shape ``(batch, features_dim)``
+    :param features_dim: number of features
+    :param activation_fn: activation of the hidden layers
+    :param normalize_images: whether to divide images by 255
+    :param norm: ``None``, ``"layer"`` or ``"batch"``
+    :param final_init: half-width of the uniform initial values of the output layer; ``None`` for torch's default
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        norm: str | None = None,
+        final_init: float | None = None,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
+        self.norm = norm
+        self.final_init = final_init
+
+        layers: list[nn.Module] = [nn.BatchNorm1d(features_dim)] if norm == "batch" else []
+        widths = [features_dim, *net_arch]
+        for n_in, n_out in pairwise(widths):
+            layers += _hidden_layer(n_in, n_out, activation_fn, norm)
+        layers += [_output_layer(widths[-1], get_action_dim(action_space), final_init), nn.Tanh()]
+        self.mu = nn.Sequential(*layers)
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations, shape ``(batch, ...)``
+        :return: normalised actions in [-1, 1], shape ``(batch, action_dim)``
+        """
+        return self.mu(self.extract_features(obs, self.features_extractor))
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {
+            "net_arch": self.net_arch,
+            "features_dim": self.features_dim,
+            "activation_fn": self.activation_fn,
+            "features_extractor": self.features_extractor,
+            "norm": self.norm,
+            "final_init": self.final_init,
+        }
+
+
+class QNetwork(nn.Sequential):
+    """
+    One Q(s, a): layers in a row, the action joined to the input of one of them.
+
+    :param layers: the layers
+    :param action_joins_at: index of the layer to whose input the action is appended
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], action_joins_at: int) -> None:
+        super().__init__(*layers)
+        self.action_joins_at = action_joins_at
+
+    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:  # type: ignore[override]
+        """
+        :param features: shape ``(batch, features_dim)``
+        :param actions: normalised actions, shape ``(batch, action_dim)``
+        :return: Q-values, shape ``(batch, 1)``
+        """
+        x = features
+        for index, layer in enumerate(self):
+            if index == self.action_joins_at:
+                x = th.cat([x, actions], dim=1)
+            x = layer(x)
+        return x
+
+
+class Critic(BaseModel):
+    """
+    The action values Q(s, a): one network in DDPG, two or more whose smallest value counts in TD3.
+
+    With ``norm="batch"`` the features and the hidden layers before the action joins are batch-normalised
+    (Lillicrap et al. 2015, section 3); with ``norm="layer"`` every hidden layer is layer-normalised.
+
+    :param observation_space: observation space
+    :param action_space: action space, bounded
+    :param net_arch: units of each hidden layer
+    :param features_extractor: network from observations to features, shape ``(batch, features_dim)``
+    :param features_dim: number of features
+    :param activation_fn: activation of the hidden layers
+    :param normalize_images: whether to divide images by 255
+    :param n_critics: number of Q-networks
+    :param share_features_extractor: whether the features extractor is the actor's, trained by the actor's loss alone
+    :param norm: ``None``, ``"layer"`` or ``"batch"``
+    :param action_layer: how many hidden layers see the observation alone: with 0 the action is an input of the first
+        layer, with 1 of the second (as in the paper)
+    :param final_init: half-width of the uniform initial values of the output layer; ``None`` for torch's default
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        n_critics: int = 1,
+        share_features_extractor: bool = False,
+        norm: str | None = None,
+        action_layer: int = 0,
+        final_init: float | None = None,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
+        self.n_critics = n_critics
+        self.share_features_extractor = share_features_extractor
+        self.norm = norm
+        self.action_layer = action_layer
+        self.final_init = final_init
+
+        self.q_networks: list[QNetwork] = []
+        for index in range(n_critics):
+            q_network = self._make_q_network()
+            self.add_module(f"qf{index}", q_network)
+            self.q_networks.append(q_network)
+
+    def _make_q_network(self) -> QNetwork:
+        action_dim = get_action_dim(self.action_space)
+        layers: list[nn.Module] = [nn.BatchNorm1d(self.features_dim)] if self.norm == "batch" else []
+        action_joins_at = 0
+        n_in = self.features_dim
+        for depth, n_out in enumerate([*self.net_arch, 1]):
+            if depth == self.action_layer:
+                action_joins_at = len(layers)
+                n_in += action_dim
+            if depth == len(self.net_arch):
+                layers.append(_output_layer(n_in, n_out, self.final_init))
+            else:
+                norm = None if self.norm == "batch" and depth >= self.action_layer else self.norm
+                layers += _hidden_layer(n_in, n_out, self.activation_fn, norm)
+            n_in = n_out
+        return QNetwork(layers, action_joins_at)
+
+    def _features(self, obs: PyTorchObs, learn: bool) -> th.Tensor:
+        if learn:
+            return self.extract_features(obs, self.features_extractor)
+        with th.no_grad():
+            return self.extract_features(obs, self.features_extractor)
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        :param obs: observations, shape ``(batch, ...)``
+        :param actions: normalised actions, shape ``(batch, action_dim)``
+        :return: for each Q-network its values, shape ``(batch, 1)``
+        """
+        features = self._features(obs, learn=not self.share_features_extractor and th.is_grad_enabled())
+        return tuple(q_network(features, actions) for q_network in self.q_networks)
+
+    def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        The first Q-network alone, which is all that the actor's step needs. No gradient flows into the features.
+
+        :param obs: observations, shape ``(batch, ...)``
+        :param actions: normalised actions, shape ``(batch, action_dim)``
+        :return: Q-values, shape ``(batch, 1)``
+        """
+        return self.q_networks[0](self._features(obs, learn=False), actions)

@@ -1,0 +1,339 @@
+"""
+Action noise: Ornstein-Uhlenbeck and Gaussian, one process per environment kept as one array.
+
+Noise is in normalised action units: SB3 adds it to actions scaled to [-1, 1], clips the sum to [-1, 1],
+and only then scales it to the environment's bounds.
+"""
+
+import difflib
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from stable_baselines3.common.noise import ActionNoise
+from typing_extensions import Self
+
+from sb3_ddpg_scratch.errors import ArgumentError
+
+
+class VectorNoise(ActionNoise):
+    """
+    What the noises of this package share: seeding, the schedule of sigma, and the number of environments.
+
+    A noise begins with one environment and then returns arrays of the shape of ``mean``. With n > 1 environments
+    (see :meth:`set_n_envs`; ``ScratchDDPG`` calls it) it returns arrays of shape ``(n, *mean.shape)``.
+    Every action dimension of every environment has draws of its own.
+
+    In an algorithm of SB3's own, several environments make SB3 copy the noise once for each
+    (``VectorizedActionNoise``). A deep copy therefore gets a generator of its own, spawned from this one's:
+    otherwise all environments would explore with the same numbers. Pickling keeps the generator as it is.
+
+    :param mean: mean of the noise, of the action's shape
+    :param sigma: standard deviation of one draw, a number or of the action's shape, not negative
+    :param final_sigma: with ``decay_steps``, what sigma is after that many environment steps; it moves linearly
+        and stays there. ``None``: sigma is constant
+    :param decay_steps: length of the schedule in environment steps (of all environments together)
+    :param seed: seed of this noise's generator. ``None``: ``ScratchDDPG`` seeds it from its own seed; elsewhere the
+        seed is drawn from NumPy's global generator (which SB3 seeds) at the first call
+    :raises ArgumentError: for values out of range, or shapes that differ
+    """
+
+    def __init__(
+        self,
+        mean: ArrayLike,
+        sigma: ArrayLike,
+        final_sigma: ArrayLike | None = None,
+        decay_steps: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.mean = np.array(mean, dtype=np.float64)
+        if not np.all(np.isfinite(self.mean)):
+            raise ArgumentError("mean", mean, "finite")
+        self.initial_sigma = self._like_mean("sigma", sigma, minimum=0.0)
+        if (final_sigma is None) != (decay_steps is None):
+            raise ArgumentError(
+                "final_sigma, decay_steps", (final_sigma, decay_steps), "both given or both None", "Give the other one too."
+            )
+        if decay_steps is not None and not (isinstance(decay_steps, (int, np.integer)) and decay_steps >= 1):
+            raise ArgumentError("decay_steps", decay_steps, "a whole number of environment steps, at least 1")
+        if seed is not None and not (isinstance(seed, (int, np.integer)) and seed >= 0):
+            raise ArgumentError("seed", seed, "None or a whole number, at least 0")
+        self.final_sigma = None if final_sigma is None else self._like_mean("final_sigma", final_sigma, minimum=0.0)
+        self.decay_steps = decay_steps
+        self.seed = seed
+        self.n_envs = 1
+        self.num_steps = 0
+        self._generator: np.random.Generator | None = None if seed is None else _generator_from(seed)
+
+    def _like_mean(self, name: str, value: ArrayLike, minimum: float = -np.inf) -> np.ndarray:
+        array = np.array(value, dtype=np.float64)
+        if array.ndim > 0 and array.shape != self.mean.shape:
+            raise ArgumentError(name, value, f"a number or an array of the mean's shape {self.mean.shape}")
+        if not np.all(np.isfinite(array)) or np.any(array < minimum):
+            raise ArgumentError(name, value, "finite" + (f" and at least {minimum:g}" if np.isfinite(minimum) else ""))
+        return np.broadcast_to(array, self.mean.shape).copy()
+
+    @property
+    def sigma(self) -> np.ndarray:
+        """Standard deviation of the next draw, after ``num_steps`` environment steps; of the mean's shape."""
+        if self.final_sigma is None or self.decay_steps is None:
+            return self.initial_sigma
+        share = min(self.num_steps / self.decay_steps, 1.0)
+        return self.initial_sigma + share * (self.final_sigma - self.initial_sigma)
+
+    @property
+    def generator(self) -> np.random.Generator:
+        """This noise's own random generator."""
+        if self._generator is None:
+            self._generator = _generator_from(np.random.randint(2**31, size=4))
+        return self._generator
+
+    def seed_from(self, seed: int, overwrite: bool = True) -> None:
+        """
+        Seed the generator, unless the noise was given a seed of its own.
+
+        :param seed: usually the algorithm's seed
+        :param overwrite: whether a generator that is already in use is seeded again
+        """
+        if self.seed is None and (overwrite or self._generator is None):
+            self._generator = _generator_from((seed, _NOISE_STREAM))
+
+    def set_n_envs(self, n_envs: int) -> None:
+        """
+        Have one process per environment. Processes that were there go on; new ones begin at their initial value.
+
+        :param n_envs: number of environments, at least 1
+        """
+        if n_envs < 1:
+            raise ArgumentError("n_envs", n_envs, "at least 1")
+        self.n_envs = n_envs
+
+    def reset(self, indices: Iterable[int] | None = None) -> None:
+        """
+        The end of an episode: begin the processes anew. The schedule of sigma goes on.
+
+        :param indices: the environments whose episode ended; ``None`` for all
+        """
+
+    def restart(self) -> None:
+        """The beginning of a training run: begin all processes anew. The schedule of sigma goes on."""
+
+    def __call__(self) -> np.ndarray:
+        """
+        Draw the noise of the next step.
+
+        :return: float32, of shape ``mean.shape``, or ``(n_envs, *mean.shape)`` for several environments
+        """
+        standard_normal = self.generator.standard_normal((self.n_envs, *self.mean.shape))
+        noise = self._advance(standard_normal, self.sigma).astype(np.float32)
+        self.num_steps += self.n_envs
+        return noise if self.n_envs > 1 else noise[0]
+
+    @abstractmethod
+    def _advance(self, standard_normal: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """Turn standard normal draws of shape ``(n_envs, *mean.shape)`` into noise of the same shape."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        duplicate = type(self).__new__(type(self))
+        memo[id(self)] = duplicate
+        for name, value in self.__dict__.items():
+            setattr(duplicate, name, value.copy() if isinstance(value, np.ndarray) else value)
+        if self._generator is not None:
+            duplicate._generator = self._generator.spawn(1)[0]
+        return duplicate
+
+    def __repr__(self) -> str:
+        schedule = "" if self.final_sigma is None else f", final_sigma={self.final_sigma}, decay_steps={self.decay_steps}"
+        return f"{type(self).__name__}(mean={self.mean}, sigma={self.initial_sigma}{schedule}, n_envs={self.n_envs})"
+
+
+class OUNoise(VectorNoise):
+    """
+    Ornstein-Uhlenbeck noise: draws correlated in time, as the DDPG paper explores with
+    (Lillicrap et al. 2015, section 3 and supplement section 7; Uhlenbeck and Ornstein 1930).
+
+    ``x <- x + theta (mean - x) dt + sigma sqrt(dt) N(0, 1)``, and the noise is the new x.
+
+    The paper and most implementations step with ``dt=1``, the default here: with theta 0.15 the correlation is
+    0.85 from one step to the next, gone after some 7 steps, and x has a standard deviation of 1.9 sigma.
+    SB3's ``OrnsteinUhlenbeckActionNoise`` defaults to ``dt=0.01``: each step then moves x by only 0.1 sigma, the
+    correlation lasts some 670 steps (several episodes of Pendulum), and the long-run deviation is 1.8 sigma.
+    The formula is the same; pass ``dt=0.01`` for SB3's process.
+
+    :param mean: where the process returns to, of the action's shape
+    :param sigma: scale of the random part, a number or of the action's shape
+    :param theta: speed of the return to the mean, per unit of time
+    :param dt: length of a step in that unit
+    :param initial_noise: x at the beginning, a number or of the action's shape; ``None`` for 0
+    :param reset_on_episode: whether :meth:`reset`, which SB3 calls after each episode, sets x back to its beginning.
+        ``False``: x goes on from episode to episode; only :meth:`restart` sets it back
+    :param final_sigma: see :class:`VectorNoise`
+    :param decay_steps: see :class:`VectorNoise`
+    :param seed: see :class:`VectorNoise`
+    :raises ArgumentError: for values out of range, shapes that differ, or ``theta * dt >= 2``, where x would grow
+        without end
+    """
+
+    def __init__(
+        self,
+        mean: ArrayLike,
+        sigma: ArrayLike,
+        theta: float = 0.15,
+        dt: float = 1.0,
+        initial_noise: ArrayLike | None = None,
+        reset_on_episode: bool = True,
+        final_sigma: ArrayLike | None = None,
+        decay_steps: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(mean, sigma, final_sigma, decay_steps, seed)
+        if not (np.isfinite(theta) and theta >= 0):
+            raise ArgumentError("theta", theta, "finite and at least 0")
+        if not (np.isfinite(dt) and dt > 0):
+            raise ArgumentError("dt", dt, "finite and above 0")
+        if theta * dt >= 2:
+            raise ArgumentError("theta * dt", theta * dt, "below 2, or the noise grows without end", "Lower theta or dt.")
+        self.theta = theta
+        self.dt = dt
+        self.initial_noise = self._like_mean("initial_noise", 0.0 if initial_noise is None else initial_noise)
+        self.reset_on_episode = reset_on_episode
+        self.state = self.initial_noise[None].copy()
+
+    def _advance(self, standard_normal: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        drift = self.theta * (self.mean - self.state) * self.dt
+        diffusion = sigma * np.sqrt(self.dt) * standard_normal
+        self.state = self.state + drift + diffusion
+        return self.state
+
+    def reset(self, indices: Iterable[int] | None = None) -> None:
+        if self.reset_on_episode:
+            self.state[slice(None) if indices is None else list(indices)] = self.initial_noise
+
+    def restart(self) -> None:
+        self.state[:] = self.initial_noise
+
+    def set_n_envs(self, n_envs: int) -> None:
+        super().set_n_envs(n_envs)
+        kept = self.state[:n_envs]
+        fresh = np.broadcast_to(self.initial_noise, (n_envs - len(kept), *self.mean.shape))
+        self.state = np.concatenate([kept, fresh])
+
+
+class GaussianNoise(VectorNoise):
+    """
+    Gaussian noise: independent draws from N(mean, sigma^2) in every step.
+
+    :param mean: mean of the noise, of the action's shape
+    :param sigma: standard deviation, a number or of the action's shape
+    :param final_sigma: see :class:`VectorNoise`
+    :param decay_steps: see :class:`VectorNoise`
+    :param seed: see :class:`VectorNoise`
+    :raises ArgumentError: for values out of range, or shapes that differ
+    """
+
+    def _advance(self, standard_normal: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        return self.mean + sigma * standard_normal
+
+
+# Keeps the noise's draws apart from those of environments that are seeded with the same number.
+_NOISE_STREAM = 0x0DD96
+
+# Each name with its class and the sigma that it has when none is given: the paper's for OU, 0.1 for Gaussian noise.
+# "ornstein-uhlenbeck" and "normal" are the names that RL Zoo uses.
+_KINDS: dict[str, tuple[type[VectorNoise], float]] = {
+    "ou": (OUNoise, 0.2),
+    "ornstein-uhlenbeck": (OUNoise, 0.2),
+    "gaussian": (GaussianNoise, 0.1),
+    "normal": (GaussianNoise, 0.1),
+}
+
+NoiseSpec = ActionNoise | str | Mapping[str, Any] | None
+
+
+def make_noise(spec: NoiseSpec, action_shape: tuple[int, ...]) -> ActionNoise | None:
+    """
+    Build the action noise that a name or a dict describes, and check the shape of one that is already built.
+
+    ``"ou"`` is ``OUNoise`` with sigma 0.2 (the paper's), ``"gaussian"`` is ``GaussianNoise`` with sigma 0.1. A dict has
+    the key ``type`` and any arguments of that class; numbers stand for every action dimension (and so does the mean,
+    0 unless given), as in ``{"type": "ou", "sigma": 0.1, "initial_noise": 1.0, "reset_on_episode": False}``.
+
+    :param spec: an SB3 ``ActionNoise``, a name, a dict, or ``None`` for no noise
+    :param action_shape: shape of one action
+    :return: the noise, or ``None``
+    :raises ArgumentError: for an unknown name or key, or a noise whose shape is not the action's
+    """
+    if spec is None:
+        return None
+    if isinstance(spec, ActionNoise):
+        shape = _shape_of(spec)
+        if shape is not None and shape != tuple(action_shape):
+            raise ArgumentError(
+                "action_noise", spec, f"of the action's shape {tuple(action_shape)}, not {shape}", "Mind its mean and sigma."
+            )
+        return spec
+    settings: dict[str, Any] = {"type": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    kind = settings.pop("type", None)
+    if kind not in _KINDS:
+        names = "None, " + ", ".join(repr(name) for name in _KINDS)
+        close = difflib.get_close_matches(str(kind), _KINDS, n=1)
+        raise ArgumentError(
+            "action_noise",
+            spec,
+            f"an ActionNoise, one of {names}, or a dict with such a name as its 'type'",
+            f"Did you mean {close[0]!r}?" if close else "",
+        )
+    noise_class, default_sigma = _KINDS[kind]
+    settings = {"mean": 0.0, "sigma": default_sigma} | settings
+    for name in ("mean", "sigma", "final_sigma", "initial_noise"):
+        if settings.get(name) is not None:
+            settings[name] = _full(f"action_noise[{name!r}]", settings[name], action_shape)
+    try:
+        return noise_class(**settings)
+    except TypeError as error:
+        raise ArgumentError("action_noise", spec, f"made of {noise_class.__name__}'s arguments ({error})") from error
+
+
+def check_noise_sample(sample: np.ndarray, action_shape: tuple[int, ...], n_envs: int) -> None:
+    """
+    Refuse a noise that would be broadcast over action dimensions or environments.
+
+    :param sample: what the noise returned
+    :param action_shape: shape of one action
+    :param n_envs: number of environments
+    :raises ArgumentError: unless the shape is ``(n_envs, *action_shape)``, or ``action_shape`` for one environment
+    """
+    shape = np.shape(sample)
+    if shape != (n_envs, *action_shape) and not (n_envs == 1 and shape == action_shape):
+        expected = action_shape if n_envs == 1 else (n_envs, *action_shape)
+        raise ArgumentError("action_noise", f"array of shape {shape}", f"of shape {expected} for {n_envs} environment(s)")
+
+
+def _full(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(name, value, f"a number or an array of the action's shape {shape}") from error
+    if array.ndim > 0 and array.shape != shape:
+        raise ArgumentError(name, value, f"a number or an array of the action's shape {shape}")
+    return np.broadcast_to(array, shape)
+
+
+def _shape_of(noise: ActionNoise) -> tuple[int, ...] | None:
+    """The shape of one environment's noise where it can be known without drawing from it, else None."""
+    if isinstance(noise, VectorNoise):
+        return noise.mean.shape
+    base: Any = getattr(noise, "base_noise", noise)
+    if hasattr(base, "noise_prev"):
+        # SB3's Ornstein-Uhlenbeck process draws one number per entry of its mean, whatever the shape of its sigma.
+        return np.shape(base._mu)
+    if hasattr(base, "_mu") and hasattr(base, "_sigma"):
+        return np.broadcast_shapes(np.shape(base._mu), np.shape(base._sigma))
+    return None
+
+
+def _generator_from(seed: ArrayLike) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(np.atleast_1d(seed).astype(np.uint64).tolist()))

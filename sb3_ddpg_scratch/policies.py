@@ -1,0 +1,256 @@
+"""The policy that holds actor and critic with their target networks and optimisers, and its Mlp, Cnn and Dict forms."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.networks import NORMS, Actor, Critic
+
+NetArch = Sequence[int] | dict[str, Sequence[int]]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "selu": nn.SELU,
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+    "mish": nn.Mish,
+}
+
+
+class ScratchDDPGPolicy(BasePolicy):
+    """
+    Actor and critic of DDPG, their target networks, and an optimiser for each of the two.
+
+    Parameters have the names that SB3's ``TD3Policy`` gives them, and are created in the same order.
+
+    :param observation_space: observation space
+    :param action_space: action space, bounded
+    :param lr_schedule: learning rate as a function of the progress remaining (1 to 0)
+    :param net_arch: units of each hidden layer, as a list for both networks or as ``dict(pi=[...], qf=[...])``.
+        ``None`` for [400, 300], or [256, 256] after a ``NatureCNN``
+    :param activation_fn: class of the hidden layers' activation, or its name, as in ``"relu"`` or ``"tanh"``
+    :param features_extractor_class: features extractor; ``None`` for ``FlattenExtractor``, or what the subclass says
+    :param features_extractor_kwargs: its arguments
+    :param normalize_images: whether to divide images by 255
+    :param optimizer_class: optimiser of both networks
+    :param optimizer_kwargs: its arguments, but for the learning rate
+    :param n_critics: number of Q-networks: 1 is DDPG, 2 is TD3
+    :param share_features_extractor: whether actor and critic share one features extractor, trained by the actor's loss
+    :param norm: normalisation of hidden layers: ``None``, ``"layer"`` or ``"batch"``; see :class:`Actor`, :class:`Critic`
+    :param action_layer: 0: the action is an input of the critic's first layer; 1: it joins at the second
+    :param final_init: half-width of the uniform initial weights and biases of both output layers (0.003 in the paper);
+        ``None`` for torch's default
+    :param critic_weight_decay: the optimiser's ``weight_decay`` for the critic (0.01 in the paper); with 0 it is
+        whatever ``optimizer_kwargs`` says
+    :raises ArgumentError: for values that these may not have
+    """
+
+    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+
+    actor: Actor
+    actor_target: Actor
+    critic: Critic
+    critic_target: Critic
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: NetArch | None = None,
+        activation_fn: type[nn.Module] | str = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 1,
+        share_features_extractor: bool = False,
+        norm: str | None = None,
+        action_layer: int = 0,
+        final_init: float | None = None,
+        critic_weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class or self.default_features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        if net_arch is None:
+            net_arch = [256, 256] if self.features_extractor_class == NatureCNN else [400, 300]
+        self.net_arch = net_arch
+        actor_arch, critic_arch = _split_net_arch(net_arch)
+        self.activation_fn = _activation_class(activation_fn)
+        self.n_critics = n_critics
+        self.share_features_extractor = share_features_extractor
+        self.norm = norm
+        self.action_layer = action_layer
+        self.final_init = final_init
+        self.critic_weight_decay = critic_weight_decay
+        self._check_settings(critic_arch)
+
+        network_kwargs = {
+            "observation_space": observation_space,
+            "action_space": action_space,
+            "activation_fn": self.activation_fn,
+            "normalize_images": normalize_images,
+            "norm": norm,
+            "final_init": final_init,
+        }
+        self.actor_kwargs = network_kwargs | {"net_arch": actor_arch}
+        self.critic_kwargs = network_kwargs | {
+            "net_arch": critic_arch,
+            "n_critics": n_critics,
+            "share_features_extractor": share_features_extractor,
+            "action_layer": action_layer,
+        }
+        self._build(lr_schedule)
+
+    def _check_settings(self, critic_arch: list[int]) -> None:
+        if self.norm not in NORMS:
+            raise ArgumentError("norm", self.norm, "one of " + ", ".join(map(repr, NORMS)))
+        if not (_is_count(self.n_critics) and self.n_critics >= 1):
+            raise ArgumentError("n_critics", self.n_critics, "a whole number, at least 1")
+        if not (_is_count(self.action_layer) and self.action_layer <= len(critic_arch)):
+            raise ArgumentError(
+                "action_layer", self.action_layer, f"a whole number from 0 to the critic's {len(critic_arch)} hidden layers"
+            )
+        if self.final_init is not None and not self.final_init > 0:
+            raise ArgumentError("final_init", self.final_init, "None or a number above 0")
+        if not 0 <= self.critic_weight_decay < float("inf"):
+            raise ArgumentError("critic_weight_decay", self.critic_weight_decay, "a finite number, at least 0")
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        # SB3's order of creation, which decides which random numbers become which weights.
+        self.actor = self.make_actor()
+        self.actor_target = self.make_actor()
+        self.actor_target.load_state_dict(self.actor.state_dict())
+        learning_rate = lr_schedule(1)
+        self.actor.optimizer = self.optimizer_class(self.actor.parameters(), lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+        shared, shared_target = None, None
+        if self.share_features_extractor:
+            shared, shared_target = self.actor.features_extractor, self.actor_target.features_extractor
+        self.critic = self.make_critic(shared)
+        self.critic_target = self.make_critic(shared_target)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        critic_kwargs = self.optimizer_kwargs.copy()
+        if self.critic_weight_decay > 0:
+            critic_kwargs["weight_decay"] = self.critic_weight_decay
+        self.critic.optimizer = self.optimizer_class(self.critic.parameters(), lr=learning_rate, **critic_kwargs)  # type: ignore[call-arg]
+
+        self.actor_target.set_training_mode(False)
+        self.critic_target.set_training_mode(False)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
+        """
+        :param features_extractor: a features extractor to share; ``None`` for a new one
+        :return: a new actor, on this policy's device
+        """
+        return Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
+        """
+        :param features_extractor: a features extractor to share; ``None`` for a new one
+        :return: a new critic, on this policy's device
+        """
+        return Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
+
+    def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        :param observation: observations, shape ``(batch, ...)``
+        :param deterministic: of no effect, the policy is deterministic
+        :return: normalised actions in [-1, 1], shape ``(batch, action_dim)``
+        """
+        return self._predict(observation, deterministic=deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self.actor(observation)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put actor and critic into training or evaluation mode (batch norm, dropout). Target networks stay in the latter.
+
+        :param mode: whether to train
+        """
+        self.actor.set_training_mode(mode)
+        self.critic.set_training_mode(mode)
+        self.training = mode
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {
+            "net_arch": self.net_arch,
+            "activation_fn": self.activation_fn,
+            "lr_schedule": self._dummy_schedule,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+            "features_extractor_class": self.features_extractor_class,
+            "features_extractor_kwargs": self.features_extractor_kwargs,
+            "n_critics": self.n_critics,
+            "share_features_extractor": self.share_features_extractor,
+            "norm": self.norm,
+            "action_layer": self.action_layer,
+            "final_init": self.final_init,
+            "critic_weight_decay": self.critic_weight_decay,
+        }
+
+
+MlpPolicy = ScratchDDPGPolicy
+
+
+class CnnPolicy(ScratchDDPGPolicy):
+    """:class:`ScratchDDPGPolicy` for images, with ``NatureCNN`` features unless told otherwise."""
+
+    default_features_extractor_class = NatureCNN
+
+
+class MultiInputPolicy(ScratchDDPGPolicy):
+    """:class:`ScratchDDPGPolicy` for Dict observations, with ``CombinedExtractor`` features unless told otherwise."""
+
+    default_features_extractor_class = CombinedExtractor
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _split_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
+    allowed = "a list of layer widths (whole numbers, at least 1), or a dict of two such lists, 'pi' and 'qf'"
+    if isinstance(net_arch, dict):
+        if set(net_arch) != {"pi", "qf"}:
+            raise ArgumentError("net_arch", net_arch, allowed)
+        widths = [net_arch["pi"], net_arch["qf"]]
+    else:
+        widths = [net_arch, net_arch]
+    for layers in widths:
+        if not isinstance(layers, (list, tuple)) or not all(_is_count(width) and width >= 1 for width in layers):
+            raise ArgumentError("net_arch", net_arch, allowed)
+    return list(widths[0]), list(widths[1])
+
+
+def _activation_class(activation_fn: Any) -> type[nn.Module]:
+    if isinstance(activation_fn, type) and issubclass(activation_fn, nn.Module):
+        return activation_fn
+    if not isinstance(activation_fn, str) or activation_fn not in ACTIVATIONS:
+        close = difflib.get_close_matches(str(activation_fn), ACTIVATIONS, n=1)
+        advice = f"Did you mean {close[0]!r}?" if close else ""
+        raise ArgumentError("activation_fn", activation_fn, f"a torch module class or one of {', '.join(ACTIVATIONS)}", advice)
+    return ACTIVATIONS[activation_fn]

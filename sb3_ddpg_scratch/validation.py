@@ -1,0 +1,106 @@
+"""Checks of the constructor's arguments, made before anything is trained."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+
+from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError
+
+
+def check_action_space(action_space: spaces.Space) -> None:
+    """
+    DDPG acts in a box whose bounds are finite, whatever they are in each dimension.
+
+    :param action_space: the environment's action space
+    :raises ActionSpaceError: for any other space
+    """
+    if not isinstance(action_space, spaces.Box):
+        raise ActionSpaceError(
+            "action_space", action_space, "a gymnasium.spaces.Box", "For discrete actions use SB3's DQN or PPO."
+        )
+    if not np.all(np.isfinite(action_space.low) & np.isfinite(action_space.high)):
+        raise ActionSpaceError(
+            "action_space",
+            action_space,
+            "bounded: every low and high finite",
+            "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or state its real bounds.",
+        )
+    if not np.all(action_space.low < action_space.high):
+        raise ActionSpaceError(
+            "action_space", action_space, "wider than a point: low below high in every dimension", "Drop the fixed dimensions."
+        )
+
+
+def check_whole_number(name: str, value: Any, minimum: int) -> None:
+    """
+    :param name: the argument
+    :param value: its value
+    :param minimum: smallest value allowed
+    :raises ArgumentError: unless it is a whole number, at least the minimum
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
+        raise ArgumentError(name, value, f"a whole number, at least {minimum}")
+
+
+def check_number(name: str, value: Any, low: float, high: float = np.inf, low_allowed: bool = True) -> None:
+    """
+    :param name: the argument
+    :param value: its value
+    :param low: lower bound
+    :param high: upper bound, itself allowed if finite
+    :param low_allowed: whether the lower bound itself is allowed
+    :raises ArgumentError: unless it is a finite number within the bounds
+    """
+    fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or not low <= value <= high or (value == low and not low_allowed):
+        interval = f"{'[' if low_allowed else '('}{low:g}, {high:g}{']' if np.isfinite(high) else ')'}"
+        raise ArgumentError(name, value, f"a number in {interval}")
+
+
+def check_learning_rate(name: str, value: Any) -> None:
+    """
+    :param name: the argument
+    :param value: its value
+    :raises ArgumentError: unless it is a schedule (a callable) or a finite number, at least 0
+    """
+    if callable(value):
+        return
+    if isinstance(value, str):
+        raise ArgumentError(
+            name,
+            value,
+            "a number or a function of the progress remaining (1 to 0)",
+            "Strings like 'lin_1e-3' belong into YAML.",
+        )
+    check_number(name, value, 0)
+
+
+def check_train_freq(train_freq: Any) -> None:
+    """
+    :param train_freq: a number of steps, or a pair of a number and its unit
+    :raises ArgumentError: for anything else
+    """
+    units = [unit.value for unit in TrainFrequencyUnit]
+    if isinstance(train_freq, TrainFreq):
+        frequency, unit = train_freq.frequency, train_freq.unit.value
+    elif isinstance(train_freq, (tuple, list)) and len(train_freq) == 2:
+        frequency, unit = train_freq
+    else:
+        frequency, unit = train_freq, "step"
+    if not isinstance(frequency, Integral) or isinstance(frequency, bool) or frequency < 1 or unit not in units:
+        raise ArgumentError("train_freq", train_freq, "a whole number of steps, at least 1, or like (1, 'episode')")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """
+    :param name: the argument
+    :param value: its value
+    :param choices: the values allowed
+    :raises ArgumentError: for any other
+    """
+    if value not in choices:
+        raise ArgumentError(name, value, "one of " + ", ".join(map(repr, choices)))

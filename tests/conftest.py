@@ -1,0 +1,74 @@
+"""Environments and helpers that several test files share."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+
+class PointEnv(gym.Env):
+    """
+    A point pushed about a plane, with two action dimensions of different, asymmetric bounds.
+
+    :param observation: "vector", "dict" or "image"
+    :param end: "truncated" or "terminated" after ``length`` steps
+    :param length: steps of an episode
+    """
+
+    def __init__(self, observation: str = "vector", end: str = "truncated", length: int = 20) -> None:
+        self.kind, self.end, self.length = observation, end, length
+        self.action_space = spaces.Box(np.array([-2.0, 0.5], np.float32), np.array([1.0, 3.0], np.float32))
+        vector = spaces.Box(-10, 10, (3,), np.float32)
+        image = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+        self.observation_space = {
+            "vector": vector,
+            "dict": spaces.Dict({"vector": vector, "image": image}),
+            "image": image,
+        }[observation]
+
+    def _observe(self):
+        vector = np.array([*self.position, self.clock / self.length], np.float32)
+        image = np.zeros((36, 36, 1), np.uint8)
+        x, y = np.clip((self.position + 10) * 1.8, 0, 35).astype(int)
+        image[x, y] = 255
+        return {"vector": vector, "dict": {"vector": vector, "image": image}, "image": image}[self.kind]
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position = self.np_random.uniform(-1, 1, 2)
+        self.clock = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(np.asarray(action, np.float32)), f"action {action} is out of bounds"
+        self.position = np.clip(self.position + 0.1 * np.asarray(action) - 0.1, -10, 10)
+        self.clock += 1
+        over = self.clock >= self.length
+        reward = -float(np.square(self.position).sum())
+        return self._observe(), reward, over and self.end == "terminated", over and self.end == "truncated", {}
+
+
+gym.register("Point-v0", PointEnv)
+gym.register("PointDict-v0", PointEnv, kwargs={"observation": "dict"})
+gym.register("PointImage-v0", PointEnv, kwargs={"observation": "image"})
+gym.register("PointTerminated-v0", PointEnv, kwargs={"end": "terminated"})
+
+POLICY_OF = {"vector": "MlpPolicy", "dict": "MultiInputPolicy", "image": "CnnPolicy"}
+
+
+def snapshot(model) -> dict[str, th.Tensor]:
+    """Copies of all parameters and buffers of a model's policy."""
+    return {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+
+
+def same(a: dict[str, th.Tensor], b: dict[str, th.Tensor]) -> bool:
+    """Whether two snapshots are equal to the last bit."""
+    return a.keys() == b.keys() and all(th.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_generators():
+    """Every test begins with the same random numbers, whatever ran before it."""
+    np.random.seed(12345)
+    th.manual_seed(12345)

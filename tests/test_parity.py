@@ -1,0 +1,174 @@
+"""ScratchDDPG's parameters and optimiser entries against SB3's own, bit for bit, and the command that shows it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch as th
+from conftest import PointEnv
+from stable_baselines3 import DDPG, TD3
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
+from typer.testing import CliRunner
+
+from sb3_ddpg_scratch import OUNoise, ScratchDDPG
+from sb3_ddpg_scratch.cli import app
+from sb3_ddpg_scratch.compare.parity import ParityResult, compare_models, difference, flatten, run_parity
+
+STEPS = 1000
+TD3_SWITCHES = {"policy_delay": 2, "target_policy_noise": 0.2, "target_noise_clip": 0.5}
+
+
+def gaussian(env):
+    zeros = np.zeros(env.action_space.shape)
+    return NormalActionNoise(zeros, zeros + 0.1)
+
+
+def ornstein_uhlenbeck(env):
+    zeros = np.zeros(env.action_space.shape)
+    return OrnsteinUhlenbeckActionNoise(zeros, zeros + 0.2)
+
+
+# Name: (policy, environment, number of environments, arguments, TD3)
+CASES = {
+    "one environment": ("MlpPolicy", "Pendulum-v1", 1, {}, False),
+    "four environments": ("MlpPolicy", "Pendulum-v1", 4, {"gradient_steps": -1}, False),
+    "four environments, a step of four": ("MlpPolicy", "Pendulum-v1", 4, {"gradient_steps": 3, "train_freq": 4}, False),
+    "VecNormalize": ("MlpPolicy", "Pendulum-v1", 2, {"vec_normalize": True}, False),
+    "n_steps": ("MlpPolicy", "Pendulum-v1", 1, {"n_steps": 3}, False),
+    "Dict observations": ("MultiInputPolicy", lambda: PointEnv("dict"), 1, {"batch_size": 8, "train_freq": 4}, False),
+    "images": ("CnnPolicy", lambda: PointEnv("image"), 1, {"batch_size": 8, "train_freq": 4}, False),
+    "shared features": (
+        "CnnPolicy",
+        lambda: PointEnv("image"),
+        1,
+        {"batch_size": 8, "train_freq": 4, "share_features_extractor": True},
+        False,
+    ),
+    "asymmetric actions": ("MlpPolicy", PointEnv, 1, {}, False),
+    "asymmetric actions, terminations": ("MlpPolicy", lambda: PointEnv(end="terminated"), 1, {}, False),
+    "episode-wise": ("MlpPolicy", "Pendulum-v1", 1, {"train_freq": (1, "episode"), "gradient_steps": -1}, False),
+    "learning-rate schedule": ("MlpPolicy", "Pendulum-v1", 1, {"learning_rate": lambda left: 1e-3 * left}, False),
+    "optimize_memory_usage": (
+        "MlpPolicy",
+        "Pendulum-v1",
+        1,
+        {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}},
+        False,
+    ),
+    "TD3": ("MlpPolicy", "Pendulum-v1", 1, {}, True),
+    "TD3, four environments": ("MlpPolicy", "Pendulum-v1", 4, {"gradient_steps": -1}, True),
+}
+
+
+def make_model(model_class, case, noise, **extra):
+    policy, env_id, n_envs, settings, td3 = case
+    settings = dict(settings)
+    env = make_vec_env(env_id, n_envs=n_envs, seed=7)
+    if settings.pop("vec_normalize", False):
+        env = VecNormalize(env)
+    policy_kwargs = {"net_arch": [32, 24], "n_critics": 2 if td3 else 1}
+    if "share_features_extractor" in settings:
+        policy_kwargs["share_features_extractor"] = settings.pop("share_features_extractor")
+    if policy != "MlpPolicy":
+        feature_size = "features_dim" if policy == "CnnPolicy" else "cnn_output_dim"
+        policy_kwargs["features_extractor_kwargs"] = {feature_size: 16}
+    settings = {"batch_size": 32, "buffer_size": 500, "learning_starts": 50, "seed": 5, "device": "cpu"} | settings
+    return model_class(policy, env, action_noise=noise(env), policy_kwargs=policy_kwargs, **settings, **extra)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_sb3_bit_for_bit(name):
+    case = CASES[name]
+    noise = ornstein_uhlenbeck if name == "one environment" else gaussian
+    td3 = case[-1]
+    theirs = make_model(TD3 if td3 else DDPG, case, noise).learn(STEPS)
+    ours = make_model(ScratchDDPG, case, noise, updater="autograd", **(TD3_SWITCHES if td3 else {})).learn(STEPS)
+    assert ours._n_updates == theirs._n_updates > 100
+    differences = compare_models(theirs, ours)
+    assert any("exp_avg_sq" in entry for entry in differences)
+    assert {entry: value for entry, value in differences.items() if value != 0} == {}
+
+
+def test_equals_sb3_with_our_own_noise():
+    """The noise is an SB3 ActionNoise: both sides may explore with it, and see the same numbers for the same seed."""
+    make = lambda env: OUNoise(np.zeros(1), 0.2, seed=11)  # noqa: E731
+    theirs = make_model(DDPG, CASES["one environment"], make).learn(300)
+    ours = make_model(ScratchDDPG, CASES["one environment"], make).learn(300)
+    assert max(compare_models(theirs, ours).values()) == 0
+
+
+def test_equals_sb3_with_dropout_when_it_draws_sb3s_target_noise():
+    """SB3's DDPG draws a target noise and clips it to zero; told to do so too, ours leaves torch's generator the same."""
+    from stable_baselines3.common.torch_layers import FlattenExtractor
+
+    class Dropout(FlattenExtractor):
+        def forward(self, observations):
+            return th.nn.functional.dropout(super().forward(observations), 0.2, self.training)
+
+    def build(model_class, **extra):
+        return model_class(
+            "MlpPolicy",
+            "Pendulum-v1",
+            seed=1,
+            action_noise=None,
+            buffer_size=500,
+            batch_size=16,
+            policy_kwargs={"net_arch": [16], "features_extractor_class": Dropout},
+            **extra,
+        ).learn(300)
+
+    theirs = build(DDPG)
+    assert max(compare_models(theirs, build(ScratchDDPG)).values()) > 0
+    alike = build(ScratchDDPG, target_policy_noise=0.1, target_noise_clip=0.0)
+    assert max(compare_models(theirs, alike).values()) == 0
+
+
+def test_difference_by_hand():
+    assert difference(th.tensor([1.0, 2.0]), th.tensor([1.0, 2.5])) == 0.5
+    assert difference(th.tensor([np.nan]), th.tensor([np.nan])) == 0
+    assert difference(th.tensor([np.nan]), th.tensor([1.0])) == np.inf
+    assert difference(th.tensor([np.inf]), th.tensor([np.inf])) == 0
+    assert difference(th.zeros(2), th.zeros(3)) == np.inf
+    assert difference(1e-3, 1e-3) == 0
+    assert difference(None, None) == 0
+    assert difference(True, False) == np.inf
+    assert flatten({"a": {"b": 1, "c": [2, 3]}}) == {"a/b": 1, "a/c/0": 2, "a/c/1": 3}
+
+
+def test_parity_sees_a_difference():
+    """A single weight moved by the smallest step that float32 knows is found, and named."""
+    theirs = make_model(DDPG, CASES["one environment"], gaussian)
+    ours = make_model(ScratchDDPG, CASES["one environment"], gaussian)
+    assert max(compare_models(theirs, ours).values()) == 0
+    weight = ours.actor.mu[0].weight
+    with th.no_grad():
+        weight[3, 1] = th.nextafter(weight[3, 1], th.tensor(10.0))
+    different = {entry for entry, value in compare_models(theirs, ours).items() if value > 0}
+    assert different == {"policy/actor.mu.0.weight"}
+
+
+def test_result_without_updates_is_not_called_equal():
+    result = run_parity("Pendulum-v1", steps=2, net_arch=(8,))
+    assert result.updates > 0
+    assert not ParityResult(result.settings, 0, result.differences).equal
+
+
+@pytest.mark.parametrize("arguments", [["--n-envs", "2"], ["--algo", "td3", "--noise", "ou"], ["--env", "Point-v0"]])
+def test_command(tmp_path, arguments):
+    path = tmp_path / "deep" / "parity.json"
+    result = CliRunner().invoke(app, ["parity", "--steps", "200", "--net-arch", "16,16", "--json", str(path), *arguments])
+    assert result.exit_code == 0, result.output
+    assert "Equal bit for bit." in result.output
+    content = json.loads(path.read_text())
+    assert content["equal"] is True
+    assert content["largest_difference"] == 0
+    assert content["updates"] > 0
+
+
+def test_command_fails_on_a_difference(monkeypatch):
+    monkeypatch.setattr("sb3_ddpg_scratch.updates.autograd.soft_update", lambda *_: None)
+    result = CliRunner().invoke(app, ["parity", "--steps", "150", "--net-arch", "16"])
+    assert result.exit_code == 1
+    assert "Different: " in result.output
