@@ -60,7 +60,7 @@ def run_demo(out: Path, seed: int, console: Console) -> float:
     score = -np.inf
     while score <= SOLVED_RETURN and model.num_timesteps < MAX_STEPS:
         watch = EvalCallback(
-            make_vec_env(ENV_ID, seed=seed + 1000),
+            make_vec_env(ENV_ID, n_envs=EPISODES // 2, seed=seed + 1000),
             callback_on_new_best=StopTrainingOnRewardThreshold(SOLVED_RETURN),
             eval_freq=1000,
             n_eval_episodes=EPISODES,
@@ -70,6 +70,7 @@ def run_demo(out: Path, seed: int, console: Console) -> float:
         # Other episodes than those that stopped the training: a score that chose its moment flatters.
         score = float(np.mean(evaluate_policy(model, make_vec_env(ENV_ID, seed=seed + 2000), EPISODES)[0]))
     random_score = random_return(make_vec_env(ENV_ID), EPISODES, seed + 2000)
+    out.mkdir(parents=True, exist_ok=True)
     path = out / "scratch_ddpg_pendulum.zip"
     model.save(path)
     console.print(f"Mean return of {EPISODES} noise-free episodes after {model.num_timesteps} steps: {score:.1f}")

@@ -1,0 +1,225 @@
+"""Networks and policies: what they compute, how they begin, and that every form of them trains, saves and loads."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch as th
+from conftest import POLICY_OF, PointEnv, same, snapshot
+from gymnasium import spaces
+from stable_baselines3.td3.policies import TD3Policy
+from torch import nn
+
+from sb3_ddpg_scratch import ArgumentError, MlpPolicy, ScratchDDPG
+from sb3_ddpg_scratch.policies import ACTIVATIONS
+
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (5,), np.float32)
+ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
+
+
+def make_policy(**kwargs) -> MlpPolicy:
+    return MlpPolicy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, **{"net_arch": [16, 12]} | kwargs)
+
+
+def make_model(observation: str, **policy_kwargs) -> ScratchDDPG:
+    policy = POLICY_OF[observation]
+    small = {"vector": {}, "dict": {"cnn_output_dim": 8}, "image": {"features_dim": 8}}[observation]
+    return ScratchDDPG(
+        policy,
+        PointEnv(observation),
+        buffer_size=200,
+        learning_starts=20,
+        batch_size=8,
+        train_freq=4,
+        seed=0,
+        device="cpu",
+        policy_kwargs={"net_arch": [16, 12], "features_extractor_kwargs": small} | policy_kwargs,
+    )
+
+
+COMBINATIONS = list(itertools.product(("vector", "dict", "image"), (None, "layer", "batch"), (0, 1), (1, 2)))
+
+
+@pytest.mark.parametrize(("observation", "norm", "action_layer", "n_critics"), COMBINATIONS)
+def test_every_combination_trains_saves_loads_and_predicts_the_same(tmp_path, observation, norm, action_layer, n_critics):
+    model = make_model(observation, norm=norm, action_layer=action_layer, n_critics=n_critics)
+    before = snapshot(model)
+    model.learn(60)
+    after = snapshot(model)
+    assert not any(th.equal(before[name], after[name]) for name in before if name.endswith("weight") and "norm" not in name)
+
+    env = PointEnv(observation)
+    observations = [env.reset(seed=seed)[0] for seed in range(4)]
+    model.save(tmp_path / "model")
+    loaded = ScratchDDPG.load(tmp_path / "model", env=env, device="cpu")
+    assert same(snapshot(loaded), after)
+    for observation_ in observations:
+        np.testing.assert_array_equal(model.predict(observation_)[0], loaded.predict(observation_)[0])
+    loaded.learn(40, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 100
+    assert not same(snapshot(loaded), after)
+
+
+@pytest.mark.parametrize(("norm", "action_layer"), [(None, 0), ("layer", 1), ("batch", 1)])
+def test_policy_and_actor_save_and_load_by_themselves(tmp_path, norm, action_layer):
+    policy = make_policy(norm=norm, action_layer=action_layer, final_init=3e-3, critic_weight_decay=0.01)
+    policy.save(tmp_path / "policy")
+    policy.actor.save(tmp_path / "actor")
+    loaded, actor = MlpPolicy.load(tmp_path / "policy"), type(policy.actor).load(tmp_path / "actor")
+    observation = np.ones(5, np.float32)
+    for other in (loaded, actor):
+        np.testing.assert_array_equal(policy.predict(observation)[0], other.predict(observation)[0])
+    assert (loaded.norm, loaded.action_layer, loaded.final_init, loaded.critic_weight_decay) == (
+        norm,
+        action_layer,
+        3e-3,
+        0.01,
+    )
+
+
+@pytest.mark.parametrize("n_critics", [1, 2])
+@pytest.mark.parametrize("net_arch", [None, [], [7], {"pi": [8], "qf": [6, 5]}])
+def test_begins_with_sb3s_weights_under_sb3s_names(net_arch, n_critics):
+    th.manual_seed(0)
+    theirs = TD3Policy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, net_arch=net_arch, n_critics=n_critics)
+    th.manual_seed(0)
+    ours = MlpPolicy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, net_arch=net_arch, n_critics=n_critics)
+    expected, got = theirs.state_dict(), ours.state_dict()
+    assert list(expected) == list(got)
+    assert all(th.equal(expected[name], got[name]) for name in expected)
+
+
+def test_action_joins_the_second_layer():
+    """The first layer sees the observation alone: its sums, by hand, then the action beside them."""
+    critic = make_policy(action_layer=1).critic
+    first, _, second, _, last = critic.q_networks[0]
+    assert (first.in_features, second.in_features) == (5, 16 + 2)
+    s, a = th.randn(3, 5), th.rand(3, 2)
+    hidden = (s @ first.weight.T + first.bias).clamp(min=0)
+    hidden = (th.cat([hidden, a], 1) @ second.weight.T + second.bias).clamp(min=0)
+    th.testing.assert_close(critic(s, a)[0], hidden @ last.weight.T + last.bias)
+    assert make_policy(action_layer=0).critic.q_networks[0][0].in_features == 7
+
+
+def test_action_joins_at_the_output_of_a_single_layer():
+    critic = make_policy(net_arch=[4], action_layer=1).critic
+    assert [layer.in_features for layer in critic.q_networks[0] if isinstance(layer, nn.Linear)] == [5, 6]
+    assert critic(th.zeros(2, 5), th.zeros(2, 2))[0].shape == (2, 1)
+
+
+def test_where_batch_norm_stands():
+    """On the state, on the actor's hidden layers, and in the critic before the action joins (Lillicrap et al. 2015)."""
+    names = lambda network: [type(layer).__name__ for layer in network]  # noqa: E731
+    hidden = ["Linear", "BatchNorm1d", "ReLU"]
+    policy = make_policy(norm="batch", action_layer=1)
+    assert names(policy.actor.mu) == ["BatchNorm1d", *hidden, *hidden, "Linear", "Tanh"]
+    assert names(policy.critic.q_networks[0]) == ["BatchNorm1d", *hidden, "Linear", "ReLU", "Linear"]
+    policy = make_policy(norm="batch", action_layer=0)
+    assert names(policy.critic.q_networks[0]) == ["BatchNorm1d", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
+    assert policy.critic.q_networks[0][0].num_features == 5
+
+
+def test_where_layer_norm_stands():
+    policy = make_policy(norm="layer", action_layer=1)
+    for network in (policy.actor.mu, policy.critic.q_networks[0]):
+        assert [type(layer).__name__ for layer in network][:6] == ["Linear", "LayerNorm", "ReLU"] * 2
+
+
+def test_batch_norm_statistics_reach_the_targets():
+    model = make_model("vector", norm="batch", action_layer=1).learn(60)
+    for trained, target in ((model.actor, model.actor_target), (model.critic, model.critic_target)):
+        statistics = {name: value for name, value in trained.state_dict().items() if "running_" in name}
+        assert len(statistics) >= 4
+        for name, value in statistics.items():
+            assert th.equal(value, target.state_dict()[name])
+            assert not th.equal(value, th.zeros_like(value))
+            assert not th.equal(value, th.ones_like(value))
+    assert not th.equal(model.actor.mu[1].weight, model.actor_target.mu[1].weight)
+
+
+def test_batch_norm_acts_by_its_running_statistics():
+    """Acting neither moves the statistics nor lets one observation of a batch change another's action."""
+    model = make_model("vector", norm="batch").learn(60)
+    before = snapshot(model)
+    rows = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    together, alone = model.predict(rows)[0], np.concatenate([model.predict(row[None])[0] for row in rows])
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    assert same(snapshot(model), before)
+
+
+@pytest.mark.parametrize("final_init", [3e-3, 0.5])
+def test_final_init_is_uniform_in_the_output_layers_alone(final_init):
+    policy = make_policy(net_arch=[400, 300], final_init=final_init, n_critics=2)
+    outputs = [policy.actor.mu[-2], *(q_network[-1] for q_network in policy.critic.q_networks)]
+    values = th.cat([tensor.flatten() for layer in outputs for tensor in (layer.weight, layer.bias)]).detach()
+    assert values.abs().max() <= final_init
+    assert values.std().item() == pytest.approx(final_init / np.sqrt(3), rel=0.1)
+    # Hidden layers: torch's U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which is the paper's.
+    hidden = policy.actor.mu[2].weight.detach()
+    assert hidden.std().item() == pytest.approx(1 / np.sqrt(3 * 400), rel=0.05)
+    assert th.equal(policy.actor_target.mu[-2].weight, policy.actor.mu[-2].weight)
+
+
+def test_weight_decay_is_the_critics_alone():
+    policy = make_policy(critic_weight_decay=0.01, optimizer_kwargs={"eps": 1e-5})
+    assert policy.critic.optimizer.param_groups[0]["weight_decay"] == 0.01
+    assert policy.actor.optimizer.param_groups[0]["weight_decay"] == 0
+    assert {optimizer.param_groups[0]["eps"] for optimizer in (policy.actor.optimizer, policy.critic.optimizer)} == {1e-5}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_by_name(name):
+    policy = make_policy(activation_fn=name)
+    assert type(policy.actor.mu[1]) is ACTIVATIONS[name]
+    x = th.linspace(-2, 2, 9)
+    function = getattr(nn.functional, name) if hasattr(nn.functional, name) else getattr(th, name)
+    th.testing.assert_close(policy.critic.q_networks[0][1](x), function(x))
+
+
+def test_shared_features_are_trained_by_the_actor_alone():
+    model = make_model("image", share_features_extractor=True).learn(30)
+    assert model.actor.features_extractor is model.critic.features_extractor
+    assert model.actor_target.features_extractor is model.critic_target.features_extractor
+    batch = model.replay_buffer.sample(8)
+    model.critic.optimizer.zero_grad()
+    model.critic(batch.observations, batch.actions)[0].sum().backward()
+    assert all(parameter.grad is None for parameter in model.critic.features_extractor.parameters())
+
+
+def test_frozen_critic_features_get_no_gradient_from_the_actor():
+    model = make_model("image")
+    model.learn(30)
+    batch = model.replay_buffer.sample(8)
+    q = model.critic.q1_forward(batch.observations, batch.actions.requires_grad_())
+    assert th.autograd.grad(q.sum(), batch.actions)[0].abs().sum() > 0
+    assert all(p.grad is None or not p.requires_grad for p in model.critic_target.parameters())
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "words"),
+    [
+        ({"norm": "instance"}, ["norm='instance'", "'layer'", "'batch'"]),
+        ({"action_layer": 3}, ["action_layer=3", "0", "2"]),
+        ({"action_layer": -1}, ["action_layer=-1"]),
+        ({"action_layer": 0.5}, ["action_layer"]),
+        ({"n_critics": 0}, ["n_critics=0", "at least 1"]),
+        ({"net_arch": [64, 0]}, ["net_arch"]),
+        ({"net_arch": [64, -1]}, ["net_arch"]),
+        ({"net_arch": "64"}, ["net_arch"]),
+        ({"net_arch": {"pi": [3]}}, ["net_arch", "'qf'"]),
+        ({"net_arch": [3.5]}, ["net_arch"]),
+        ({"activation_fn": "rellu"}, ["rellu", "Did you mean 'relu'?"]),
+        ({"activation_fn": 7}, ["activation_fn=7"]),
+        ({"final_init": 0}, ["final_init=0"]),
+        ({"critic_weight_decay": -1}, ["critic_weight_decay=-1"]),
+    ],
+)
+def test_bad_settings_are_refused_at_construction(policy_kwargs, words):
+    with pytest.raises(ArgumentError) as error:
+        make_model("vector", **policy_kwargs)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_unknown_setting_is_named():
+    with pytest.raises(TypeError, match="net_archs"):
+        make_model("vector", net_archs=[3])
