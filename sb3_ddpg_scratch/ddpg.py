@@ -3,23 +3,22 @@
 import math
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
 from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
-from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise, check_noise_sample, make_noise
+from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise, make_noise
 from sb3_ddpg_scratch.policies import Actor, CnnPolicy, Critic, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
-from sb3_ddpg_scratch.updates import UPDATERS, AutogradUpdater, UpdateSettings
+from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer, packable
+from sb3_ddpg_scratch.rollout import DeterministicRollout
+from sb3_ddpg_scratch.updates import UPDATERS, UpdateSettings, make_updater
 from sb3_ddpg_scratch.validation import (
     check_action_space,
     check_choice,
@@ -32,7 +31,7 @@ from sb3_ddpg_scratch.validation import (
 SelfScratchDDPG = TypeVar("SelfScratchDDPG", bound="ScratchDDPG")
 
 
-class ScratchDDPG(OffPolicyAlgorithm):
+class ScratchDDPG(DeterministicRollout):
     """
     Deep Deterministic Policy Gradient (Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971), written by hand.
 
@@ -57,7 +56,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         a name or dict for :func:`~sb3_ddpg_scratch.noise.make_noise`, as in ``{"type": "gaussian", "sigma": 0.1}``
     :param replay_buffer_class: class of the replay buffer; ``None`` to choose by observation space and ``n_steps``
     :param replay_buffer_kwargs: its further arguments
-    :param optimize_memory_usage: SB3's memory-saving replay buffer
+    :param optimize_memory_usage: store each observation once
     :param n_steps: length of the n-step return, when ``replay_buffer_class`` is ``None``
     :param tensorboard_log: folder for TensorBoard; ``None`` for none
     :param policy_kwargs: arguments of the policy, see :class:`~sb3_ddpg_scratch.policies.ScratchDDPGPolicy`
@@ -73,7 +72,9 @@ class ScratchDDPG(OffPolicyAlgorithm):
     :param policy_delay: updates of the critic for each update of the actor and the target networks
     :param target_policy_noise: standard deviation of TD3's target policy smoothing, in normalised units; 0 for none
     :param target_noise_clip: largest size of that noise
-    :param updater: how an update is computed: ``"auto"`` or ``"autograd"``, the reference
+    :param updater: how an update is computed: ``"autograd"`` is the reference, for any policy, with SB3's replay buffer and
+        SB3's results to the last bit; ``"analytic"`` has gradients by hand for plain MLPs on the CPU; ``"auto"`` takes the
+        fastest that serves the policy
     :raises ArgumentError: for an argument that has a value it may not have
     """
 
@@ -171,7 +172,13 @@ class ScratchDDPG(OffPolicyAlgorithm):
         self._check_arguments()
         noise = make_noise(self.action_noise, self.action_space.shape or ())
         self.action_noise = None
+        packed = self._packs_transitions()
+        if packed and self.replay_buffer is None:
+            self.replay_buffer = self._make_packed_buffer()
         super()._setup_model()
+        if packed:
+            # Still our choice to make when the model is loaded.
+            self.replay_buffer_class = None
         self.action_noise = noise
         if isinstance(noise, VectorNoise) and self.seed is not None:
             noise.seed_from(self.seed, overwrite=False)
@@ -179,7 +186,18 @@ class ScratchDDPG(OffPolicyAlgorithm):
         self.qf_lr_schedule = None if self.qf_learning_rate is None else FloatSchedule(self.qf_learning_rate)
         update_learning_rate(self.policy.critic.optimizer, self._learning_rates(1.0)[1])
         self._create_aliases()
-        self._updater = AutogradUpdater(self.policy)
+        self._updater = make_updater(self.updater, self.policy, self.batch_size, self.verbose)
+
+    def _packs_transitions(self) -> bool:
+        """Whether replay keeps packed rows: where they suit, but for the reference, which samples from SB3's own buffer."""
+        return self.replay_buffer_class is None and self.updater != "autograd" and packable(self.observation_space)
+
+    def _make_packed_buffer(self) -> PackedReplayBuffer:
+        arguments = (self.buffer_size, self.observation_space, self.action_space, self.device, self.n_envs)
+        kwargs = {"optimize_memory_usage": self.optimize_memory_usage} | self.replay_buffer_kwargs
+        if self.n_steps > 1:
+            return PackedNStepReplayBuffer(*arguments, **kwargs | {"n_steps": self.n_steps, "gamma": self.gamma})
+        return PackedReplayBuffer(*arguments, **kwargs)
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.actor
@@ -188,12 +206,15 @@ class ScratchDDPG(OffPolicyAlgorithm):
         self.critic_target = self.policy.critic_target
 
     def _adopt_sb3_model(self) -> None:
-        """Make what SB3's DDPG or TD3 saved ours: their policy classes, and no copies of batch-norm statistics."""
+        """Make what SB3's DDPG or TD3 saved ours: their policy and buffer classes, and no copies of batch-norm statistics."""
         if self.policy_class.__module__ == "stable_baselines3.td3.policies":
             if self.policy_class.__name__ == "TD3Policy" and "n_critics" not in self.policy_kwargs:
                 self.policy_kwargs = self.policy_kwargs | {"n_critics": 2}
             ours = {"TD3Policy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
             self.policy_class = ours[self.policy_class.__name__]
+            if self.replay_buffer_class in (ReplayBuffer, NStepReplayBuffer):
+                # SB3 writes its own choice into the file.
+                self.replay_buffer_class = None
         for network in ("actor", "critic"):
             for suffix in ("", "_target"):
                 self.__dict__.pop(f"{network}_batch_norm_stats{suffix}", None)
@@ -238,32 +259,6 @@ class ScratchDDPG(OffPolicyAlgorithm):
         if seed is not None and isinstance(self.action_noise, VectorNoise):
             self.action_noise.seed_from(seed)
 
-    # --------------------------------------------------------------------------------------------------------- Acting
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """
-        Select the next actions: ``a = mu(s) + N`` (Algorithm 1), or random ones during the warm-up.
-
-        :param learning_starts: length of the warm-up, unless ``random_steps`` says otherwise
-        :param action_noise: N, in normalised units
-        :param n_envs: number of environments
-        :return: actions in environment units, and normalised ones for the replay buffer, both ``(n_envs, *action_shape)``
-        """
-        random_steps = learning_starts if self.random_steps is None else self.random_steps
-        if self.num_timesteps < random_steps:
-            actions = np.array([self.action_space.sample() for _ in range(n_envs)])
-        else:
-            assert self._last_obs is not None, "no observation yet: call learn()"
-            actions, _ = self.predict(self._last_obs, deterministic=False)
-        scaled_actions = self.policy.scale_action(actions)
-        if action_noise is not None:
-            noise = action_noise()
-            check_noise_sample(noise, self.action_space.shape or (), n_envs)
-            scaled_actions = np.clip(scaled_actions + noise, -1, 1)
-        return self.policy.unscale_action(scaled_actions), scaled_actions
-
     # -------------------------------------------------------------------------------------------------------- Learning
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
@@ -278,12 +273,19 @@ class ScratchDDPG(OffPolicyAlgorithm):
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
         self._set_learning_rates()
-        settings = UpdateSettings(self.gamma, self.tau, self.max_grad_norm, self.target_policy_noise, self.target_noise_clip)
-        self._updater.begin()
-        for _ in range(gradient_steps):
-            self._n_updates += 1
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            self._updater.update(batch, settings, update_policy=self._n_updates % self.policy_delay == 0)
+        settings = UpdateSettings(
+            gamma=self.gamma,
+            tau=self.tau,
+            max_grad_norm=self.max_grad_norm,
+            policy_delay=self.policy_delay,
+            target_policy_noise=self.target_policy_noise,
+            target_noise_clip=self.target_noise_clip,
+        )
+        updates_before = self._n_updates
+        self._n_updates += gradient_steps
+        self._updater.train(
+            self.replay_buffer, gradient_steps, batch_size, settings, updates_before, env=self._vec_normalize_env
+        )
 
         self._statistics_unread = True
         # Off the CPU, reading a number waits for the device: there losses are looked at when the logger is.

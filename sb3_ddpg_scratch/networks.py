@@ -11,6 +11,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
+from torch.nn.functional import linear
 
 NORMS = (None, "layer", "batch")
 
@@ -89,6 +90,19 @@ class Actor(BasePolicy):
         :return: normalised actions in [-1, 1], shape ``(batch, action_dim)``
         """
         return self.mu(self.extract_features(obs, self.features_extractor))
+
+    def act(self, obs: th.Tensor) -> th.Tensor:
+        """
+        :meth:`forward` without preprocessing and gradients, for vectors that need neither.
+
+        :param obs: float32, shape ``(batch, features_dim)``
+        :return: normalised actions in [-1, 1], shape ``(batch, action_dim)``
+        """
+        x = obs
+        with th.no_grad():
+            for layer in self.mu:
+                x = linear(x, layer.weight, layer.bias) if type(layer) is nn.Linear else layer.forward(x)
+        return x
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self(observation)

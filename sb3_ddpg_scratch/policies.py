@@ -12,7 +12,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.networks import NORMS, Actor, Critic
+from sb3_ddpg_scratch.networks import NORMS, Actor, Critic, QNetwork
+from sb3_ddpg_scratch.replay import packable
 
 NetArch = Sequence[int] | dict[str, Sequence[int]]
 
@@ -28,6 +29,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "mish": nn.Mish,
 }
+
+
+_SAME_IN_BOTH_MODES = {Actor, Critic, QNetwork, FlattenExtractor, nn.Sequential, nn.Flatten, nn.Linear, nn.LayerNorm}
+_SAME_IN_BOTH_MODES |= set(ACTIVATIONS.values())
 
 
 class ScratchDDPGPolicy(BasePolicy):
@@ -123,6 +128,12 @@ class ScratchDDPGPolicy(BasePolicy):
             "action_layer": action_layer,
         }
         self._build(lr_schedule)
+        modules = [*self.actor.modules(), *self.critic.modules()]
+        self._mode_matters = not all(type(module) in _SAME_IN_BOTH_MODES for module in modules)
+        # Whether an observation is a vector that the first layer takes as it is.
+        self.reads_vectors = (
+            self.features_extractor_class is FlattenExtractor and packable(observation_space) and type(self.actor) is Actor
+        )
 
     def _check_settings(self, critic_arch: list[int]) -> None:
         if self.norm not in NORMS:
@@ -191,8 +202,12 @@ class ScratchDDPGPolicy(BasePolicy):
 
         :param mode: whether to train
         """
-        self.actor.set_training_mode(mode)
-        self.critic.set_training_mode(mode)
+        if self._mode_matters:
+            self.actor.set_training_mode(mode)
+            self.critic.set_training_mode(mode)
+        elif mode != self.training:
+            # Called twice in every step: layers that do the same in both modes need not be told.
+            self.actor.training = self.critic.training = mode
         self.training = mode
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from sb3_ddpg_scratch.policies import MlpPolicy
-from sb3_ddpg_scratch.updates import AutogradUpdater, UpdateSettings
-from sb3_ddpg_scratch.updates.autograd import actor_loss, critic_loss, gradient_step, td_target
+from sb3_ddpg_scratch.updates import UpdateSettings
+from sb3_ddpg_scratch.updates.autograd import AutogradUpdater, actor_loss, critic_loss, gradient_step, td_target
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 ACTIONS = spaces.Box(-1, 1, (1,), np.float32)

@@ -384,9 +384,9 @@ def test_logs_the_keys_that_sb3s_users_know_and_ours():
 
 def test_logged_losses_are_sb3s():
     rows = []
-    for model_class in (DDPG, ScratchDDPG):
+    for model_class, extra in ((DDPG, {}), (ScratchDDPG, {"updater": "autograd"})):
         written = Written()
-        model = model_class("MlpPolicy", PointEnv(), gradient_steps=3, action_noise=None, **SMALL)
+        model = model_class("MlpPolicy", PointEnv(), gradient_steps=3, action_noise=None, **SMALL, **extra)
         model.set_logger(Logger(folder=None, output_formats=[written]))
         model.learn(100, log_interval=1)
         rows.append([{key: row.get(key) for key in row if key.startswith(("train/", "rollout/"))} for row in written.rows])
@@ -494,8 +494,9 @@ def test_loads_what_sb3_saved_and_goes_on_as_sb3_would(tmp_path, algorithm, n_en
     settings = SMALL | {"policy_kwargs": {"net_arch": [16]}, "action_noise": sb3_noise(), "gradient_steps": -1}
     algorithm("MlpPolicy", make_vec_env("Pendulum-v1", n_envs, seed=0), **settings).learn(90).save(tmp_path / "theirs")
     models = []
-    for model_class in (algorithm, ScratchDDPG):
-        model = model_class.load(tmp_path / "theirs", env=make_vec_env("Pendulum-v1", n_envs, seed=1), device="cpu")
+    for model_class, extra in ((algorithm, {}), (ScratchDDPG, {"updater": "autograd"})):
+        env = make_vec_env("Pendulum-v1", n_envs, seed=1)
+        model = model_class.load(tmp_path / "theirs", env=env, device="cpu", **extra)
         assert model.num_timesteps == 90
         models.append(model.learn(150, reset_num_timesteps=False))
     assert models[1]._n_updates == models[0]._n_updates > 90

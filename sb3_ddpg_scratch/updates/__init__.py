@@ -1,8 +1,6 @@
 """One DDPG update, written in several ways that give the same numbers."""
 
-from sb3_ddpg_scratch.updates.autograd import AutogradUpdater
-from sb3_ddpg_scratch.updates.interface import UpdateSettings
+from sb3_ddpg_scratch.updates.choice import UPDATERS, make_updater
+from sb3_ddpg_scratch.updates.interface import Updater, UpdateSettings
 
-UPDATERS: tuple[str, ...] = ("auto", "autograd")
-
-__all__ = ["UPDATERS", "AutogradUpdater", "UpdateSettings"]
+__all__ = ["UPDATERS", "UpdateSettings", "Updater", "make_updater"]

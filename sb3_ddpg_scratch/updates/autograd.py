@@ -8,7 +8,9 @@ With two critics, a delayed actor and target policy smoothing it is Algorithm 1 
 from functools import reduce
 
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
 from torch.nn.functional import mse_loss
 
 from sb3_ddpg_scratch.policies import Actor, Critic, ScratchDDPGPolicy
@@ -119,6 +121,21 @@ class AutogradUpdater:
         """Begin a series of updates: the mean losses that are read later are theirs."""
         self._critic_losses = []
         self._actor_losses = []
+
+    def train(
+        self,
+        buffer: ReplayBuffer,
+        gradient_steps: int,
+        batch_size: int,
+        settings: UpdateSettings,
+        n_updates: int,
+        env: VecNormalize | None = None,
+    ) -> None:
+        """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.train`."""
+        self.begin()
+        for update in range(n_updates + 1, n_updates + gradient_steps + 1):
+            batch = buffer.sample(batch_size, env=env)
+            self.update(batch, settings, update_policy=update % settings.policy_delay == 0)
 
     def update(self, batch: Batch, settings: UpdateSettings, update_policy: bool) -> None:
         """

@@ -1,0 +1,178 @@
+"""
+The update with gradients written out by hand as one function compiled by Numba, for networks so small that calling torch
+costs more than the arithmetic. The function works on the flat vectors' own memory; many updates are one call of it.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401  # loads the library behind np.dot, which is to be found below
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+from threadpoolctl import ThreadpoolController
+
+from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
+from sb3_ddpg_scratch.replay import Batches
+from sb3_ddpg_scratch.updates import kernels
+from sb3_ddpg_scratch.updates.handwritten import HandWrittenUpdater
+from sb3_ddpg_scratch.updates.interface import UpdateSettings
+from sb3_ddpg_scratch.updates.kernels import updates
+
+# Updates made in one call, at most: their batches are gathered beforehand.
+UPDATES_PER_CALL = 64
+
+
+_blas = ThreadpoolController().select(internal_api="openblas").lib_controllers
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Have ``np.dot`` compute by itself: waking another thread takes longer than such small products."""
+    before = [library.num_threads for library in _blas]
+    try:
+        for library in _blas:
+            library.set_num_threads(1)
+        yield
+    finally:
+        for library, threads in zip(_blas, before, strict=True):
+            library.set_num_threads(threads)
+
+
+def _announce_compilation() -> None:
+    """Say that the first call will take a while, if it will."""
+    written = Path(kernels.__file__).stat().st_mtime
+    indices = Path(updates.stats.cache_path or "").glob("kernels.updates-*.nbi")
+    compiled_before = any(index.stat().st_mtime > written for index in indices)
+    if not compiled_before and not updates.signatures:
+        print("Compiling the update for small networks, once on this machine: some 15 seconds.", file=sys.stderr)
+
+
+def _dims(parameters: list[th.Tensor]) -> np.ndarray:
+    """Inputs and outputs of each layer, from its weights."""
+    return np.array([tuple(weight.shape)[::-1] for weight in parameters[0::2]])
+
+
+class CompiledUpdater(HandWrittenUpdater):
+    """
+    DDPG updates of a policy's networks as one compiled function, in place, on the CPU.
+
+    :param policy: a policy for which :func:`~sb3_ddpg_scratch.updates.choice.why_not_by_hand` finds nothing
+    """
+
+    name = "compiled"
+
+    def __init__(self, policy: ScratchDDPGPolicy) -> None:
+        super().__init__(policy)
+        _announce_compilation()
+        n_actor = len(list(policy.actor.parameters()))
+        n_each = (len(self.trained.views) - n_actor) // policy.n_critics
+        self._actor_dims = _dims(self.trained.views[:n_actor])
+        self._critic_dims = _dims(self.trained.views[n_actor : n_actor + n_each])
+        self._shape = (self.split, (len(self.trained.vector) - self.split) // policy.n_critics)
+        self._parameters = (self.trained.vector.numpy(), self.targets.vector.numpy())
+        self._share_moments()
+
+    def _share_moments(self) -> None:
+        """Have gradients and moments of both networks in one vector each, so that the kernel takes few arguments."""
+        grads, first, second = (th.zeros_like(self.trained.vector) for _ in range(3))
+        moments = th.stack([first, second])
+        for adam, where in ((self.actor_adam, slice(0, self.split)), (self.critic_adam, slice(self.split, None))):
+            adam.place(grads[where], moments[0, where], moments[1, where])
+        self._grads, self._moments = grads.numpy(), moments.numpy()
+
+    def _make_memory(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        action_dim = self.columns.action_dim
+        widest = int(max(self._actor_dims.max(), self._critic_dims.max()))
+        floats = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
+        actor_x, critic_x = (floats(batch_size * dims[:, 0].sum()) for dims in (self._actor_dims, self._critic_dims))
+        self._actor_net = (self._actor_dims, actor_x)
+        self._critic_net = (self._critic_dims, critic_x, self.policy.action_layer, self.tanh)
+        self._work = (
+            floats(max(batch_size, action_dim) * widest),
+            floats(2, batch_size * widest),
+            floats(batch_size, action_dim),
+            floats(batch_size, action_dim),
+            floats(batch_size, 1),
+            floats(batch_size, 1),
+        )
+        self._rows = th.zeros(0, batch_size, self.columns.width)
+
+    def train(
+        self,
+        buffer: ReplayBuffer,
+        gradient_steps: int,
+        batch_size: int,
+        settings: UpdateSettings,
+        n_updates: int,
+        env: VecNormalize | None = None,
+    ) -> None:
+        """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.train`."""
+        self.begin()
+        if batch_size != self.batch_size:
+            self._make_memory(batch_size)
+        if len(self._rows) < min(gradient_steps, UPDATES_PER_CALL):
+            self._rows = th.zeros(min(gradient_steps, UPDATES_PER_CALL), batch_size, self.columns.width)
+        batches = Batches(buffer, batch_size, gradient_steps, self.columns, settings.gamma, env)
+        self._critic_losses, self._actor_losses = np.zeros(gradient_steps), np.zeros(gradient_steps)
+        self._last = np.zeros(4)
+        numbers = np.array([batches.discount, settings.tau, settings.max_grad_norm or 0.0, settings.target_noise_clip])
+        adams = (self.actor_adam, self.critic_adam)
+        steps = np.array([adam.steps[0].item() for adam in adams])
+        adam_settings = np.array([(a.learning_rate, a.beta1, a.beta2, a.eps, a.weight_decay) for a in adams])
+        for first in range(0, gradient_steps, UPDATES_PER_CALL):
+            count = min(UPDATES_PER_CALL, gradient_steps - first)
+            for number in range(count):
+                batches.write(first + number, self._rows[number])
+            with _one_blas_thread():
+                turns = updates(
+                    self._rows.numpy()[:count],
+                    self._smoothing_noise(count, settings),
+                    (self.columns.observation_dim, self.columns.action_dim),
+                    self._parameters,
+                    self._moments,
+                    self._grads,
+                    steps,
+                    adam_settings,
+                    self.critic_adam.decoupled_decay,
+                    self._shape,
+                    self._actor_net,
+                    self._critic_net,
+                    self._work,
+                    numbers,
+                    n_updates + first,
+                    settings.policy_delay,
+                    self._critic_losses[first:],
+                    self._actor_losses[self.actor_updates :],
+                    self._last,
+                )
+            self.updates += count
+            self.actor_updates += turns
+        self.critic_adam.advance(self.updates)
+        if self.actor_updates:
+            self.actor_adam.advance(self.actor_updates)
+        if settings.max_grad_norm is not None:
+            self.critic_adam.grad_norm, self.actor_adam.grad_norm = th.from_numpy(self._last[2:]).unbind()
+
+    def _smoothing_noise(self, count: int, settings: UpdateSettings) -> np.ndarray:
+        shape = (self.batch_size, self.columns.action_dim)
+        if settings.target_policy_noise == 0:
+            return np.zeros((0, *shape), np.float32)
+        # Drawn one update after another, as the reference draws them.
+        return th.stack([th.empty(shape).normal_(0, settings.target_policy_noise) for _ in range(count)]).numpy()
+
+    def critic_losses(self) -> list[float]:
+        """See :meth:`HandWrittenUpdater.critic_losses`."""
+        return self._critic_losses[: self.updates].tolist()
+
+    def actor_losses(self) -> list[float]:
+        """See :meth:`HandWrittenUpdater.actor_losses`."""
+        return self._actor_losses[: self.actor_updates].tolist()
+
+    def q_means(self) -> tuple[float, float]:
+        """See :meth:`HandWrittenUpdater.q_means`."""
+        return float(self._last[0]), float(self._last[1])

@@ -1,0 +1,247 @@
+"""Packed rows against SB3's own buffers, time limits in the memory-saving mode, pickling, and memory."""
+
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
+from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
+
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (2, 3), np.float64)
+ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
+
+
+class Noise(gym.Env):
+    """Observations and rewards that are nothing but noise."""
+
+    observation_space, action_space = OBSERVATIONS, ACTIONS
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.normal(size=(2, 3)) * 3, {}
+
+    def step(self, action):
+        return self.np_random.normal(size=(2, 3)) * 3 + 1, self.np_random.normal(), False, False, {}
+
+
+def trajectories(n_envs, steps, seed=0, observation_space=OBSERVATIONS):
+    """Transitions of environments whose episodes end at random, half of them by a time limit."""
+    rng = np.random.default_rng(seed)
+    new = lambda: rng.normal(size=observation_space.shape).astype(np.float32).astype(observation_space.dtype)  # noqa: E731
+    observations = np.stack([new() for _ in range(n_envs)])
+    for _ in range(steps):
+        following = np.stack([new() for _ in range(n_envs)])
+        done = rng.random(n_envs) < 0.2
+        infos = [{"TimeLimit.truncated": bool(d and rng.random() < 0.5)} for d in done]
+        action = rng.uniform(-1, 1, (n_envs, *ACTIONS.shape)).astype(np.float32)
+        yield observations, following, action, rng.normal(size=n_envs).astype(np.float32), done, infos
+        observations = np.where(done[:, None, None], np.stack([new() for _ in range(n_envs)]), following)
+
+
+def pair(theirs_class, ours_class, steps, capacity=60, n_envs=1, ours_kwargs=None, **kwargs):
+    arguments = dict(buffer_size=capacity, observation_space=OBSERVATIONS, action_space=ACTIONS, device="cpu", n_envs=n_envs)
+    theirs, ours = theirs_class(**arguments, **kwargs), ours_class(**arguments, **kwargs | (ours_kwargs or {}))
+    for transition in trajectories(n_envs, steps):
+        theirs.add(*transition)
+        ours.add(*transition)
+    return theirs, ours
+
+
+def assert_same_samples(theirs, ours, batch_size=32, repeats=5, env=None, exact=True):
+    for _ in range(repeats):
+        state = np.random.get_state()
+        expected = theirs.sample(batch_size, env)
+        after = np.random.get_state()[1].copy(), np.random.get_state()[2]
+        np.random.set_state(state)
+        got = ours.sample(batch_size, env)
+        assert np.array_equal(np.random.get_state()[1], after[0])
+        assert np.random.get_state()[2] == after[1]
+        for name in expected._fields:
+            a, b = getattr(expected, name), getattr(got, name)
+            assert (a is None) == (b is None), name
+            if a is not None:
+                assert a.shape == b.shape, name
+                assert b.dtype == th.float32
+                th.testing.assert_close(b, a.float(), rtol=0 if exact else 1e-6, atol=0 if exact else 1e-6, msg=name)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("steps", [7, 20, 60, 175])
+def test_samples_are_sb3s_for_the_same_seed(n_envs, steps):
+    assert_same_samples(*pair(ReplayBuffer, PackedReplayBuffer, steps, n_envs=n_envs))
+
+
+@pytest.mark.parametrize("timeouts", [True, False])
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("steps", [7, 60, 175])
+def test_n_step_returns_are_sb3s(n_envs, steps, timeouts):
+    kwargs = {"n_steps": 4, "gamma": 0.9, "handle_timeout_termination": timeouts}
+    theirs, ours = pair(NStepReplayBuffer, PackedNStepReplayBuffer, steps, n_envs=n_envs, **kwargs)
+    assert_same_samples(theirs, ours, exact=False)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("buffer_classes", [(ReplayBuffer, PackedReplayBuffer), (NStepReplayBuffer, PackedNStepReplayBuffer)])
+def test_normalises_as_sb3_does(n_envs, buffer_classes):
+    env = VecNormalize(make_vec_env(Noise, n_envs=n_envs), clip_obs=1.0)
+    env.reset()
+    for _ in range(30):
+        env.step(np.zeros((n_envs, 2), np.float32))
+    theirs, ours = pair(*buffer_classes, 50, n_envs=n_envs)
+    assert_same_samples(theirs, ours, env=env, exact=False)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("steps", [7, 20, 100])
+def test_memory_saving_mode_draws_sb3s_transitions(n_envs, steps):
+    """The same transitions as SB3's memory-saving buffer; where its next observation is right, so is ours."""
+    kwargs = {"optimize_memory_usage": True, "handle_timeout_termination": False}
+    theirs, ours = pair(ReplayBuffer, PackedReplayBuffer, steps, n_envs=n_envs, **kwargs)
+    for _ in range(5):
+        state = np.random.get_state()
+        expected = theirs.sample(40)
+        np.random.set_state(state)
+        got = ours.sample(40)
+        for name in ("observations", "actions", "rewards", "dones"):
+            assert th.equal(getattr(got, name), getattr(expected, name).float()), name
+        goes_on = expected.dones[:, 0] == 0
+        assert th.equal(got.next_observations[goes_on], expected.next_observations[goes_on].float())
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("n_steps", [1, 4])
+@pytest.mark.parametrize("steps", [7, 20, 100, 333])
+def test_memory_saving_mode_is_the_full_buffer_with_time_limits(n_envs, steps, n_steps):
+    """Every transition that can be sampled has the last observation of its own episode, also at time limits."""
+    classes = (ReplayBuffer, PackedReplayBuffer) if n_steps == 1 else (NStepReplayBuffer, PackedNStepReplayBuffer)
+    extra = {} if n_steps == 1 else {"n_steps": n_steps, "gamma": 0.9}
+    theirs, ours = pair(*classes, steps, n_envs=n_envs, ours_kwargs={"optimize_memory_usage": True}, **extra)
+    indices = np.unique(ours.draw(200, 5))
+    batch = ours._samples(indices, None)
+    steps_of, envs_of = np.divmod(indices, n_envs)
+    np.testing.assert_array_equal(batch.observations, theirs.observations[steps_of, envs_of].astype(np.float32))
+    if n_steps == 1:
+        np.testing.assert_array_equal(batch.rewards[:, 0], theirs.rewards[steps_of, envs_of])
+        goes_on = batch.dones[:, 0] == 0
+        expected = theirs.next_observations[steps_of, envs_of].astype(np.float32)
+        np.testing.assert_array_equal(batch.next_observations[goes_on], expected[goes_on])
+        assert (theirs.timeouts[steps_of, envs_of][goes_on] == 1).any() or steps < 20
+        np.testing.assert_array_equal(batch.dones[:, 0], (theirs.dones * (1 - theirs.timeouts))[steps_of, envs_of])
+    else:
+        full = PackedNStepReplayBuffer(60, OBSERVATIONS, ACTIONS, "cpu", n_envs, **extra)
+        for transition in trajectories(n_envs, steps):
+            full.add(*transition)
+        expected = full._samples(indices, None)
+        goes_on = batch.dones[:, 0] == 0
+        for name in ("rewards", "dones", "discounts", "actions"):
+            assert th.equal(getattr(batch, name), getattr(expected, name)), name
+        assert th.equal(batch.next_observations[goes_on], expected.next_observations[goes_on])
+
+
+def test_memory_saving_mode_survives_a_trajectory_left_in_its_middle():
+    """A new learn() resets the environment without an end of the episode: that transition keeps its next observation."""
+    buffer = PackedReplayBuffer(10, OBSERVATIONS, ACTIONS, "cpu", optimize_memory_usage=True)
+    obs = lambda value: np.full((1, 2, 3), value)  # noqa: E731
+    add = lambda a, b: buffer.add(obs(a), obs(b), np.zeros((1, 2)), np.zeros(1), np.array([False]), [{}])  # noqa: E731
+    add(0, 1)
+    add(1, 2)
+    add(50, 51)
+    batch = buffer._samples(np.arange(3), None)
+    assert batch.next_observations[:, 0, 0].tolist() == [1, 2, 51]
+    assert batch.dones.sum() == 0
+    assert buffer.timeouts[:3, 0].tolist() == [0, 1, 0]
+
+
+def test_memory_saving_mode_reuses_the_places_of_last_observations():
+    ours = PackedReplayBuffer(30, OBSERVATIONS, ACTIONS, "cpu", optimize_memory_usage=True)
+    for transition in trajectories(1, 3000):
+        ours.add(*transition)
+    assert len(ours._last_observations) == 64
+
+
+def test_reads_like_sb3s():
+    theirs, ours = pair(ReplayBuffer, PackedReplayBuffer, 50, n_envs=2)
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        a, b = getattr(theirs, name), getattr(ours, name)
+        assert a.shape == b.shape, name
+        np.testing.assert_array_equal(a.astype(np.float32), b, err_msg=name)
+    assert (theirs.size(), theirs.pos, theirs.full) == (ours.size(), ours.pos, ours.full)
+
+
+@pytest.mark.parametrize("saving", [False, True])
+@pytest.mark.parametrize("steps", [0, 7, 60, 100])
+def test_pickles_whole_and_small(saving, steps):
+    buffer = PackedReplayBuffer(60, OBSERVATIONS, ACTIONS, "cpu", optimize_memory_usage=saving)
+    for transition in trajectories(1, steps):
+        buffer.add(*transition)
+    data = pickle.dumps(buffer)
+    twin = pickle.loads(data)
+    assert len(twin.rows) == 60
+    np.testing.assert_array_equal(twin.rows, buffer.rows)
+    more = list(trajectories(1, 90, seed=1))
+    for other in (buffer, twin):
+        for transition in more:
+            other.add(*transition)
+    np.random.seed(1)
+    expected = buffer.sample(50)
+    np.random.seed(1)
+    got = twin.sample(50)
+    assert all(th.equal(a, b) for a, b in zip(expected, got, strict=True) if a is not None)
+    if steps == 7:
+        assert len(data) < 60 * 4 * buffer._row_width / 3 + 3000
+
+
+@pytest.mark.parametrize(("observation_dim", "action_dim", "whole", "saving"), [(17, 6, 0.55, 0.35), (348, 17, 0.51, 0.27)])
+def test_bytes_against_sb3s(observation_dim, action_dim, whole, saving):
+    """HalfCheetah's and Humanoid's shapes, whose float64 SB3's buffer keeps."""
+    observations = spaces.Box(-np.inf, np.inf, (observation_dim,), np.float64)
+    actions = spaces.Box(-1, 1, (action_dim,), np.float32)
+    theirs = ReplayBuffer(1000, observations, actions, "cpu")
+    names = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+    sb3_bytes = sum(getattr(theirs, name).nbytes for name in names)
+    for share, optimize in ((whole, False), (saving, True)):
+        ours = PackedReplayBuffer(1000, observations, actions, "cpu", optimize_memory_usage=optimize)
+        assert ours.nbytes <= share * sb3_bytes
+        assert ours.nbytes == ours.rows.nbytes + ours._ends.nbytes + ours._aside.nbytes
+
+
+def test_too_large_a_buffer_is_refused_before_it_is_made():
+    with pytest.raises(MemoryError) as error:
+        ScratchDDPG("MlpPolicy", "Pendulum-v1", buffer_size=10**13, updater="auto")
+    assert all(word in str(error.value) for word in ("buffer_size=10000000000000", "GB", "free", "optimize_memory_usage"))
+
+
+def test_other_observations_are_refused():
+    with pytest.raises(ArgumentError, match="floating-point"):
+        PackedReplayBuffer(10, spaces.Box(0, 255, (8, 8, 3), np.uint8), ACTIONS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n_envs=st.integers(1, 4),
+    steps=st.integers(2, 80),
+    n_batches=st.integers(1, 5),
+    batch_size=st.integers(1, 9),
+    saving=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_many_batches_at_once_are_sb3s_one_after_another(n_envs, steps, n_batches, batch_size, saving, seed):
+    kwargs = {"optimize_memory_usage": saving, "handle_timeout_termination": not saving}
+    theirs, ours = pair(ReplayBuffer, PackedReplayBuffer, steps, capacity=40, n_envs=n_envs, **kwargs)
+    np.random.seed(seed)
+    expected = [theirs.sample(batch_size).observations for _ in range(n_batches)]
+    after = np.random.random()
+    np.random.seed(seed)
+    indices = ours.draw(batch_size, n_batches)
+    assert np.random.random() == after
+    for rows, batch in zip(indices, expected, strict=True):
+        np.testing.assert_array_equal(ours.rows[rows][:, :6].reshape(-1, 2, 3), batch.float())

@@ -1,0 +1,148 @@
+"""Measured choices: made once, remembered, shared between processes, and switched off."""
+
+import subprocess
+import sys
+
+import pytest
+import torch as th
+
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, tuning
+from sb3_ddpg_scratch.updates import choice, products
+from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater
+from sb3_ddpg_scratch.updates.autograd import AutogradUpdater
+from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(tuning.FOLDER, str(tmp_path))
+    monkeypatch.setattr(tuning, "_known", {})
+
+
+def test_a_choice_is_measured_once_and_remembered():
+    measured = []
+    choose = lambda: tuning.remembered_choice("a", lambda: measured.append(1) or f"way {len(measured)}")  # noqa: E731
+    assert [choose(), choose()] == ["way 1", "way 1"]
+    tuning.forget()
+    assert choose() == "way 1"
+    assert len(measured) == 1
+
+
+def test_another_processs_choice_stands(tmp_path):
+    """What was written while this process measured is taken, so that all end with the same choice."""
+
+    def measure():
+        code = "from sb3_ddpg_scratch.tuning import remembered_choice as r; print(r('a', lambda: 'theirs'))"
+        assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "theirs"
+        return "ours"
+
+    assert tuning.remembered_choice("a", measure) == "theirs"
+    assert len(list(tmp_path.glob("choices-*.json"))) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
+def test_a_broken_file_is_replaced(tmp_path, content):
+    tuning.remembered_choice("a", lambda: "x")
+    path = next(tmp_path.glob("choices-*.json"))
+    path.write_text(content)
+    tuning.forget()
+    assert tuning.remembered_choice("a", lambda: "y") == "y"
+    tuning.forget()
+    assert tuning.remembered_choice("a", lambda: "z") == "y"
+
+
+def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch):
+    monkeypatch.setenv(tuning.FOLDER, "/dev/null/nowhere")
+    assert tuning.remembered_choice("a", lambda: "x") == "x"
+    assert tuning.remembered_choice("a", lambda: "y") == "x"
+
+
+def test_small_products_stay_and_large_ones_are_measured(monkeypatch):
+    assert products.onednn_is_better(64, 64, 64) is False
+    asked = []
+    monkeypatch.setattr(products, "_measure", lambda *shape: asked.append(shape) or True)
+    assert products.onednn_is_better(256, 400, 300, "nt") is True
+    assert products.onednn_is_better(256, 400, 300, "nt") is True
+    assert asked == [(256, 400, 300, "nt")]
+    monkeypatch.setenv(tuning.SWITCH, "off")
+    assert products.onednn_is_better(256, 400, 300, "nt") is False
+
+
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_library_is_taken_only_if_faster_and_as_exact(monkeypatch, faster, exact):
+    """A pretended oneDNN that is slower, or as coarse as bf16, is found out."""
+    mm, clock = th.mm, [0.0]
+    wanted = []
+
+    def pretended(left, right, out):
+        onednn = products._matmul.fp32_precision == "bf16"
+        wanted.append(onednn)
+        clock[0] += 0.5 if onednn == faster else 1.0
+        if onednn and not exact:
+            left, right = left.bfloat16().float(), right.bfloat16().float()
+        return mm(left, right, out=out)
+
+    monkeypatch.setattr(products.th, "mm", pretended)
+    monkeypatch.setattr(products.time, "perf_counter", lambda: clock[0])
+    assert products._measure(64, 32, 48, "tn") is (faster and exact)
+    assert set(wanted) == {True, False}
+
+
+def make_model(**settings):
+    return ScratchDDPG("MlpPolicy", "Pendulum-v1", **{"policy_kwargs": {"net_arch": [8]}, "buffer_size": 100} | settings)
+
+
+def test_auto_takes_what_is_measured_faster(monkeypatch):
+    for name, updater_class in (("compiled", CompiledUpdater), ("analytic", AnalyticUpdater)):
+        monkeypatch.setattr(tuning, "_known", {})
+        monkeypatch.setattr(choice, "remembered_choice", lambda key, measure, name=name: name)
+        assert type(make_model()._updater) is updater_class
+
+
+def test_measuring_leaves_model_and_generators_alone(monkeypatch):
+    monkeypatch.setattr(choice, "remembered_choice", lambda key, measure: measure())
+    measured = make_model(seed=0)
+    after = th.get_rng_state()
+    monkeypatch.setattr(choice, "remembered_choice", lambda key, measure: "analytic")
+    plain = make_model(seed=0)
+    assert th.equal(after, th.get_rng_state())
+    a, b = measured.policy.state_dict(), plain.policy.state_dict()
+    assert all(th.equal(a[name], b[name]) for name in a)
+
+
+def test_without_numba_or_switched_off_auto_is_analytic(monkeypatch):
+    monkeypatch.setenv(tuning.SWITCH, "off")
+    assert type(make_model()._updater) is AnalyticUpdater
+    monkeypatch.delenv(tuning.SWITCH)
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    assert type(make_model()._updater) is AnalyticUpdater
+    with pytest.raises(ArgumentError, match=r"pip install 'sb3-ddpg-scratch\[fast\]'"):
+        make_model(updater="compiled")
+
+
+def test_very_large_networks_are_not_even_measured(monkeypatch):
+    monkeypatch.setattr(choice, "remembered_choice", lambda *_: pytest.fail("measured"))
+    assert type(make_model(policy_kwargs={"net_arch": [1024, 1024]}, batch_size=1024)._updater) is AnalyticUpdater
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "word"),
+    [
+        ({"norm": "layer"}, "norm='layer'"),
+        ({"activation_fn": "elu"}, "ELU"),
+        ({"optimizer_class": th.optim.SGD}, "Adam"),
+        ({"optimizer_kwargs": {"amsgrad": True}}, "Adam"),
+    ],
+)
+def test_what_cannot_be_done_by_hand_falls_back_or_says_why(policy_kwargs, word, capsys):
+    policy_kwargs = {"net_arch": [8]} | policy_kwargs
+    assert type(make_model(policy_kwargs=policy_kwargs)._updater) is AutogradUpdater
+    assert "reference" not in capsys.readouterr().out
+    make_model(policy_kwargs=policy_kwargs, verbose=1)
+    output = capsys.readouterr().out
+    assert output.count("Updating by autograd") == 1
+    assert word in output
+    for name in ("analytic", "compiled"):
+        with pytest.raises(ArgumentError, match=word):
+            make_model(policy_kwargs=policy_kwargs, updater=name)
