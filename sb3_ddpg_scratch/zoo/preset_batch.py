@@ -84,6 +84,9 @@ def run_presets(specs: Sequence[RunSpec], out: Path, jobs: int, console: Console
     try:
         if waiting:
             failed = _perform_all(waiting, processes, jobs, console)
+    except KeyboardInterrupt:
+        console.print("Interrupted. What is finished stays; the same command goes on from there.")
+        raise
     finally:
         processes.end()
         results = [result for spec in specs if (result := finished_result(spec, out)) is not None]
@@ -116,9 +119,7 @@ def _perform_all(specs: Sequence[RunSpec], processes: "_Processes", jobs: int, c
                 seen = min(steps, spec.steps)
 
             try:
-                good = processes.run(spec, progress)
-                progress(spec.steps)
-                return good
+                return processes.run(spec, progress)
             finally:
                 display.remove_task(task)
 

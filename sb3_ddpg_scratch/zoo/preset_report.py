@@ -64,7 +64,7 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
     presets = list(dict.fromkeys(result["spec"]["preset"] for result in results))
     n_columns = min(len(presets), 3)
     n_rows = -(-len(presets) // n_columns)
-    figure = Figure(figsize=(4.2 * n_columns, 2.9 * n_rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * n_columns, 0.7 + 2.6 * n_rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     for preset, axis in zip(presets, axes.flat, strict=False):
@@ -73,16 +73,16 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
             axis.plot(run["timesteps"], run["returns"], color="tab:blue", alpha=0.4, linewidth=1)
         length = min(len(run["returns"]) for run in runs)
         mean = np.mean([run["returns"][:length] for run in runs], axis=0)
-        axis.plot(runs[0]["timesteps"][:length], mean, color="tab:blue", linewidth=2, label=f"mean of {len(runs)}")
-        axis.set_title(preset, fontsize=10)
+        axis.plot(runs[0]["timesteps"][:length], mean, color="tab:blue", linewidth=2)
+        axis.set_title(f"{preset} ({len(runs)} seed{'s' if len(runs) > 1 else ''})", fontsize=10)
         axis.grid(alpha=0.3)
-        axis.legend(loc="lower right", fontsize=8)
     for axis in axes.flat[len(presets) :]:
         axis.set_visible(False)
     spec = results[0]["spec"]
     figure.supxlabel("environment steps")
-    figure.supylabel(f"mean return of {spec['eval_episodes']} noise-free episodes")
-    figure.suptitle(spec["env_id"])
+    figure.supylabel("return")
+    episodes = f"mean return of {spec['eval_episodes']} noise-free episodes"
+    figure.suptitle(f"{spec['env_id']}: {episodes}\nthin: one seed, bold: mean of seeds", fontsize=11)
     save_figure(figure, path)
 
 
