@@ -60,6 +60,7 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     presets = list(dict.fromkeys(result["spec"]["preset"] for result in results))
     n_columns = min(len(presets), 3)
@@ -75,6 +76,8 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
         mean = np.mean([run["returns"][:length] for run in runs], axis=0)
         axis.plot(runs[0]["timesteps"][:length], mean, color="tab:blue", linewidth=2)
         axis.set_title(f"{preset} ({len(runs)} seed{'s' if len(runs) > 1 else ''})", fontsize=10)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(presets) :]:
         axis.set_visible(False)

@@ -140,10 +140,12 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None]) -> dict[str, 
     manager.save_trained_model(model)
 
     evaluations = np.load(Path(manager.save_path) / "evaluations.npz")
-    returns = evaluations["results"].mean(axis=1)
+    # Where training comes in whole episodes, it ends with one: beyond the budget nothing is scored.
+    in_budget = evaluations["timesteps"] <= spec.steps
+    returns = evaluations["results"].mean(axis=1)[in_budget]
     result = {
         "spec": asdict(spec),
-        "timesteps": evaluations["timesteps"].tolist(),
+        "timesteps": evaluations["timesteps"][in_budget].tolist(),
         "returns": returns.tolist(),
         "score": float(returns[-SCORED_EVALUATIONS:].mean()),
         "scored_evaluations": min(len(returns), SCORED_EVALUATIONS),

@@ -99,7 +99,11 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
         help_text = f"Settings of a known DDPG instead of {ALGO}.yml: {', '.join(preset_names())}"
         ours.add_argument("--preset", metavar="NAME", help=help_text)
     if command in _DRAW:
-        ours.add_argument("--picture", metavar="FILE", help="Save the plot to this file (.png, .svg, .pdf), show nothing")
+        ours.add_argument(
+            "--picture",
+            metavar="FILE",
+            help="Save the plot to this file (.png, .svg, .pdf; several get numbers) and show nothing",
+        )
     # Defaults that go with our algorithm only, so that they wait until it is known which it is.
     wanted = {"env": DEFAULT_ENV, "folder": LOG_FOLDER}
     later = {
