@@ -99,6 +99,15 @@ def test_plots(folder):
     assert not list(folder.rglob("*.tmp*"))
 
 
+def test_plots_of_a_single_run(folder, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run_folder(folder, 1), tmp_path / "logs" / "scratch_ddpg" / "Pendulum-v1_1")
+    monkeypatch.chdir(tmp_path)
+    run_script("all-plots", ["-e", "Pendulum-v1", "-f", "logs", "-o", "gathered", "--no-display"])
+    run_script("plot-from-file", ["-i", "gathered.pkl", "--skip-timesteps", "--boxplot", "--picture", "box.pdf"])
+    assert "Skipping" not in capsys.readouterr().out
+    assert [path.read_bytes()[:4] for path in tmp_path.glob("box-*.pdf")] == [b"%PDF", b"%PDF"]
+
+
 def test_optimize_and_train_with_a_trial(tmp_path, monkeypatch, capsys):
     study = ["--storage", "study/journal.log", "--study-name", "pendulum"]
     few = [

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import pickle
 import runpy
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import gymnasium as gym
+import numpy as np
 
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.zoo.files import ALGO, near, preset_file, preset_names
@@ -63,6 +65,8 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
             stack.enter_context(_hub_metadata())
         if command in _DRAW:
             stack.enter_context(_pictures(parsed))
+        if command == "plot-from-file":
+            stack.enter_context(_single_runs())
         if function is None:
             sys.modules.pop(module, None)  # or runpy warns of a module that was imported before it is run
             runpy.run_module(module, run_name="__main__")
@@ -216,6 +220,23 @@ def _hub_metadata() -> Iterator[None]:
 
 
 @contextmanager
+def _single_runs() -> Iterator[None]:
+    # all-plots writes the score of a single run as a number, which plot-from-file skips, and then has nothing to draw.
+    original = pickle.load
+
+    def load(file: Any) -> Any:
+        results = original(file)
+        for environment in results.values():
+            for entry in environment.values():
+                if isinstance(entry, dict) and "last_evals" in entry:
+                    entry["last_evals"] = np.atleast_1d(entry["last_evals"])
+        return results
+
+    with mock.patch.object(pickle, "load", load):
+        yield
+
+
+@contextmanager
 def _pictures(parsed: list[argparse.Namespace]) -> Iterator[None]:
     from matplotlib import pyplot as plt
 
@@ -224,14 +245,13 @@ def _pictures(parsed: list[argparse.Namespace]) -> Iterator[None]:
             original(*args, **kwargs)
             return
         path = Path(parsed[0].picture)
-        for number in plt.get_fignums():
-            figure = plt.figure(number)
-            several = len(plt.get_fignums()) > 1
-            target = path.with_name(f"{path.stem}-{number}{path.suffix}") if several else path
+        drawn = [plt.figure(number) for number in plt.get_fignums() if number not in before]
+        for number, figure in enumerate(drawn, start=1):
+            target = path.with_name(f"{path.stem}-{number}{path.suffix}") if len(drawn) > 1 else path
             save_figure(figure, target)
             print(f"Saved the picture to {target}")
 
-    original = plt.show
+    original, before = plt.show, plt.get_fignums()
     with mock.patch.object(plt, "show", show):
         yield
 
@@ -247,5 +267,5 @@ def save_figure(figure: Any, path: Path) -> None:
         raise ArgumentError("--picture", str(path), f"a file that ends in one of {', '.join('.' + name for name in formats)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    figure.savefig(aside)
+    figure.savefig(aside, bbox_inches="tight")
     aside.replace(path)
