@@ -159,7 +159,7 @@ def test_plan():
     own = {"tch_rs": 20_000, "plotly_notebook": 50_000, "simple_rl": 40_000, "blog_post": 20_000}
     others = dict.fromkeys(["cleanrl", "lillicrap2015", "our_ddpg", "spinning_up", "tianshou"], 40_000)
     assert budgets == own | others
-    assert {spec.steps for spec in plan_runs("Pendulum-v1", steps=600)} == {600}
+    assert {spec.steps for spec in plan_runs("Pendulum-v1", steps=25_001)} == {25_001}
     assert len(plan_runs("Pendulum-v1", ["tch_rs", "tch_rs"], seeds=4)) == 4
     assert "tch_rs" not in {spec.preset for spec in plan_runs("Hopper-v5")}
 
@@ -176,6 +176,7 @@ def test_digest_tells_settings_apart():
         ({"env_id": "Hopper-v5", "presets": ["tch_rs"]}, "tch_rs.yml"),
         ({"env_id": "Pendulum-v1", "steps": 5}, "steps=5 .*at least 20"),
         ({"env_id": "Pendulum-v1", "seeds": 0}, "seeds=0"),
+        ({"env_id": "Pendulum-v1", "steps": 25_000}, "--steps=25000 .*at least 25001, when cleanrl makes its first update"),
     ],
 )
 def test_bad_plan(arguments, message):

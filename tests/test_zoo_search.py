@@ -49,6 +49,12 @@ def test_stored_parameters_make_the_same_settings(samples):
         assert convert_scratch_ddpg_params(trial.params) == settings
 
 
+def test_every_trial_has_the_same_parameters(samples):
+    """What the Zoo's sampler (multivariate TPE) needs, to draw them jointly."""
+    assert len({tuple(trial.params) for _, trial in samples}) == 1
+    assert len({str(trial.distributions) for _, trial in samples}) == 1
+
+
 def test_every_sample_makes_a_model(samples):
     for settings, _ in samples:
         model = ScratchDDPG("MlpPolicy", PointEnv(), buffer_size=50, device="cpu", _init_setup_model=False, **settings)

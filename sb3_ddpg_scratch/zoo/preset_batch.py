@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.validation import check_whole_number
 from sb3_ddpg_scratch.zoo.files import preset_file, preset_names, read_settings
 from sb3_ddpg_scratch.zoo.preset_report import write_report
@@ -53,9 +55,17 @@ def plan_runs(
     for preset in dict.fromkeys(presets) if presets else _presets_for(env_id):
         section, settings = preset_settings(preset, env_id)
         budget = steps or (int(settings["n_timesteps"]) if section == env_id else DEFAULT_STEPS)
+        _check_budget(preset, budget, settings)
         digest = settings_digest(settings)
         specs += [RunSpec(preset, env_id, seed, budget, evaluations, eval_episodes, device, digest) for seed in range(seeds)]
     return specs
+
+
+def _check_budget(preset: str, budget: int, settings: dict[str, Any]) -> None:
+    first_update = settings["learning_starts"] + 1
+    if budget < first_update:
+        advice = "Give more, or choose other presets by --preset."
+        raise ArgumentError("--steps", budget, f"at least {first_update}, when {preset} makes its first update", advice)
 
 
 def _presets_for(env_id: str) -> list[str]:

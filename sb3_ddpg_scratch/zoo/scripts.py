@@ -252,8 +252,13 @@ def _pictures(parsed: list[argparse.Namespace]) -> Iterator[None]:
             print(f"Saved the picture to {target}")
 
     original, before = plt.show, plt.get_fignums()
-    with mock.patch.object(plt, "show", show):
-        yield
+    try:
+        with mock.patch.object(plt, "show", show):
+            yield
+    finally:
+        # Scripts draw on figures by name: a second run in this process would draw on the first one's.
+        for number in set(plt.get_fignums()) - set(before):
+            plt.close(number)
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -33,14 +33,14 @@ def sample_scratch_ddpg_params(
         "net_arch": trial.suggest_categorical("net_arch", list(NET_ARCHS)),
         "norm": trial.suggest_categorical("norm", [None, "layer", "batch"]),
         "action_layer": trial.suggest_int("action_layer", 0, 1),
+        # All of the noise is always sampled, even where it is not used: the Zoo's TPE sampler draws settings jointly only
+        # if every trial has the same ones.
         "noise_kind": trial.suggest_categorical("noise_kind", [None, "gaussian", "ou"]),
+        "noise_sigma": trial.suggest_float("noise_sigma", 0.01, 0.5, log=True),
+        "noise_schedule": trial.suggest_categorical("noise_schedule", ["constant", "linear"]),
+        "noise_final_share": trial.suggest_float("noise_final_share", 0.0, 1.0),
+        "noise_decay_steps": trial.suggest_int("noise_decay_steps", 1_000, 1_000_000, log=True),
     }
-    if params["noise_kind"] is not None:
-        params["noise_sigma"] = trial.suggest_float("noise_sigma", 0.01, 0.5, log=True)
-        params["noise_schedule"] = trial.suggest_categorical("noise_schedule", ["constant", "linear"])
-        if params["noise_schedule"] == "linear":
-            params["noise_final_share"] = trial.suggest_float("noise_final_share", 0.0, 1.0)
-            params["noise_decay_steps"] = trial.suggest_int("noise_decay_steps", 1_000, 1_000_000, log=True)
     if additional_args["using_her_replay_buffer"]:
         params["n_sampled_goal"] = trial.suggest_int("n_sampled_goal", 1, 5)
         strategies = ["final", "episode", "future"]
