@@ -154,7 +154,8 @@ def test_unknown_key_is_refused_before_anything_is_made(tmp_path):
 @pytest.mark.parametrize(
     "env_id", [name for name in read_settings(default_file()) if name in gym.registry and not name.endswith("-v4")]
 )
-def test_shipped_settings_build(tmp_path, env_id):
+def test_shipped_settings_build(tmp_path, monkeypatch, env_id):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo leaves its log
     settings = read_settings(default_file())[env_id]
     manager = manager_for(tmp_path, None, env_id, {"buffer_size": 200})
     model = manager.setup_experiment()[0]
