@@ -14,6 +14,7 @@ from sb3_ddpg_scratch import __version__
 from sb3_ddpg_scratch.compare.parity import ParityResult, run_parity
 from sb3_ddpg_scratch.demo import run_demo
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.zoo_commands import add_zoo_commands
 
 app = typer.Typer(
     name="sb3-ddpg-scratch",
@@ -110,6 +111,9 @@ def demo(
 ) -> None:
     """Train on Pendulum-v1 until it is solved, print the score beside a random policy's, and save the model."""
     run_demo(out, seed, Console())
+
+
+add_zoo_commands(app)
 
 
 def main() -> None:

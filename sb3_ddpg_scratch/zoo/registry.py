@@ -1,0 +1,33 @@
+"""Entering ScratchDDPG into RL Zoo's maps."""
+
+from typing import Any
+
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+from rl_zoo3.utils import ALGOS
+
+from sb3_ddpg_scratch.ddpg import ScratchDDPG
+from sb3_ddpg_scratch.zoo.files import ALGO
+from sb3_ddpg_scratch.zoo.manager import ScratchExperimentManager
+from sb3_ddpg_scratch.zoo.search import convert_scratch_ddpg_params, sample_scratch_ddpg_params
+
+
+def register() -> None:
+    """
+    Make ``scratch_ddpg`` an algorithm of RL Zoo, with its hyperparameter sampler and converter, its YAML file and its
+    experiment manager. Other algorithms stay as they are. Doing it again changes nothing.
+
+    The Zoo's modules share one object for each map, and read the choices of ``--algo`` from it when they parse their
+    arguments, so that it is early enough to call this any time before a script is run.
+    """
+    ALGOS[ALGO] = ScratchDDPG
+    HYPERPARAMS_SAMPLER[ALGO] = sample_scratch_ddpg_params
+    HYPERPARAMS_CONVERTER[ALGO] = convert_scratch_ddpg_params
+    # Modules may have imported the manager's class already, so the class itself has to hand out ours.
+    ExperimentManager.__new__ = _choose_manager  # type: ignore[method-assign,assignment]
+
+
+def _choose_manager(cls: type[ExperimentManager], *args: Any, **kwargs: Any) -> ExperimentManager:
+    algo = kwargs.get("algo", args[1] if len(args) > 1 else None)
+    chosen = ScratchExperimentManager if cls is ExperimentManager and algo == ALGO else cls
+    return object.__new__(chosen)

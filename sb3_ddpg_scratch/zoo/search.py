@@ -1,0 +1,94 @@
+"""The space that ``train --algo scratch_ddpg -optimize`` searches."""
+
+from typing import Any
+
+import optuna
+
+NET_ARCHS: dict[str, list[int]] = {"small": [64, 64], "medium": [256, 256], "big": [400, 300], "large": [256, 256, 256]}
+
+
+def sample_scratch_ddpg_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Sample settings of ScratchDDPG, in the form that RL Zoo asks of a sampler.
+
+    All that is sampled is a number, a text or ``None`` under a name of its own, so that
+    :func:`convert_scratch_ddpg_params` makes the same settings of a stored trial's parameters.
+
+    :param trial: the trial
+    :param n_actions: number of action dimensions; noise is sampled for all of them together
+    :param n_envs: number of environments; there is one update per transition, however many
+    :param additional_args: ``using_her_replay_buffer`` and ``her_kwargs``
+    :return: arguments of ScratchDDPG
+    """
+    params: dict[str, Any] = {
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-4, 0.03, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 2e-3, log=True),
+        "qf_learning_rate": trial.suggest_float("qf_learning_rate", 1e-5, 1e-2, log=True),
+        "tau": trial.suggest_float("tau", 1e-3, 0.08, log=True),
+        "batch_size_pow": trial.suggest_int("batch_size_pow", 4, 10),
+        "train_freq": trial.suggest_int("train_freq", 1, 10),
+        "max_grad_norm": trial.suggest_categorical("max_grad_norm", [None, 0.5, 1.0, 10.0]),
+        "net_arch": trial.suggest_categorical("net_arch", list(NET_ARCHS)),
+        "norm": trial.suggest_categorical("norm", [None, "layer", "batch"]),
+        "action_layer": trial.suggest_int("action_layer", 0, 1),
+        # All of the noise is always sampled, even where it is not used: the Zoo's TPE sampler draws settings jointly only
+        # if every trial has the same ones.
+        "noise_kind": trial.suggest_categorical("noise_kind", [None, "gaussian", "ou"]),
+        "noise_sigma": trial.suggest_float("noise_sigma", 0.01, 0.5, log=True),
+        "noise_schedule": trial.suggest_categorical("noise_schedule", ["constant", "linear"]),
+        "noise_final_share": trial.suggest_float("noise_final_share", 0.0, 1.0),
+        "noise_decay_steps": trial.suggest_int("noise_decay_steps", 1_000, 1_000_000, log=True),
+    }
+    if additional_args["using_her_replay_buffer"]:
+        params["n_sampled_goal"] = trial.suggest_int("n_sampled_goal", 1, 5)
+        strategies = ["final", "episode", "future"]
+        params["goal_selection_strategy"] = trial.suggest_categorical("goal_selection_strategy", strategies)
+    elif not trial.user_attrs.get("dict_observations", False):
+        # SB3 has no n-step returns for Dict observations.
+        params["n_steps"] = trial.suggest_categorical("n_steps", [1, 3, 5])
+
+    trial.set_user_attr("gamma", 1 - params["one_minus_gamma"])
+    trial.set_user_attr("batch_size", 2 ** params["batch_size_pow"])
+    return convert_scratch_ddpg_params(params, additional_args["her_kwargs"])
+
+
+def convert_scratch_ddpg_params(sampled_params: dict[str, Any], her_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:
+    """
+    Make arguments of ScratchDDPG from what a trial has sampled.
+
+    :param sampled_params: the trial's parameters
+    :param her_kwargs: arguments of the HER replay buffer that were set beforehand
+    :return: arguments of ScratchDDPG
+    """
+    given = dict(sampled_params)
+    settings: dict[str, Any] = {
+        "gamma": 1 - given["one_minus_gamma"],
+        "batch_size": 2 ** given["batch_size_pow"],
+        # As many updates as transitions since the last training, for any number of environments.
+        "gradient_steps": -1,
+        "action_noise": _noise(given),
+        "policy_kwargs": {
+            "net_arch": NET_ARCHS[given["net_arch"]].copy(),
+            "norm": given["norm"],
+            "action_layer": given["action_layer"],
+        },
+    }
+    for name in ("learning_rate", "qf_learning_rate", "tau", "train_freq", "max_grad_norm", "n_steps"):
+        if name in given:
+            settings[name] = given[name]
+    if "n_sampled_goal" in given:
+        goals = {name: given[name] for name in ("n_sampled_goal", "goal_selection_strategy")}
+        settings["replay_buffer_kwargs"] = (her_kwargs or {}) | goals
+    return settings
+
+
+def _noise(given: dict[str, Any]) -> dict[str, Any] | None:
+    if given["noise_kind"] is None:
+        return None
+    noise = {"type": given["noise_kind"], "sigma": given["noise_sigma"]}
+    if given["noise_schedule"] == "linear":
+        noise["final_sigma"] = given["noise_sigma"] * given["noise_final_share"]
+        noise["decay_steps"] = given["noise_decay_steps"]
+    return noise

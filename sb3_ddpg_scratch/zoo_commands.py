@@ -1,0 +1,75 @@
+"""RL Zoo's scripts as subcommands. RL Zoo itself is imported only when one of them runs."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+HELP = {
+    "train": "Train, tune (-optimize) or continue (-i) an agent with RL Zoo; --preset NAME for a known DDPG.",
+    "enjoy": "Play episodes with a trained agent.",
+    "plot-train": "Plot the training returns of agents.",
+    "all-plots": "Gather evaluations of several agents into a plot, a table and a file.",
+    "plot-from-file": "Plot what all-plots has gathered.",
+    "benchmark": "Evaluate all trained agents of a folder and write a table.",
+    "record-video": "Record a video of a trained agent.",
+    "record-training": "Record a video of an agent's checkpoints.",
+    "push-to-hub": "Upload a trained agent to the Hugging Face hub.",
+    "load-from-hub": "Download a trained agent from the Hugging Face hub.",
+}
+
+_PANEL = "RL Zoo (each with the options of its script)"
+
+
+class _PassedOn(TyperCommand):
+    """A command whose arguments, --help included, are another parser's."""
+
+    def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # typer's own context type moves between versions
+        ctx.args = list(args)
+        return ctx.args
+
+
+def _run(ctx: typer.Context) -> None:
+    from sb3_ddpg_scratch.zoo.scripts import run_script
+
+    run_script(str(ctx.info_name), ctx.args)
+
+
+def add_zoo_commands(app: typer.Typer) -> None:
+    """
+    :param app: the application that gets a command for each of RL Zoo's scripts
+    """
+    for name, text in HELP.items():
+        app.command(name, help=text, cls=_PassedOn, rich_help_panel=_PANEL)(_run)
+    app.command()(presets)
+
+
+def presets(
+    out: Annotated[Path, typer.Option(help="Folder for everything; runs that it holds already are not done again.")],
+    env: Annotated[str, typer.Option(help="A registered environment.")] = "Pendulum-v1",
+    preset: Annotated[list[str] | None, typer.Option(help="A preset, once for each; every one if not given.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds for each, from 0.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at a time, with one thread each.")] = 1,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of each run; if not given, what the preset states for the environment, else 40,000."),
+    ] = None,
+    evaluations: Annotated[int, typer.Option(min=1, help="Evaluations in each run, evenly spaced.")] = 20,
+    eval_episodes: Annotated[int, typer.Option(min=1, help="Noise-free episodes in each evaluation.")] = 10,
+    device: Annotated[str, typer.Option(help="Device of the networks.")] = "cpu",
+) -> None:
+    """Train every preset with several seeds; write a table, a summary and a picture of the learning curves."""
+    from sb3_ddpg_scratch.zoo.preset_batch import plan_runs, run_presets
+
+    specs = plan_runs(env, preset or (), seeds, steps, evaluations, eval_episodes, device)
+    command = shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])
+    console = Console()
+    failed = run_presets(specs, out, jobs, console, command)
+    for spec in failed:
+        console.print(f"Failed: {spec.preset}, seed {spec.seed}. See {spec.agent_folder(out).with_suffix('.log')}")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,297 @@
+"""RL Zoo's scripts as a user runs them: as commands in an empty folder, from the checkout and from an installed wheel."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import huggingface_sb3
+import numpy as np
+import pytest
+from matplotlib import image
+from typer.testing import CliRunner
+
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, zoo_commands
+from sb3_ddpg_scratch.cli import app, main
+from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TINY = ["-params", "policy_kwargs:dict(net_arch=[8])", "learning_starts:20", "batch_size:8", "qf_learning_rate:'lin_1e-3'"]
+
+
+def command(folder, *arguments, path=REPOSITORY):
+    """Run ``python -m sb3_ddpg_scratch`` in a folder; what it printed."""
+    environment = os.environ | {
+        "PYTHONPATH": str(path),
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "Agg",
+        "SDL_VIDEODRIVER": "dummy",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "sb3_ddpg_scratch", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in which an agent was trained for 400 steps, and then continued for another 200."""
+    folder = tmp_path_factory.mktemp("user")
+    evaluated = ["--eval-freq", "100", "--eval-episodes", "2", "--seed", "1", "--num-threads", "1"]
+    command(folder, "train", "-n", "400", *evaluated, "--save-replay-buffer", *TINY)
+    agent = "logs/scratch_ddpg/Pendulum-v1_1/Pendulum-v1.zip"
+    output = command(folder, "train", "-n", "400", *evaluated, "-i", agent, *TINY)
+    assert "Loading pretrained agent" in output
+    assert "Loading replay buffer" in output
+    return folder
+
+
+def run_folder(folder, number):
+    return folder / "logs" / "scratch_ddpg" / f"Pendulum-v1_{number}"
+
+
+def test_train(folder):
+    model = ScratchDDPG.load(run_folder(folder, 1) / "Pendulum-v1.zip")
+    assert model.num_timesteps == 400
+    assert model._n_updates == 380
+    assert model.policy.net_arch == [8]
+    assert model.gamma == 0.98  # of our YAML, where Pendulum-v1's entry says so
+    assert model.qf_learning_rate(0.5) == 5e-4
+    evaluations = np.load(run_folder(folder, 1) / "evaluations.npz")
+    assert evaluations["timesteps"].tolist() == [100, 200, 300, 400]
+    assert np.all(evaluations["results"] < 0)
+
+
+def test_continued_agent_went_on_from_the_first(folder):
+    first = ScratchDDPG.load(run_folder(folder, 1) / "Pendulum-v1.zip")
+    second = ScratchDDPG.load(run_folder(folder, 2) / "Pendulum-v1.zip")
+    # Counted anew by the Zoo; updates and noise go on. Twenty steps are collected first again.
+    assert second._n_updates == first._n_updates + 380
+    assert second.action_noise.num_steps == 800
+
+
+def test_enjoy_is_the_trained_agent(folder):
+    output = command(folder, "enjoy", "--no-render", "-n", "400", "--exp-id", "1")
+    returns = [float(value) for value in re.findall(r"Episode Reward: (\S+)", output)]
+    assert len(returns) == 2
+    assert f"Mean reward: {np.mean(returns):.2f}" in output
+
+
+def test_plots(folder, monkeypatch, capsys):
+    output = command(folder, "all-plots", "-e", "Pendulum-v1", "-f", "logs", "-o", "gathered", "--picture", "all.png")
+    assert re.search(r"\|Pendulum-v1 \|-\d+ \+/- \d+ *\|", output)
+    command(folder, "plot-train", "-e", "Pendulum-v1", "-f", "logs", "-w", "1", "--picture", "train.png")
+    monkeypatch.chdir(folder)
+    run_script("plot-from-file", ["-i", "gathered.pkl", "--no-million", "--picture", "deep/file.png"])
+    assert "keys: ['SCRATCH_DDPG-logs']" in capsys.readouterr().out
+    for name in ("all.png", "deep/file-1.png", "train.png"):
+        picture = image.imread(folder / name)[..., :3]
+        # Curves of the first colours of Seaborn's palette (#4C72B0), on its grey.
+        assert np.any(np.all(np.abs(picture - np.array([0x4C, 0x72, 0xB0]) / 255) < 0.01, axis=-1)), name
+    assert not list(folder.rglob("*.tmp*"))
+
+
+def test_plots_of_a_single_run(folder, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run_folder(folder, 1), tmp_path / "logs" / "scratch_ddpg" / "Pendulum-v1_1")
+    monkeypatch.chdir(tmp_path)
+    run_script("all-plots", ["-e", "Pendulum-v1", "-f", "logs", "-o", "gathered", "--no-display"])
+    run_script("plot-from-file", ["-i", "gathered.pkl", "--skip-timesteps", "--boxplot", "--picture", "box.pdf"])
+    assert "Skipping" not in capsys.readouterr().out
+    assert [path.read_bytes()[:4] for path in tmp_path.glob("box-*.pdf")] == [b"%PDF", b"%PDF"]
+
+
+def test_optimize_and_train_with_a_trial(tmp_path, monkeypatch, capsys):
+    study = ["--storage", "study/journal.log", "--study-name", "pendulum"]
+    few = [
+        "-n",
+        "60",
+        "--n-trials",
+        "2",
+        "--n-evaluations",
+        "1",
+        "--eval-episodes",
+        "1",
+        "--no-optim-plots",
+        "--sampler",
+        "random",
+    ]
+    output = command(tmp_path, "train", "-optimize", *study, *few, "-params", "learning_starts:50", "--seed", "1")
+    assert output.count("finished with value") == 2
+    assert "qf_learning_rate" in output
+    (report,) = (tmp_path / "logs" / "scratch_ddpg").glob("report_*.csv")
+    assert "params_noise_kind" in report.read_text()
+
+    # The search itself took the folder of the first run.
+    best = ["--trial-id", "1", "-n", "60", "--eval-freq", "-1", "-params", "learning_starts:50"]
+    monkeypatch.chdir(tmp_path)
+    run_script("train", [*study, *best])
+    output = capsys.readouterr().out
+    assert "Loading from Optuna study" in output
+    model = ScratchDDPG.load(run_folder(tmp_path, 2) / "Pendulum-v1.zip")
+    assert f"('learning_rate', {model.learning_rate(1.0)})" in output
+    assert model.gradient_steps == -1
+
+
+def test_benchmark_plays_an_agent(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    arguments = ["--log-dir", "logs", "--no-hub", "-n", "400", "--test-mode", "--benchmark-dir", "benchmark"]
+    run_script("benchmark", arguments)
+    assert re.search(r"scratch_ddpg *\|Pendulum-v1 *\| *-\d+", (folder / "benchmark" / "benchmark.md").read_text())
+
+
+def test_record_video(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    run_script("record-video", ["-n", "20", "--exp-id", "1", "-o", "video"])
+    (video,) = (folder / "video").glob("*.mp4")
+    assert video.stat().st_size > 1000
+
+
+def test_hub_and_back(folder, monkeypatch):
+    """Everything but the network: what is uploaded is what is downloaded."""
+    monkeypatch.chdir(folder)
+    hub = {}
+    api = huggingface_hub.HfApi
+    monkeypatch.setattr(api, "create_repo", lambda *_, **__: "https://hub.test/someone")
+    monkeypatch.setattr(api, "snapshot_download", lambda *_, **options: os.makedirs(options["local_dir"]))
+    monkeypatch.setattr(api, "upload_folder", lambda *_, **options: hub.update(options))
+    run_script("push-to-hub", ["-f", "logs", "--env", "Pendulum-v1", "-orga", "someone", "--exp-id", "1", "--no-render"])
+    assert hub["repo_id"] == "someone/scratch_ddpg-Pendulum-v1"
+    card = (Path(hub["folder_path"]) / "README.md").read_text()
+    assert "**ScratchDDPG** Agent playing **Pendulum-v1**" in card
+    assert "model-index" in card
+
+    def download(_, filename):
+        if filename == "vec_normalize.pkl":
+            import requests
+
+            raise requests.exceptions.HTTPError
+        return str(Path(hub["folder_path"]) / filename)
+
+    monkeypatch.setattr(huggingface_sb3, "load_from_hub", download)
+    run_script("load-from-hub", ["--env", "Pendulum-v1", "-f", "downloaded", "-orga", "someone"])
+    there = ScratchDDPG.load(folder / "downloaded" / "scratch_ddpg" / "Pendulum-v1_1" / "Pendulum-v1.zip")
+    assert there._n_updates == 380
+
+
+def test_agents_are_played_back_with_little_memory(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    sizes = []
+    setup = ScratchDDPG._setup_model
+    monkeypatch.setattr(ScratchDDPG, "_setup_model", lambda self: (sizes.append(self.buffer_size), setup(self))[1])
+    run_script("enjoy", ["--no-render", "-n", "1"])
+    assert sizes == [1]
+
+
+def test_help_is_the_zoos_and_ours(capsys):
+    for name in SCRIPTS:
+        with pytest.raises(SystemExit) as caught:
+            run_script(name, ["--help"])
+        assert caught.value.code == 0
+        output = capsys.readouterr().out
+        assert "added by sb3-ddpg-scratch" in output
+        assert ("--preset NAME" in output) == (name == "train")
+        assert ("--picture FILE" in output) == ("plot" in name)
+        if name == "train":
+            assert "--optimize-hyperparameters" in output
+            assert "scratch_ddpg,"[:-1] in output.split("--algo", 2)[1]
+    assert set(zoo_commands.HELP) == set(SCRIPTS)
+
+
+def test_help_is_passed_on():
+    result = CliRunner().invoke(app, ["train", "--help"])
+    assert result.exit_code == 0
+    assert "--optimize-hyperparameters" in result.output
+
+
+def test_other_algorithms_keep_their_own_settings(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["-n", "20", "--eval-freq", "-1", "--env", "Pendulum-v1", "-params", "learning_starts:10", "buffer_size:100"]
+    run_script("train", ["--algo", "td3", *options])
+    output = capsys.readouterr().out
+    assert re.search(r"Loading hyperparameters from: .*rl_zoo3/hyperparams/td3.yml", output)
+    assert (tmp_path / "logs" / "td3" / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("train", ["--preset", "tchrs"], "--preset='tchrs' .*Did you mean 'tch_rs'"),
+        ("train", ["--preset", "tch_rs", "--algo", "td3"], "left out with --algo td3"),
+        ("train", ["--preset", "tch_rs", "-conf", "a.yml"], "left out beside --conf-file"),
+        (
+            "train",
+            ["--preset", "tch_rs", "--env", "Hopper-v5"],
+            "--env='Hopper-v5' .*tch_rs.yml has settings for: Pendulum-v1",
+        ),
+        ("train", ["--env", "Pendulm-v1"], "--env='Pendulm-v1' .*Did you mean .*'Pendulum-v1'"),
+        ("train", ["-i", "missing.zip"], "--trained-agent='missing.zip'"),
+        ("train", ["-conf", "missing.yml"], "No such file"),
+        ("enjoy", ["--env", "Pendulm-v1"], "'Pendulum-v1'"),
+        ("enjoy", [], "a folder with trained agents in logs/scratch_ddpg"),
+    ],
+)
+def test_bad_input_makes_nothing(tmp_path, monkeypatch, name, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArgumentError, match=message):
+        run_script(name, arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_picture_is_refused(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(ArgumentError, match=r"--picture='a.docx' .*\.png"):
+        run_script("plot-train", ["-e", "Pendulum-v1", "-f", "logs", "-w", "1", "--picture", "a.docx"])
+
+
+def test_error_of_a_command_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sb3-ddpg-scratch", "train", "--preset", "tchrs"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("Error: --preset='tchrs'")
+
+
+def test_zoo_is_imported_only_where_it_is_needed():
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom sb3_ddpg_scratch.cli import app\n"
+        "result = CliRunner().invoke(app, ['parity', '--steps', '120', '--net-arch', '8'])\n"
+        "assert result.exit_code == 0, result.output\n"
+        "assert not [name for name in sys.modules if name.startswith(('rl_zoo3', 'optuna', 'sb3_contrib'))]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A folder that holds the package as its wheel installs it, and nothing else."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    # A copy, since building leaves files behind.
+    names = ["sb3_ddpg_scratch", "hyperparams"]
+    for name in names:
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(source)], check=True)
+    (built,) = folder.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(built)], check=True)
+    return folder / "site"
+
+
+def test_installed_wheel(wheel, tmp_path):
+    assert not (wheel / "hyperparams").exists()
+    output = command(tmp_path, "train", "--preset", "simple_rl", "-n", "400", "--eval-freq", "-1", path=wheel)
+    assert f"Loading hyperparameters from: {wheel}/sb3_ddpg_scratch/hyperparams/simple_rl.yml" in output
+    model = ScratchDDPG.load(run_folder(tmp_path, 1) / "Pendulum-v1.zip")
+    assert (model.gamma, model._n_updates) == (0.98, 400)
+    assert "Mean reward" in command(tmp_path, "enjoy", "--no-render", "-n", "200", path=wheel)
