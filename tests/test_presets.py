@@ -202,13 +202,13 @@ def test_plotly_notebook_acts_at_random_for_a_thousand_steps_after_the_first_upd
     updates, policy_from = {}, []
 
     def prepared(model):
-        predict = model.predict
+        act = model.actor.act
 
-        def spy(*args, **kwargs):
+        def spy(observations):
             policy_from.append(model.num_timesteps)
-            return predict(*args, **kwargs)
+            return act(observations)
 
-        model.predict = spy
+        model.actor.act = spy
 
     def look(model):
         updates[model.num_timesteps] = model._n_updates
