@@ -63,7 +63,7 @@ class DiagnosticsCallback(BaseCallback):
     def __init__(
         self,
         out: Path | str,
-        every: int = 200,
+        every: int = 500,
         probe_states: int = 32,
         snapshot_every: int | tuple[int, str] = 1000,
         eval_env: str | gym.Env | VecEnv | None = None,
@@ -270,31 +270,33 @@ class DiagnosticsCallback(BaseCallback):
             print(f"Diverging, at environment step {self.num_timesteps}: {finding.text}", file=sys.stderr)
 
     def _snapshot(self, now: int, last: bool) -> None:
+        if self._probes is None and not self._holds_enough():
+            return
+        if last and self._last_snapshot == self.num_timesteps:
+            return
         with self._undisturbed():
-            if self._probes is None and not self._draw_probe_states():
-                return
-            assert self._probes is not None
-            if last and self._last_snapshot == self.num_timesteps:
-                return
+            if self._probes is None:
+                self._probes = self._draw_probe_states()
             self._write("snapshot", **self._probes.snapshot(self._networks, self._normalize))
         self._last_snapshot = self.num_timesteps
         self._next_snapshot = now + self.snapshot_frequency
 
-    def _draw_probe_states(self) -> bool:
+    def _holds_enough(self) -> bool:
+        buffer = self._networks.model.replay_buffer
+        wanted = min(STATES_PER_PROBE * self.probe_states, buffer.buffer_size * buffer.n_envs)
+        return self._updates() > 0 and buffer.size() * buffer.n_envs >= wanted
+
+    def _draw_probe_states(self) -> ProbeStates:
         model = self._networks.model
-        buffer = model.replay_buffer
-        held = buffer.size() * buffer.n_envs
-        if self._updates() == 0 or held < min(STATES_PER_PROBE * self.probe_states, buffer.buffer_size * buffer.n_envs):
-            return False
-        sample = buffer.sample(STATES_PER_PROBE * self.probe_states, env=None).observations
+        sample = model.replay_buffer.sample(STATES_PER_PROBE * self.probe_states, env=None).observations
         arrays = (
             {key: part.cpu().numpy() for key, part in sample.items()} if isinstance(sample, dict) else sample.cpu().numpy()
         )
         action_dim = int(np.prod(model.action_space.shape))
-        self._probes = ProbeStates.draw(arrays, self.probe_states, action_dim, model.observation_space)
-        self._probes.save(self.out)
-        self._write("probes", **self._probes.record())
-        return True
+        probes = ProbeStates.draw(arrays, self.probe_states, action_dim, model.observation_space)
+        probes.save(self.out)
+        self._write("probes", **probes.record())
+        return probes
 
     def _evaluate(self) -> None:
         assert self._own_env is not None

@@ -45,16 +45,14 @@ def probe_figures(runs: Sequence[Run]) -> list[Figure]:
     :return: for each run that has snapshots: policy and Q on the probe states, and the policy over a plane where recorded
     """
     ranges = q_ranges(runs)
-    figures = []
-    for make in (policy_figure, q_figure, plane_figure):
-        for run in runs:
-            figure = make(run, ranges.get(run.number, (0.0, 1.0))) if run.recording.snapshots else None
-            if figure is not None:
-                figures.append(figure)
-    return figures
+    shown = [run for run in runs if run.recording.snapshots]
+    figures = [policy_figure(run) for run in shown]
+    figures += [q_figure(run, ranges.get(run.number, (0.0, 1.0))) for run in shown]
+    planes = [plane_figure(run, alone=len(runs) == 1) for run in shown]
+    return figures + [figure for figure in planes if figure is not None]
 
 
-def policy_figure(run: Run, _: tuple[float, float]) -> Figure:
+def policy_figure(run: Run) -> Figure:
     """
     :param run: the run
     :return: the action (its norm, if it has several dimensions) on each probe state over snapshots, and beside it each
@@ -118,9 +116,10 @@ def q_figure(run: Run, scale: tuple[float, float]) -> Figure:
     )
 
 
-def plane_figure(run: Run, _: tuple[float, float]) -> Figure | None:
+def plane_figure(run: Run, alone: bool) -> Figure | None:
     """
     :param run: the run
+    :param alone: whether it is the only one
     :return: the policy as a function of the two observation dimensions that vary most, at the chosen snapshot
     """
     snapshots = [snapshot for snapshot in thinned(run.recording.snapshots) if snapshot.plane is not None]
@@ -169,6 +168,7 @@ def plane_figure(run: Run, _: tuple[float, float]) -> Figure | None:
         "At the slider's snapshot; the two that vary most, the others at their median. Dots: the probe states.",
         traces,
         layout,
+        wide=alone,
         steps=[snapshot.step for snapshot in snapshots],
         frames=frames,
     )

@@ -74,6 +74,15 @@ def write_report(
     return report
 
 
+def default_path(dirs: Sequence[Path]) -> Path:
+    """
+    :param dirs: folders with a recording
+    :return: where the report goes if nobody says: into the folder, or for several into the present one
+    """
+    folder = dirs[0] if len(dirs) == 1 else Path()
+    return (folder.parent if folder.is_file() else folder) / "report.html"
+
+
 def distinct_names(folders: Sequence[Path]) -> list[str]:
     """
     :param folders: different folders
@@ -189,9 +198,9 @@ def _overview(runs: Sequence[Run], problems: Sequence[str], clips: dict[int, Pat
     for run in runs:
         summary = summarize(run.recording)
         parts.append(
-            f'<article class="run" style="{_color(run)}"><h3>{html.escape(run.label)}</h3>'
+            f'<article class="run" style="{_color(run)}"><div><h3>{html.escape(run.label)}</h3>'
             f'<p class="words">{html.escape(in_words(run.recording, summary))}</p>{_numbers(summary)}'
-            f"{_warnings(run)}{_clip(run, clips)}</article>"
+            f"{_warnings(run)}</div>{_clip(run, clips)}</article>"
         )
     return "\n".join(parts)
 
