@@ -3,6 +3,7 @@
 import io
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ class DiagnosticsCallback(BaseCallback):
     def _on_training_end(self) -> None:
         self._look(last=True)
         if self.save_policy:
-            self._save_policy()
+            self._or_go_on_without(self._save_policy)
         self._write("end", seconds=time.perf_counter() - self._started)
         if self._writer is not None:
             self._writer.close()
@@ -294,7 +295,7 @@ class DiagnosticsCallback(BaseCallback):
         )
         action_dim = int(np.prod(model.action_space.shape))
         probes = ProbeStates.draw(arrays, self.probe_states, action_dim, model.observation_space)
-        probes.save(self.out)
+        self._or_go_on_without(lambda: probes.save(self.out))
         self._write("probes", **probes.record())
         return probes
 
@@ -321,11 +322,15 @@ class DiagnosticsCallback(BaseCallback):
         return undisturbed(self._networks.model, int(self._generator.integers(2**32)))
 
     def _write(self, kind: str, **values: Any) -> None:
-        if self._writer is None:
-            return
+        writer = self._writer
+        if writer is not None:
+            self._or_go_on_without(lambda: writer.write(kind, step=self.num_timesteps, **values))
+
+    def _or_go_on_without(self, write: Callable[[], None]) -> None:
+        # Hours of training are worth more than their diagnostics.
         try:
-            self._writer.write(kind, step=self.num_timesteps, **values)
+            write()
         except OSError as error:
-            # Hours of training are worth more than their diagnostics.
-            print(f"Diagnostics end here, {self._writer.path} cannot be written: {error.strerror}.", file=sys.stderr)
+            if self._writer is not None:
+                print(f"Diagnostics end here, {self.out} cannot be written to: {error.strerror}.", file=sys.stderr)
             self._writer = None
