@@ -50,7 +50,8 @@
 
   const options = { responsive: true, displaylogo: false, displayModeBar: "hover",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
-  const plots = figures.map((figure) => ({ figure, node: document.getElementById("plot-" + figure.name), frame: figure.frames.length - 1 }));
+  const plots = figures.filter((figure) => figure.traces.length)
+    .map((figure) => ({ figure, node: document.getElementById("plot-" + figure.name), frame: figure.frames.length - 1 }));
 
   function draw(plot) {
     const traces = resolved(plot.figure.traces);
