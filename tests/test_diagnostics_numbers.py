@@ -121,7 +121,7 @@ def test_moving_average():
     assert moving_average(np.array([])).shape == (0,)
 
 
-def recording_of(returns, q=(), obtained=(), saturated=(), ended=True, warnings=()):
+def recording_of(returns, q=(), obtained=(), saturated=(), ended=True, warnings=(), noise_free=0):
     def table(kind, **columns):
         rows = max([len(column) for column in columns.values()], default=0)
         empty = {name: np.full(rows, np.nan) for name in COLUMNS[kind]}
@@ -133,7 +133,7 @@ def recording_of(returns, q=(), obtained=(), saturated=(), ended=True, warnings=
 
     tables = {
         "episode": table("episode", **{"return": returns}),
-        "evaluation": table("evaluation", q=q, discounted_return=obtained, noise_free=[1] * len(q)),
+        "evaluation": table("evaluation", q=q, discounted_return=obtained, noise_free=[noise_free] * len(q)),
         "update": table("update", saturated=saturated, seconds=[5.0] * len(saturated)),
     }
     return Recording("x", {}, tables, warnings=list(warnings), ended=ended)
@@ -147,6 +147,9 @@ def test_summary_by_hand():
     assert (summary.steps, summary.episodes, summary.first_return, summary.last_return) == (4600, 23, -101, -11)
     assert summary.overestimation == pytest.approx(4)
     assert summary.saturated == pytest.approx(0.2)
+    # An evaluation without noise is of many states: the last one alone counts.
+    evaluated = summarize(recording_of([1.0], [0, -5, -7], [0, -10, -10], noise_free=1))
+    assert (evaluated.overestimation, evaluated.noise_free) == (3, True)
     words = in_words(recording, summary)
     assert "4,600 steps (23 episodes) in 5\u00a0s" in words
     assert "The return rose from −101 to −11." in words

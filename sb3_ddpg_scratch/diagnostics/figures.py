@@ -96,12 +96,21 @@ def _column_figure(
     runs: Sequence[Run], section: str, title: str, note: str, columns: dict[str, tuple[str, str]], axis: dict[str, Any]
 ) -> Figure:
     traces = []
+    if axis.get("type") == "log":
+        axis = axis | {"dtick": _ticks([run.recording.tables["update"][column] for run in runs for column in columns])}
     for run in runs:
         table = run.recording.tables["update"]
         for column, (name, style) in columns.items():
             if np.isfinite(table[column]).any():
                 traces.append(line(run, table["step"], table[column], name, style))
     return Figure(next(iter(columns)), section, title, note, traces, {"yaxis": axis})
+
+
+def _ticks(columns: Sequence[np.ndarray]) -> int | str:
+    """Each decade of a logarithmic axis, or 1, 2 and 5 of each where there are few."""
+    values = np.concatenate(columns)
+    values = values[np.isfinite(values) & (values > 0)]
+    return 1 if len(values) == 0 or values.max() > 300 * values.min() else "D2"
 
 
 def learning_curve(runs: Sequence[Run]) -> Figure:
@@ -179,7 +188,7 @@ def time_figures(runs: Sequence[Run]) -> list[Figure]:
     :param runs: the runs
     :return: every figure over environment steps
     """
-    logarithmic = {"type": "log", "exponentformat": "power", "nticks": 6}
+    logarithmic = {"type": "log", "exponentformat": "power"}
     norms = "2-norms before clipping. Solid: critic. Dashed: actor."
     share = {"tickformat": ".0%", "rangemode": "tozero", "title": {"text": "share of action components"}}
     return [

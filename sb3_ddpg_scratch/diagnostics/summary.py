@@ -9,7 +9,7 @@ from sb3_ddpg_scratch.diagnostics.reading import Recording
 WINDOW = 10
 """Episodes of the moving average, and of the returns at the beginning and the end."""
 LATEST = 3
-"""Comparisons of Q with returns, and measurements, over which the numbers at the end are averaged."""
+"""Measurements, and comparisons of Q with returns in training, over which the numbers at the end are averaged."""
 NOTABLE_SHARE = 0.1
 
 
@@ -71,7 +71,10 @@ def summarize(recording: Recording) -> Summary:
     enough = len(returns) >= 2 * WINDOW
     error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last)) if enough else np.nan
     evaluations, updates = recording.tables["evaluation"], recording.tables["update"]
-    compared = np.flatnonzero(np.isfinite(evaluations["q"] - evaluations["discounted_return"]))[-LATEST:]
+    compared = np.flatnonzero(np.isfinite(evaluations["q"] - evaluations["discounted_return"]))
+    # An evaluation compares hundreds of states; an episode of the training only its first.
+    noise_free = bool(len(compared)) and evaluations["noise_free"][compared[-1]] == 1
+    compared = compared[-1:] if noise_free else compared[-LATEST:]
     return Summary(
         steps=recording.last_step,
         episodes=len(returns),
@@ -82,7 +85,7 @@ def summarize(recording: Recording) -> Summary:
         q=_mean(evaluations["q"][compared]),
         obtained=_mean(evaluations["discounted_return"][compared]),
         tail_weight=_mean(evaluations["tail_weight"][compared]),
-        noise_free=bool(np.all(evaluations["noise_free"][compared] == 1)),
+        noise_free=bool(noise_free),
         saturated=_mean(updates["saturated"][-LATEST:]),
     )
 
