@@ -180,6 +180,9 @@ class DiagnosticsCallback(BaseCallback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        if self._own_env is not None and isinstance(self.eval_env, str):
+            self._own_env.close()
+            self._own_env = None
 
     def _save_policy(self) -> None:
         content = io.BytesIO()

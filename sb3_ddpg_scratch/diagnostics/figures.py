@@ -97,7 +97,7 @@ def _column_figure(
 ) -> Figure:
     traces = []
     if axis.get("type") == "log":
-        axis = axis | {"dtick": _ticks([run.recording.tables["update"][column] for run in runs for column in columns])}
+        axis = axis | _ticks([run.recording.tables["update"][column] for run in runs for column in columns])
     for run in runs:
         table = run.recording.tables["update"]
         for column, (name, style) in columns.items():
@@ -106,11 +106,12 @@ def _column_figure(
     return Figure(next(iter(columns)), section, title, note, traces, {"yaxis": axis})
 
 
-def _ticks(columns: Sequence[np.ndarray]) -> int | str:
+def _ticks(columns: Sequence[np.ndarray]) -> dict[str, Any]:
     """Each decade of a logarithmic axis, or 1, 2 and 5 of each where there are few."""
     values = np.concatenate(columns)
     values = values[np.isfinite(values) & (values > 0)]
-    return 1 if len(values) == 0 or values.max() > 300 * values.min() else "D2"
+    many = len(values) == 0 or values.max() > 300 * values.min()
+    return {"dtick": 1} if many else {"dtick": "D2", "tickformat": "~g"}
 
 
 def learning_curve(runs: Sequence[Run]) -> Figure:
