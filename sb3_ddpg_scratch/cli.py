@@ -7,6 +7,7 @@ from typing import Annotated
 import gymnasium as gym
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -109,8 +110,25 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the trained model.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Train on Pendulum-v1 until it is solved, print the score beside a random policy's, and save the model."""
+    """Train on Pendulum-v1 until it is solved, print the score beside a random policy's, save the model, draw a report."""
     run_demo(out, seed, Console())
+
+
+@app.command()
+def report(
+    dirs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders in which DiagnosticsCallback recorded runs.")],
+    out: Annotated[Path | None, typer.Option(help="The page; report.html in DIR, or here for several, if not given.")] = None,
+    video: Annotated[bool, typer.Option("--video", help="Also play an episode of each policy, as an animated GIF.")] = False,
+    model: Annotated[Path | None, typer.Option(help="For --video of one run: a saved model with the weights to play.")] = None,
+) -> None:
+    """Draw what runs recorded, side by side, as one HTML page that works offline."""
+    from sb3_ddpg_scratch.diagnostics.report import default_path, write_report
+
+    result = write_report(dirs, out or default_path(dirs), video, model)
+    for problem in result.problems:
+        Console(stderr=True).print(f"[yellow]Note:[/] {escape(problem)}", highlight=False, soft_wrap=True)
+    for path in [result.path, *result.videos]:
+        typer.echo(f"Wrote {path}")
 
 
 add_zoo_commands(app)
@@ -121,7 +139,7 @@ def main() -> None:
     try:
         app()
     except (ArgumentError, gym.error.Error) as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False)
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         raise SystemExit(WRONG_INPUT) from error
     except KeyboardInterrupt as error:
         Console(stderr=True).print("Interrupted.")

@@ -10,6 +10,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
+from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
+from sb3_ddpg_scratch.errors import ArgumentError
 
 ENV_ID = "Pendulum-v1"
 SOLVED_RETURN = -200.0
@@ -35,11 +37,28 @@ def random_return(env: VecEnv, episodes: int, seed: int) -> float:
     return float(np.mean(returns))
 
 
+def draw_report(folder: Path, console: Console) -> None:
+    """
+    Leave ``report.html`` in a run's folder and say where it is.
+
+    :param folder: the folder, with a recording
+    :param console: where to print
+    """
+    from sb3_ddpg_scratch.diagnostics.report import write_report
+
+    try:
+        result = write_report([folder], folder / "report.html")
+    except ArgumentError as error:
+        console.print(f"No report: {error}", markup=False)
+    else:
+        console.print(f"What happened is in {result.path}, a page to open in a browser")
+
+
 def run_demo(out: Path, seed: int, console: Console) -> float:
     """
-    Train until the mean return of 20 noise-free episodes is better than -200, then save the model.
+    Train until 20 noise-free episodes return more than -200 in the mean, then save the model and draw a report.
 
-    :param out: folder for the model
+    :param out: folder for the model and the report
     :param seed: seed of the training
     :param console: where to print
     :return: mean return of 20 noise-free episodes of the model that was saved
@@ -57,6 +76,7 @@ def run_demo(out: Path, seed: int, console: Console) -> float:
         device="cpu",
     )
     console.print(f"Training ScratchDDPG on {ENV_ID} until {EPISODES} noise-free episodes return more than {SOLVED_RETURN:g}.")
+    diagnostics = DiagnosticsCallback(out, every=200, eval_env=ENV_ID)
     score = -np.inf
     while score <= SOLVED_RETURN and model.num_timesteps < MAX_STEPS:
         watch = EvalCallback(
@@ -66,7 +86,8 @@ def run_demo(out: Path, seed: int, console: Console) -> float:
             n_eval_episodes=EPISODES,
             verbose=0,
         )
-        model.learn(CHUNK_STEPS, callback=watch, progress_bar=True, reset_num_timesteps=model.num_timesteps == 0)
+        callbacks = [diagnostics, watch]
+        model.learn(CHUNK_STEPS, callback=callbacks, progress_bar=True, reset_num_timesteps=model.num_timesteps == 0)
         # Other episodes than those that stopped the training: a score that chose its moment flatters.
         score = float(np.mean(evaluate_policy(model, make_vec_env(ENV_ID, seed=seed + 2000), EPISODES)[0]))
     random_score = random_return(make_vec_env(ENV_ID), EPISODES, seed + 2000)
@@ -76,6 +97,7 @@ def run_demo(out: Path, seed: int, console: Console) -> float:
     console.print(f"Mean return of {EPISODES} noise-free episodes after {model.num_timesteps} steps: {score:.1f}")
     console.print(f"Mean return of a random policy: {random_score:.1f}")
     console.print(f"Saved the model to {path}")
+    draw_report(out, console)
     if score <= SOLVED_RETURN:
         raise RuntimeError(f"{ENV_ID} was not solved in {MAX_STEPS} steps with seed {seed}: try another --seed")
     return score

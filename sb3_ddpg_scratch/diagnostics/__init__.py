@@ -1,0 +1,10 @@
+"""
+Diagnostics: what DDPG is doing while it trains, recorded by a callback and drawn in a report.
+
+:class:`DiagnosticsCallback` records; :func:`read_recording` reads; ``sb3_ddpg_scratch.diagnostics.report`` draws.
+"""
+
+from sb3_ddpg_scratch.diagnostics.callback import DiagnosticsCallback
+from sb3_ddpg_scratch.diagnostics.reading import Recording, UnreadableRecordingError, read_recording
+
+__all__ = ["DiagnosticsCallback", "Recording", "UnreadableRecordingError", "read_recording"]

@@ -1,0 +1,187 @@
+"""One look at the networks of any off-policy actor-critic with continuous actions: ours, SB3's DDPG, TD3 and SAC."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import ActionNoise
+
+from sb3_ddpg_scratch.errors import ArgumentError
+
+SATURATED_ABOVE = 0.99
+"""A normalised action component beyond this, on either side, counts as saturated."""
+
+
+class ActorCritic:
+    """
+    The networks of a model, whatever its class, and the numbers of one update that is not made.
+
+    What is needed is found by its name: ``replay_buffer``, ``gamma``, ``actor``, ``critic`` and ``critic_target``, and either
+    ``actor_target`` (the deterministic policies) or ``actor.action_log_prob`` (SAC, whose targets hold an entropy bonus).
+
+    :param model: the model
+    :raises ArgumentError: if it is not such an actor-critic
+    """
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        needed = ("replay_buffer", "gamma", "actor", "critic", "critic_target")
+        missing = [name for name in needed if not hasattr(model, name)]
+        if (
+            not missing
+            and not hasattr(model, "actor_target")
+            and not hasattr(getattr(model, "actor", None), "action_log_prob")
+        ):
+            missing = ["actor_target"]
+        if missing or not isinstance(model.action_space, spaces.Box):
+            raise ArgumentError(
+                "model",
+                type(model).__name__,
+                "an off-policy actor-critic with continuous actions, as ScratchDDPG and SB3's DDPG, TD3 and SAC",
+                f"This one has no {', '.join(missing)}." if missing else f"Its actions are {model.action_space}.",
+            )
+        self.model: Any = model
+        self.has_entropy_bonus = not hasattr(model, "actor_target")
+
+    def act(self, observations: Any) -> th.Tensor:
+        """
+        :param observations: as the networks take them, shape ``(batch, ...)``
+        :return: the policy's normalised actions without noise, shape ``(batch, action_dim)``
+        """
+        actor = self.model.actor
+        return actor(observations, deterministic=True) if self.has_entropy_bonus else actor(observations)
+
+    def q_values(self, observations: Any, actions: th.Tensor) -> th.Tensor:
+        """
+        :param observations: as the networks take them, shape ``(batch, ...)``
+        :param actions: normalised, shape ``(batch, action_dim)``
+        :return: the smallest value of any critic, which is what the targets are made of, shape ``(batch,)``
+        """
+        return th.cat(self.model.critic(observations, actions), dim=1).min(dim=1).values
+
+    def value_of(self, observations: Any) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :param observations: as the environment gives them (normalised, where it is a VecNormalize), shape ``(batch, ...)``
+        :return: the normalised actions mu(s), shape ``(batch, action_dim)``, and Q(s, mu(s)), shape ``(batch,)``
+        """
+        with th.no_grad():
+            tensors, _ = self.model.policy.obs_to_tensor(observations)
+            actions = self.act(tensors)
+            return actions.cpu().numpy(), self.q_values(tensors, actions).cpu().numpy()
+
+    def measure(self, batch: Any) -> dict[str, float]:
+        """
+        What an update on this batch would see and do, before any clipping of gradients. Nothing is changed, gradients
+        included.
+
+        :param batch: sampled transitions
+        :return: ``q_mean`` and ``q_abs_mean`` (over the batch and all critics), ``target_mean``, ``td_error`` (mean of
+            |Q - y|), ``critic_loss`` and ``actor_loss`` (as the algorithm defines them), ``critic_grad_norm`` and
+            ``actor_grad_norm`` (2-norms), ``saturated`` (share of the policy's action components beyond
+            :data:`SATURATED_ABOVE`), and ``bonus`` (largest size of SAC's entropy bonus in a step, else 0)
+        """
+        model, critic = self.model, self.model.critic
+        coefficient = self._entropy_coefficient() if self.has_entropy_bonus else th.zeros(())
+        targets, bonus = self._targets(batch, coefficient)
+        q_values = critic(batch.observations, batch.actions)
+        losses = [th.nn.functional.mse_loss(values, targets) for values in q_values]
+        critic_loss = th.stack(losses).sum() * (0.5 if self.has_entropy_bonus else 1.0)
+        critic_norm = gradient_norm(critic_loss, critic)
+
+        if self.has_entropy_bonus:
+            actions, log_prob = model.actor.action_log_prob(batch.observations)
+            actor_loss = (coefficient * log_prob.reshape(-1) - self.q_values(batch.observations, actions)).mean()
+            with th.no_grad():
+                actions = self.act(batch.observations)
+        else:
+            actions = model.actor(batch.observations)
+            actor_loss = -critic.q1_forward(batch.observations, actions).mean()
+        actor_norm = gradient_norm(actor_loss, model.actor)
+
+        all_q_values = th.cat(q_values, dim=1).detach()
+        numbers = {
+            "q_mean": all_q_values.mean(),
+            "q_abs_mean": all_q_values.abs().mean(),
+            "target_mean": targets.mean(),
+            "td_error": (all_q_values - targets).abs().mean(),
+            "critic_loss": critic_loss.detach(),
+            "actor_loss": actor_loss.detach(),
+            "critic_grad_norm": critic_norm,
+            "actor_grad_norm": actor_norm,
+            "saturated": (actions.detach().abs() > SATURATED_ABOVE).float().mean(),
+            "bonus": bonus,
+        }
+        # One transfer from the device for all of them.
+        values = th.stack([number.double().to(targets.device) for number in numbers.values()]).tolist()
+        return dict(zip(numbers, values, strict=True))
+
+    def _targets(self, batch: Any, coefficient: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """The TD targets, shape (batch, 1), and the largest entropy bonus among them."""
+        model: Any = self.model
+        bonus = th.zeros(())
+        discounts = getattr(batch, "discounts", None)
+        with th.no_grad():
+            if self.has_entropy_bonus:
+                next_actions, log_prob = model.actor.action_log_prob(batch.next_observations)
+                bonuses = -coefficient * log_prob.reshape(-1, 1)
+                bonus = bonuses.abs().max()
+            else:
+                next_actions, bonuses = self._smoothed(model.actor_target(batch.next_observations)), th.zeros(())
+            next_q_values = th.cat(model.critic_target(batch.next_observations, next_actions), dim=1)
+            next_q_values = next_q_values.min(dim=1, keepdim=True).values + bonuses
+            discounts = model.gamma if discounts is None else discounts
+            return batch.rewards + (1 - batch.dones) * discounts * next_q_values, bonus
+
+    def _smoothed(self, actions: th.Tensor) -> th.Tensor:
+        """The target actions with TD3's smoothing noise, where the model has any."""
+        deviation = getattr(self.model, "target_policy_noise", 0.0)
+        limit = getattr(self.model, "target_noise_clip", 0.0)
+        if deviation <= 0 or limit <= 0:
+            return actions
+        noise = th.empty_like(actions).normal_(0, deviation).clamp(-limit, limit)
+        return (actions + noise).clamp(-1, 1)
+
+    def _entropy_coefficient(self) -> th.Tensor:
+        logarithm = getattr(self.model, "log_ent_coef", None)
+        return self.model.ent_coef_tensor if logarithm is None else logarithm.detach().exp()
+
+    def optimizer_epsilon(self) -> float:
+        """
+        :return: the number that Adam adds to the size of a gradient before it divides by it; 1e-8 for other optimisers
+        """
+        return float(self.model.actor.optimizer.param_groups[0].get("eps", 1e-8))
+
+    def actor_size(self) -> int:
+        """
+        :return: number of the actor's parameters
+        """
+        return sum(parameter.numel() for parameter in self.model.actor.parameters())
+
+
+def gradient_norm(loss: th.Tensor, network: th.nn.Module) -> th.Tensor:
+    """
+    The 2-norm of a loss's gradient with respect to all parameters of a network, whose ``grad`` is not touched.
+
+    :param loss: a scalar
+    :param network: the network
+    :return: the norm, a scalar
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    gradients = th.autograd.grad(loss, parameters, retain_graph=False, allow_unused=True)
+    return th.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+
+
+def noise_sigma(noise: ActionNoise | None) -> float | None:
+    """
+    The scale of an action noise: its ``sigma``, or SB3's ``_sigma``; of several environments' noises the first one's.
+
+    :param noise: the noise
+    :return: the mean over action dimensions, in normalised units; 0 for no noise, ``None`` where a noise has no such number
+    """
+    if noise is None:
+        return 0.0
+    inner = getattr(noise, "noises", None)
+    source = inner[0] if inner else noise
+    sigma = getattr(source, "sigma", getattr(source, "_sigma", None))
+    return None if sigma is None else float(np.mean(sigma))

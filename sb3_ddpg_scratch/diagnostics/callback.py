@@ -1,0 +1,339 @@
+"""DiagnosticsCallback: records what DDPG is doing while it trains."""
+
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic, noise_sigma
+from sb3_ddpg_scratch.diagnostics.description import describe, normalization
+from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_return
+from sb3_ddpg_scratch.diagnostics.overestimation import discounted_returns, evaluate, tail_value
+from sb3_ddpg_scratch.diagnostics.probes import STATES_PER_PROBE, ProbeStates, select
+from sb3_ddpg_scratch.diagnostics.reading import UnreadableRecordingError, read_header
+from sb3_ddpg_scratch.diagnostics.recording import POLICY_FILE, RECORDING_FILE, RecordingWriter, write_whole
+from sb3_ddpg_scratch.diagnostics.undisturbed import undisturbed
+from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.validation import check_choice, check_whole_number
+
+
+class DiagnosticsCallback(BaseCallback):
+    """
+    Records what an off-policy actor-critic does while it trains: ``ScratchDDPG``, SB3's ``DDPG``, ``TD3`` and ``SAC``.
+
+    Into ``out`` go ``diagnostics.jsonl`` (see :mod:`sb3_ddpg_scratch.diagnostics.recording`), the probe states and, at the
+    end, the actor's weights; ``sb3-ddpg-scratch report OUT`` draws them. The numbers go to SB3's logger as well, as
+    ``diagnostics/...``. Training is not disturbed: with and without the callback it gives the same parameters bit for bit.
+
+    What is measured every so many updates is measured on a batch of its own from replay, with the networks in evaluation
+    mode: Q, TD targets, losses and gradients are those that an update on that batch would have, before clipping.
+
+    Over-estimation is Q(s, mu(s)) against the discounted return that follows, see
+    :mod:`sb3_ddpg_scratch.diagnostics.overestimation`: along noise-free episodes in ``eval_env``; without one, at the
+    beginnings of training episodes, whose returns also pay for the noise. It is left out for SAC, whose Q holds an
+    entropy bonus that no reward shows.
+
+    With ``VecNormalize``, episode returns are in the environment's units, while Q, targets, losses and over-estimation are
+    in those of normalised rewards, which is what the critic learns; probe states are kept in the environment's units.
+
+    :param out: folder of the run's recording. An earlier recording there is kept under another name, or continued
+        when the training goes on from a step above 0
+    :param every: updates between two measurements
+    :param probe_states: how many states to draw from replay, once it holds ten times as many, and to look at from then on
+    :param snapshot_every: environment steps between two snapshots on the probe states, or a pair like ``(5, "episode")``
+    :param eval_env: environment for noise-free episodes: an id, an environment, or a ``VecEnv`` of one; ``None`` for none
+    :param eval_every: environment steps between two comparisons of Q with returns
+    :param eval_episodes: noise-free episodes in each
+    :param batch_size: transitions in a measurement; ``None`` for the model's ``batch_size``
+    :param save_policy: whether to save the actor's weights at the end, which ``report --video`` needs
+    :param seed: seed of the measurements' own random numbers
+    :param verbose: 0 to say only the warnings, 1 to say where the recording is
+    :raises ArgumentError: for values out of range, and, when training begins, for a model that is no such actor-critic
+    """
+
+    def __init__(
+        self,
+        out: Path | str,
+        every: int = 500,
+        probe_states: int = 32,
+        snapshot_every: int | tuple[int, str] = 1000,
+        eval_env: str | gym.Env | VecEnv | None = None,
+        eval_every: int = 1000,
+        eval_episodes: int = 2,
+        batch_size: int | None = None,
+        save_policy: bool = True,
+        seed: int = 0,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        frequency, unit = snapshot_every if isinstance(snapshot_every, (tuple, list)) else (snapshot_every, "step")
+        check_choice("snapshot_every", unit, ("step", "episode"))
+        for name, value in (
+            ("every", every),
+            ("probe_states", probe_states),
+            ("snapshot_every", frequency),
+            ("eval_every", eval_every),
+            ("eval_episodes", eval_episodes),
+        ):
+            check_whole_number(name, value, 1)
+        if batch_size is not None:
+            check_whole_number("batch_size", batch_size, 1)
+        check_whole_number("seed", seed, 0)
+        self.out = Path(out)
+        if self.out.exists() and not self.out.is_dir():
+            raise ArgumentError("out", str(out), "a folder", "There is a file of that name.")
+        self.every = every
+        self.probe_states = probe_states
+        self.snapshot_frequency, self.snapshot_unit = frequency, unit
+        self.eval_env = eval_env
+        self.eval_every = eval_every
+        self.eval_episodes = eval_episodes
+        self.batch_size = batch_size
+        self.save_policy = save_policy
+        self.seed = seed
+        self._networks: ActorCritic
+        self._watch: DivergenceWatch
+        self._normalize: VecNormalize | None = None
+        self._own_env: VecEnv | None = None
+        self._writer: RecordingWriter | None = None
+
+    # ------------------------------------------------------------------------------------------- Beginning and ending
+
+    def _init_callback(self) -> None:
+        self._networks = ActorCritic(self.model)
+        self._generator = np.random.default_rng(self.seed)
+        with self._undisturbed():
+            self._own_env = self._make_eval_env()
+
+    def _make_eval_env(self) -> VecEnv | None:
+        env: Any = self.eval_env
+        if env is None:
+            return None
+        if isinstance(env, str):
+            env = make_vec_env(env, seed=self.seed)
+        env = self.model._wrap_env(env)
+        if isinstance(env, VecNormalize):
+            env = env.venv
+        if env.num_envs != 1:
+            raise ArgumentError("eval_env", env, "one environment", f"It has {env.num_envs}.")
+        for name in ("observation_space", "action_space"):
+            if getattr(env, name) != getattr(self.model, name):
+                raise ArgumentError("eval_env", env, f"one with the training's {name}, {getattr(self.model, name)}")
+        return env
+
+    def _on_training_start(self) -> None:
+        self._normalize = self.model.get_vec_normalize_env()
+        self._gamma: float = self._networks.model.gamma
+        self._started = time.perf_counter()
+        resumes = self.num_timesteps > 0 and self._continues_recording()
+        if not resumes or not hasattr(self, "_probes"):
+            self._begin_run()
+            self._probes = ProbeStates.load(self.out) if resumes else None
+        self._monitored = all(self.training_env.env_is_wrapped(Monitor))
+        self._returns = np.zeros(self.training_env.num_envs)
+        self._lengths = np.zeros(self.training_env.num_envs, int)
+        self._followed: list[float] | None = None
+        self._promised = 0.0
+        try:
+            self._writer = RecordingWriter(self.out, describe(self.model), self.num_timesteps if resumes else None)
+        except OSError as error:
+            raise ArgumentError("out", str(self.out), f"a folder that can be written to ({error.strerror})") from error
+        if self.verbose >= 1:
+            print(f"Diagnostics are recorded in {self._writer.path}")
+
+    def _begin_run(self) -> None:
+        self._watch = DivergenceWatch(self._networks.actor_size(), self._networks.optimizer_epsilon())
+        self._largest_reward = 0.0
+        self._episodes = 0
+        # A model that was trained before has made updates that are not this run's.
+        self._next_update = self._updates() + 1
+        self._next_snapshot = self._next_evaluation = 0
+        self._last_snapshot = -1
+
+    def _continues_recording(self) -> bool:
+        """Whether the recording in the folder is of this model's run, of which training now makes a further part."""
+        path = self.out / RECORDING_FILE
+        if not path.exists():
+            return False
+        try:
+            header = read_header(path)
+        except UnreadableRecordingError:
+            return False
+        now = describe(self.model)
+        return all(header.get(name) == now[name] for name in ("algorithm", "environment"))
+
+    def _on_training_end(self) -> None:
+        self._look(last=True)
+        if self.save_policy:
+            self._or_go_on_without(self._save_policy)
+        self._write("end", seconds=time.perf_counter() - self._started)
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._own_env is not None and isinstance(self.eval_env, str):
+            self._own_env.close()
+            self._own_env = None
+
+    def _save_policy(self) -> None:
+        content = io.BytesIO()
+        weights = {name: tensor.detach().cpu() for name, tensor in self._networks.model.actor.state_dict().items()}
+        th.save({"actor": weights, "normalization": normalization(self._normalize)}, content)
+        write_whole(self.out / POLICY_FILE, content.getvalue())
+
+    # ------------------------------------------------------------------------------------------------------ Every step
+
+    def _on_step(self) -> bool:
+        # Called for every environment step: as little as possible.
+        rewards, dones = self.locals["rewards"], self.locals["dones"]
+        largest = abs(rewards[0]) if len(rewards) == 1 else np.abs(rewards).max()
+        if largest > self._largest_reward:
+            self._largest_reward = float(largest)
+        if self._followed is not None:
+            self._followed.append(float(rewards[0]))
+        if not self._monitored:
+            self._returns += rewards if self._normalize is None else self._normalize.get_original_reward()
+            self._lengths += 1
+        if np.count_nonzero(dones):
+            self._end_episodes(np.flatnonzero(dones))
+        return True
+
+    def _end_episodes(self, ended: np.ndarray) -> None:
+        infos = self.locals["infos"]
+        for index in ended:
+            episode = infos[index].get("episode")
+            if not self._monitored or episode is None:
+                episode = {"r": self._returns[index], "l": self._lengths[index]}
+                self._returns[index], self._lengths[index] = 0.0, 0
+            numbers = {"return": float(episode["r"]), "length": int(episode["l"])}
+            self._episodes += 1
+            self._write("episode", env=int(index), **numbers)
+        if ended[0] == 0 and self.eval_env is None and not self._networks.has_entropy_bonus:
+            self._follow_episodes(infos[0])
+
+    def _follow_episodes(self, info: dict[str, Any]) -> None:
+        """At the end of the first environment's episode: compare it, if it was followed, and maybe follow the next."""
+        if self._followed is not None:
+            with self._undisturbed():
+                tail = tail_value(self._networks, info, self._normalize, normalized=True)
+            obtained = float(discounted_returns(self._followed, self._gamma, tail or 0.0)[0])
+            weight = 0.0 if tail is None else self._gamma ** len(self._followed)
+            self._write_comparison(self._promised, obtained, weight, noise_free=False)
+            self._followed = None
+        if self._updates() > 0 and self.num_timesteps >= self._next_evaluation:
+            self._next_evaluation = self.num_timesteps + self.eval_every
+            with self._undisturbed():
+                self._promised = float(self._networks.value_of(select(self.locals["new_obs"], slice(0, 1)))[1][0])
+            self._followed = []
+
+    # ------------------------------------------------------------------------------------------------ Between trainings
+
+    def _on_rollout_start(self) -> None:
+        # Right after the updates of the step before.
+        self._look()
+
+    def _look(self, last: bool = False) -> None:
+        updates = self._updates()
+        if updates >= self._next_update:
+            self._next_update = updates + self.every
+            self._measure(updates)
+        now = self.num_timesteps if self.snapshot_unit == "step" else self._episodes
+        if now >= self._next_snapshot or last:
+            self._snapshot(now, last)
+        if self._own_env is not None and updates > 0 and self.num_timesteps >= self._next_evaluation:
+            self._next_evaluation = self.num_timesteps + self.eval_every
+            self._evaluate()
+
+    def _measure(self, updates: int) -> None:
+        model = self._networks.model
+        with self._undisturbed():
+            batch = model.replay_buffer.sample(self.batch_size or model.batch_size, env=self._normalize)
+            numbers = self._networks.measure(batch)
+            largest_in_batch = float(batch.rewards.abs().max())
+        largest_reward = max(self._largest_reward, largest_in_batch)
+        bound = largest_return(largest_reward + numbers.pop("bonus"), self._gamma)
+        findings = self._watch.look(numbers, bound if largest_reward > 0 else 0.0)
+        others = {"sigma": noise_sigma(model.action_noise), "largest_return": bound}
+        seconds = time.perf_counter() - self._started
+        self._write("update", n_updates=updates, seconds=seconds, **numbers, **others)
+        for name, value in (numbers | others).items():
+            if value is not None:
+                self.logger.record(f"diagnostics/{name}", value)
+        self.logger.record("diagnostics/diverging", len(self._watch.active))
+        for finding in findings:
+            self._write("warning", name=finding.name, text=finding.text)
+            print(f"Diverging, at environment step {self.num_timesteps}: {finding.text}", file=sys.stderr)
+
+    def _snapshot(self, now: int, last: bool) -> None:
+        if self._probes is None and not self._holds_enough():
+            return
+        if last and self._last_snapshot == self.num_timesteps:
+            return
+        with self._undisturbed():
+            if self._probes is None:
+                self._probes = self._draw_probe_states()
+            self._write("snapshot", **self._probes.snapshot(self._networks, self._normalize))
+        self._last_snapshot = self.num_timesteps
+        self._next_snapshot = now + self.snapshot_frequency
+
+    def _holds_enough(self) -> bool:
+        buffer = self._networks.model.replay_buffer
+        wanted = min(STATES_PER_PROBE * self.probe_states, buffer.buffer_size * buffer.n_envs)
+        return self._updates() > 0 and buffer.size() * buffer.n_envs >= wanted
+
+    def _draw_probe_states(self) -> ProbeStates:
+        model = self._networks.model
+        sample = model.replay_buffer.sample(STATES_PER_PROBE * self.probe_states, env=None).observations
+        arrays = (
+            {key: part.cpu().numpy() for key, part in sample.items()} if isinstance(sample, dict) else sample.cpu().numpy()
+        )
+        action_dim = int(np.prod(model.action_space.shape))
+        probes = ProbeStates.draw(arrays, self.probe_states, action_dim, model.observation_space)
+        self._or_go_on_without(lambda: probes.save(self.out))
+        self._write("probes", **probes.record())
+        return probes
+
+    def _evaluate(self) -> None:
+        assert self._own_env is not None
+        with self._undisturbed():
+            comparison, return_mean = evaluate(self._networks, self._own_env, self.eval_episodes, self._normalize)
+        self.logger.record("diagnostics/eval_return", return_mean)
+        if self._networks.has_entropy_bonus:
+            self._write("evaluation", return_mean=return_mean, noise_free=True)
+        else:
+            self._write_comparison(*comparison[:3], noise_free=True, return_mean=return_mean)
+
+    # -------------------------------------------------------------------------------------------------------- Helpers
+
+    def _write_comparison(self, q: float, obtained: float, tail_weight: float, **others: Any) -> None:
+        self._write("evaluation", q=q, discounted_return=obtained, tail_weight=tail_weight, **others)
+        self.logger.record("diagnostics/overestimation", q - obtained)
+
+    def _updates(self) -> int:
+        return self._networks.model._n_updates
+
+    def _undisturbed(self) -> Any:
+        return undisturbed(self._networks.model, int(self._generator.integers(2**32)))
+
+    def _write(self, kind: str, **values: Any) -> None:
+        writer = self._writer
+        if writer is not None:
+            self._or_go_on_without(lambda: writer.write(kind, step=self.num_timesteps, **values))
+
+    def _or_go_on_without(self, write: Callable[[], None]) -> None:
+        # Hours of training are worth more than their diagnostics.
+        try:
+            write()
+        except OSError as error:
+            if self._writer is not None:
+                print(f"Diagnostics end here, {self.out} cannot be written to: {error.strerror}.", file=sys.stderr)
+            self._writer = None

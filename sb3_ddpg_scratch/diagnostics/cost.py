@@ -1,0 +1,129 @@
+"""
+What the diagnostics cost: trainings with and without the callback, in turns.
+
+``python -m sb3_ddpg_scratch.diagnostics.cost`` prints it. Two numbers are given. The *share inside* is the processor time
+spent in the callback's methods over that of the whole training, which a busy machine hardly moves (it
+holds the timing itself, too); the *ratio* is the time
+of a training with the callback over that of one without, the median of pairs made right after each other.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_ddpg_scratch.ddpg import ScratchDDPG
+from sb3_ddpg_scratch.diagnostics.callback import DiagnosticsCallback
+
+
+class _Timed(DiagnosticsCallback):
+    """The callback, with a count of the processor time that is spent in it."""
+
+    inside = 0.0
+
+    def on_step(self) -> bool:
+        began = time.thread_time()
+        result = super().on_step()
+        self.inside += time.thread_time() - began
+        return result
+
+    def on_rollout_start(self) -> None:
+        began = time.thread_time()
+        super().on_rollout_start()
+        self.inside += time.thread_time() - began
+
+    def on_training_start(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        began = time.thread_time()
+        super().on_training_start(locals_, globals_)
+        self.inside += time.thread_time() - began
+
+    def on_training_end(self) -> None:
+        began = time.thread_time()
+        super().on_training_end()
+        self.inside += time.thread_time() - began
+
+
+@dataclass
+class Cost:
+    """
+    :param share_inside: median share of the training's time that is spent in the callback
+    :param ratio: median time of a training with the callback over one without, minus 1
+    :param ratios: that of each pair
+    :param microseconds_per_step: of the trainings without the callback, the median
+    """
+
+    share_inside: float
+    ratio: float
+    ratios: list[float]
+    microseconds_per_step: float
+
+
+def measure_cost(
+    env_id: str = "Pendulum-v1",
+    steps: int = 3000,
+    pairs: int = 5,
+    model_class: type = ScratchDDPG,
+    model_kwargs: dict[str, Any] | None = None,
+    **callback_kwargs: Any,
+) -> Cost:
+    """
+    :param env_id: the environment
+    :param steps: environment steps of each training
+    :param pairs: trainings with and without the callback, each
+    :param model_class: the algorithm
+    :param model_kwargs: its arguments besides policy and environment
+    :param callback_kwargs: the callback's arguments besides ``out``
+    :return: the cost
+    """
+    settings = {"seed": 0, "device": "cpu", "buffer_size": steps} | (model_kwargs or {})
+
+    def train(callback: BaseCallback | None) -> float:
+        model = model_class("MlpPolicy", env_id, **settings)
+        began = time.process_time()
+        model.learn(steps, callback=callback)
+        return time.process_time() - began
+
+    train(None)
+    ratios, shares, plain_times = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in range(pairs):
+            timed = _Timed(Path(folder) / str(pair), **callback_kwargs)
+            # Now one first, then the other: a machine that gets slower must not favour either.
+            turns: list[BaseCallback | None] = [timed, None] if pair % 2 else [None, timed]
+            times = {turn is not None: train(turn) for turn in turns}
+            ratios.append(times[True] / times[False] - 1)
+            shares.append(timed.inside / times[True])
+            plain_times.append(times[False])
+    return Cost(median(shares), median(ratios), ratios, 1e6 * median(plain_times) / steps)
+
+
+def main() -> None:
+    """Measure the cost at the default rate for two sizes of networks, and print it."""
+    parser = argparse.ArgumentParser(description="What DiagnosticsCallback costs at its default rate.")
+    parser.add_argument("--steps", type=int, default=3000, help="environment steps of each training")
+    parser.add_argument("--pairs", type=int, default=5, help="trainings with and without the callback, each")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    arguments = parser.parse_args()
+    results = {}
+    print("net, batch      share inside   ratio - 1 (each pair)")
+    for layers, batch_size in (([64, 64], 64), ([256, 256], 256)):
+        kwargs = {"policy_kwargs": {"net_arch": layers}, "batch_size": batch_size}
+        cost = measure_cost(steps=arguments.steps, pairs=arguments.pairs, model_kwargs=kwargs)
+        name = f"{layers}, {batch_size}"
+        each = ", ".join(f"{ratio:+.1%}" for ratio in cost.ratios)
+        print(
+            f"{name:<15} {cost.share_inside:>12.2%}   {cost.ratio:+.2%} ({each}); {cost.microseconds_per_step:.0f} us a step"
+        )
+        results[name] = asdict(cost)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

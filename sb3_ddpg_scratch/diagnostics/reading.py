@@ -1,0 +1,225 @@
+"""Reading a recording, or what is left of it: what cannot be read is left out, and said by name."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_ddpg_scratch.diagnostics.recording import FORMAT, RECORDING_FILE, VERSION
+
+# The numbers of each kind of record that is read as a table: name, and whether a record without it makes no sense.
+COLUMNS: dict[str, dict[str, bool]] = {
+    "episode": {"step": True, "return": True, "length": False, "env": False},
+    "update": {
+        "step": True,
+        "n_updates": True,
+        "seconds": False,
+        "q_mean": False,
+        "q_abs_mean": False,
+        "target_mean": False,
+        "td_error": False,
+        "critic_loss": False,
+        "actor_loss": False,
+        "critic_grad_norm": False,
+        "actor_grad_norm": False,
+        "saturated": False,
+        "sigma": False,
+        "largest_return": False,
+    },
+    "evaluation": {
+        "step": True,
+        "q": False,
+        "discounted_return": False,
+        "tail_weight": False,
+        "return_mean": False,
+        "noise_free": False,
+    },
+}
+
+
+class UnreadableRecordingError(ValueError):
+    """A recording of which nothing can be read; the message names the file and says why."""
+
+
+@dataclass
+class Snapshot:
+    """
+    The networks on the probe states at one moment.
+
+    :param step: environment steps made
+    :param actions: normalised actions of the policy, shape ``(probe_states, action_dim)``
+    :param q_values: Q(s, mu(s)), shape ``(probe_states,)``
+    :param plane: the policy over two observation dimensions, shape ``(action_dim, y, x)``; ``None`` where not recorded
+    """
+
+    step: int
+    actions: np.ndarray
+    q_values: np.ndarray
+    plane: np.ndarray | None = None
+
+
+@dataclass
+class Recording:
+    """
+    What a run recorded.
+
+    :param path: the file
+    :param header: what was known before the run began
+    :param tables: for "episode", "update" and "evaluation" the columns, each of shape ``(records,)``; NaN where a value is
+        missing
+    :param probes: where the probe states come from and what they are; empty before they were drawn
+    :param snapshots: in the order of the training
+    :param warnings: ``step``, ``name`` and ``text`` of each warning
+    :param ended: whether the training reached its end, as opposed to being killed
+    :param problems: what could not be read, in sentences
+    """
+
+    path: Path
+    header: dict[str, Any]
+    tables: dict[str, dict[str, np.ndarray]]
+    probes: dict[str, Any] = field(default_factory=dict)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    ended: bool = False
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def last_step(self) -> int:
+        """The last environment step of which anything is recorded."""
+        steps = [int(table["step"][-1]) for table in self.tables.values() if len(table["step"])]
+        return max([*steps, *(snapshot.step for snapshot in self.snapshots)], default=0)
+
+
+def find_recording(folder: Path) -> Path:
+    """
+    :param folder: a run's folder, or a recording itself
+    :return: the recording
+    :raises UnreadableRecordingError: if there is none
+    """
+    if folder.is_file():
+        return folder
+    if not folder.is_dir():
+        raise UnreadableRecordingError(f"{folder}: there is no such folder.")
+    path = folder / RECORDING_FILE
+    if path.is_file():
+        return path
+    below = sorted(str(found.parent) for found in folder.glob(f"*/{RECORDING_FILE}"))
+    advice = f" Its subfolders have some: name {', '.join(below)}." if below else " Train with DiagnosticsCallback to get one."
+    raise UnreadableRecordingError(f"{folder}: no diagnostics in it (no {RECORDING_FILE}).{advice}")
+
+
+def read_recording(folder: Path) -> Recording:
+    """
+    Read a recording. Nothing in the file is ever run; lines that make no sense are skipped and listed in ``problems``.
+
+    :param folder: a run's folder, or a recording itself
+    :return: what could be read
+    :raises UnreadableRecordingError: if there is no recording, it is of another format, or even its header is torn
+    """
+    path = find_recording(folder)
+    header = read_header(path)
+    lines = path.read_bytes().split(b"\n")
+    records: list[tuple[int, dict[str, Any]]] = []
+    skipped: dict[int, str] = {}
+    last_written = max((number for number, line in enumerate(lines, 1) if line.strip()), default=1)
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        try:
+            record = _checked(json.loads(line))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            torn = isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) and number == last_written
+            skipped[number] = "torn, as when a run is killed while it writes" if torn else "not a record that makes sense"
+            continue
+        if record["kind"] == "resumed":
+            # The run went on from an earlier moment: what came after that moment was made again.
+            records = [(at, earlier) for at, earlier in records if earlier["step"] <= record["step"]]
+            records = [(at, earlier) for at, earlier in records if earlier["kind"] != "end"]
+        records.append((number, record))
+    recording = _assemble(path, header, [record for _, record in records], skipped)
+    recording.problems = [f"{path}, line {number}: {reason}; left out." for number, reason in _shortened(skipped)]
+    return recording
+
+
+def _shortened(skipped: dict[int, str], limit: int = 5) -> list[tuple[int | str, str]]:
+    listed: list[tuple[int | str, str]] = list(skipped.items())
+    if len(listed) <= limit:
+        return listed
+    return [*listed[:limit], (f"{listed[limit][0]} and {len(listed) - limit - 1} more", "do not make sense either")]
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """
+    :param path: a recording
+    :return: its header
+    :raises UnreadableRecordingError: if it cannot be read, is torn, or of another format
+    """
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.readline())
+    except OSError as error:
+        raise UnreadableRecordingError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRecordingError(f"{path}: its first line is torn or not JSON, so it cannot be read.") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise UnreadableRecordingError(f"{path}: not a recording of diagnostics (its first line does not say {FORMAT!r}).")
+    if header.get("version") != VERSION:
+        raise UnreadableRecordingError(
+            f"{path}: recorded in format version {header.get('version')!r}; this program reads version {VERSION}. "
+            "Use the version of sb3-ddpg-scratch that recorded it."
+        )
+    return header
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    """The record with its numbers as numbers. Raises ValueError, TypeError or KeyError if it makes no sense."""
+    kind, step = record["kind"], record["step"]
+    if not isinstance(kind, str) or not isinstance(step, int) or isinstance(step, bool):
+        raise TypeError
+    if kind in COLUMNS:
+        for name, needed in COLUMNS[kind].items():
+            value = record[name] if needed else record.get(name)
+            record[name] = np.nan if value is None else float(value)
+    elif kind == "snapshot":
+        actions, q_values = np.array(record["actions"], float), np.array(record["q"], float)
+        if actions.ndim != 2 or q_values.shape != actions.shape[:1]:
+            raise ValueError
+        plane = None if record.get("plane") is None else np.array(record["plane"], float)
+        if plane is not None and plane.ndim != 3:
+            raise ValueError
+        record["snapshot"] = Snapshot(step, actions, q_values, plane)
+    elif kind == "probes":
+        _check_probes(record)
+    elif kind == "warning":
+        record["name"], record["text"] = str(record["name"]), str(record["text"])
+    return record
+
+
+def _check_probes(record: dict[str, Any]) -> None:
+    if record.get("states") is not None:
+        record["states"] = np.array(record["states"], float)
+        if record["states"].ndim != 2:
+            raise ValueError
+    plane = record.get("plane")
+    if plane is not None:
+        plane["x"], plane["y"] = np.array(plane["x"], float), np.array(plane["y"], float)
+        first, second = plane["dimensions"]
+        plane["dimensions"] = (int(first), int(second))
+
+
+def _assemble(path: Path, header: dict[str, Any], records: list[dict[str, Any]], skipped: dict[int, str]) -> Recording:
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_kind.setdefault(record["kind"], []).append(record)
+    tables = {
+        kind: {name: np.array([record[name] for record in by_kind.get(kind, [])], float) for name in columns}
+        for kind, columns in COLUMNS.items()
+    }
+    probes = by_kind.get("probes", [{}])[-1]
+    # Snapshots are of the probe states drawn last: another number of them, or of actions, belongs to others.
+    snapshots = [record["snapshot"] for record in by_kind.get("snapshot", []) if record["step"] >= probes.get("step", 0)]
+    snapshots = [snapshot for snapshot in snapshots if snapshot.actions.shape == snapshots[-1].actions.shape]
+    warnings = [{key: record[key] for key in ("step", "name", "text")} for record in by_kind.get("warning", [])]
+    return Recording(path, header, tables, probes, snapshots, warnings, bool(records) and records[-1]["kind"] == "end")

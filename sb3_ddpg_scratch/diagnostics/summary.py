@@ -1,0 +1,183 @@
+"""What happened in a run, in numbers and words. No pictures here."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sb3_ddpg_scratch.diagnostics.reading import Recording
+
+WINDOW = 10
+"""Episodes of the moving average, and of the returns at the beginning and the end."""
+LATEST = 3
+"""Measurements, and comparisons of Q with returns in training, over which the numbers at the end are averaged."""
+NOTABLE_SHARE = 0.1
+
+
+def moving_average(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
+    """
+    :param values: shape ``(n,)``
+    :param window: how many of the latest values to average
+    :return: for each value the mean of it and the ``window - 1`` before it (fewer at the beginning), shape ``(n,)``
+    """
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - window, 0)
+    return (sums[last] - sums[first]) / (last - first)
+
+
+@dataclass
+class Summary:
+    """
+    The numbers of a run's end. NaN where nothing was recorded.
+
+    :param steps: environment steps
+    :param episodes: number of episodes
+    :param seconds: duration up to the last measurement
+    :param first_return: mean return of the first 10 episodes
+    :param last_return: mean return of the last 10
+    :param return_error: standard error of their difference
+    :param q: Q(s, mu(s)) in the last comparisons
+    :param obtained: the discounted return that followed
+    :param tail_weight: share of the critic's own word in it
+    :param noise_free: whether those were noise-free episodes
+    :param saturated: share of saturated actions in the last measurements
+    """
+
+    steps: int
+    episodes: int
+    seconds: float
+    first_return: float
+    last_return: float
+    return_error: float
+    q: float
+    obtained: float
+    tail_weight: float
+    noise_free: bool
+    saturated: float
+
+    @property
+    def overestimation(self) -> float:
+        """How much more the critic promises than the policy gets."""
+        return self.q - self.obtained
+
+
+def summarize(recording: Recording) -> Summary:
+    """
+    :param recording: a recording
+    :return: its numbers
+    """
+    returns = recording.tables["episode"]["return"]
+    first, last = returns[:WINDOW], returns[-WINDOW:]
+    enough = len(returns) >= 2 * WINDOW
+    error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last)) if enough else np.nan
+    evaluations, updates = recording.tables["evaluation"], recording.tables["update"]
+    compared = np.flatnonzero(np.isfinite(evaluations["q"] - evaluations["discounted_return"]))
+    # An evaluation compares hundreds of states; an episode of the training only its first.
+    noise_free = bool(len(compared)) and evaluations["noise_free"][compared[-1]] == 1
+    compared = compared[-1:] if noise_free else compared[-LATEST:]
+    return Summary(
+        steps=recording.last_step,
+        episodes=len(returns),
+        seconds=_mean(updates["seconds"][-1:]),
+        first_return=_mean(first),
+        last_return=_mean(last),
+        return_error=float(error),
+        q=_mean(evaluations["q"][compared]),
+        obtained=_mean(evaluations["discounted_return"][compared]),
+        tail_weight=_mean(evaluations["tail_weight"][compared]),
+        noise_free=bool(noise_free),
+        saturated=_mean(updates["saturated"][-LATEST:]),
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def number(value: float, sign: bool = False) -> str:
+    """
+    :param value: a number
+    :param sign: whether to write a plus, too
+    :return: it with three significant digits or as many as its whole part has, a true minus sign, and commas
+    """
+    if not np.isfinite(value):
+        return "–" if np.isnan(value) else "∞" if value > 0 else "−∞"
+    size = abs(value)
+    text = f"{value:,.0f}" if size >= 100 else f"{value:.3g}"
+    if "e" in text and size > 1e-4:
+        text = f"{value:.5f}"
+    text = "0" if float(text.replace(",", "")) == 0 else text
+    return ("+" if sign and value > 0 else "") + text.replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """
+    :param share: a share of 1
+    :return: it in percent
+    """
+    return "–" if np.isnan(share) else f"{share:.0%}"
+
+
+def duration(seconds: float) -> str:
+    """
+    :param seconds: a duration
+    :return: it in words
+    """
+    if np.isnan(seconds):
+        return "an unknown time"
+    if seconds < 120:
+        return f"{seconds:.0f}\u00a0s"
+    return f"{seconds / 60:.0f}\u00a0min" if seconds < 7200 else f"{seconds / 3600:.1f}\u00a0h"
+
+
+def in_words(recording: Recording, summary: Summary) -> str:
+    """
+    :param recording: a recording
+    :param summary: its numbers
+    :return: what happened, in a few sentences
+    """
+    sentences = [_training(recording, summary), _returns(summary), _critic(recording, summary), _warnings(recording)]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _training(recording: Recording, summary: Summary) -> str:
+    how = "Trained for" if recording.ended else "Not finished: the recording ends after"
+    episodes = "1 episode" if summary.episodes == 1 else f"{summary.episodes:,} episodes"
+    return f"{how} {summary.steps:,} steps ({episodes}) in {duration(summary.seconds)}."
+
+
+def _returns(summary: Summary) -> str:
+    if summary.episodes == 0:
+        return "No episode ended."
+    if np.isnan(summary.return_error):
+        return f"The mean return was {number(summary.last_return)}; too few episodes to see a change."
+    change = summary.last_return - summary.first_return
+    # Two standard errors: less cannot be told from chance.
+    if abs(change) <= 2 * summary.return_error:
+        return f"The return hardly changed: {number(summary.first_return)} at first, {number(summary.last_return)} at the end."
+    verb = "rose" if change > 0 else "fell"
+    return f"The return {verb} from {number(summary.first_return)} to {number(summary.last_return)}."
+
+
+def _critic(recording: Recording, summary: Summary) -> str:
+    if np.isnan(summary.overestimation):
+        return ""
+    scale = max(abs(summary.obtained), 1e-12)
+    share = abs(summary.overestimation) / scale
+    if share <= NOTABLE_SHARE:
+        return f"The critic is about right: it promises {number(summary.q)}, and {number(summary.obtained)} was obtained."
+    direction = "more" if summary.overestimation > 0 else "less"
+    return (
+        f"The critic promises {direction} than is obtained: {number(summary.q)} against {number(summary.obtained)}, "
+        f"off by {percent(share)}."
+    )
+
+
+def _warnings(recording: Recording) -> str:
+    if not recording.warnings:
+        return "No sign of divergence." if len(recording.tables["update"]["step"]) else "Nothing was measured."
+    return (
+        "There were signs of divergence: see below."
+        if len(recording.warnings) > 1
+        else "There was a sign of divergence: see below."
+    )

@@ -1,0 +1,292 @@
+"""The report, as a reader meets it: built from short trainings and opened in a real browser; and the command that makes it."""
+
+import json
+import re
+import shutil
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from PIL import Image
+from stable_baselines3 import TD3
+from typer.testing import CliRunner
+
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
+from sb3_ddpg_scratch.cli import app
+from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, read_recording
+from sb3_ddpg_scratch.diagnostics.report import distinct_names, write_report
+from sb3_ddpg_scratch.diagnostics.video import VideoError, record_video
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+SWITCHES += ["--disable-component-update", "--disable-sync"]
+TIME_FIGURES = [
+    "return",
+    "q_mean",
+    "overestimation",
+    "td_error",
+    "critic_loss",
+    "actor_loss",
+    "critic_grad_norm",
+    "saturated",
+    "sigma",
+]
+HEAT_MAPS = ["policy-0", "policy-1", "q-0", "q-1", "plane-0", "plane-1"]
+
+
+def train(folder, model_class, steps, env="Pendulum-v1", eval_env=None, **extra):
+    settings = {"seed": 1, "device": "cpu", "buffer_size": 2000, "batch_size": 16, "learning_starts": 50}
+    model = model_class("MlpPolicy", env, policy_kwargs={"net_arch": [16, 16]}, **(settings | extra))
+    callback = DiagnosticsCallback(folder, every=50, probe_states=8, snapshot_every=150, eval_env=eval_env, eval_every=300)
+    return model.learn(steps, callback=callback)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs, the second one's recording torn at its end."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(folder / "ours<b>", ScratchDDPG, 1000, eval_env="Pendulum-v1").save(folder / "model.zip")
+    train(folder / "td3", TD3, 800)
+    path = folder / "td3" / "diagnostics.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    return folder
+
+
+def wait_until(page, expression):
+    # From outside: the page's content security policy lets nothing be evaluated inside it.
+    limit = time.monotonic() + 20
+    while not page.evaluate(expression):
+        assert time.monotonic() < limit, expression
+        page.wait_for_timeout(50)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium or Chrome is installed, in which the page could be opened")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a page as a reader would, and afterwards finds no script error, and nothing fetched from anywhere."""
+    contexts, wrong = [], []
+
+    def open_it(path, width=1280, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme, offline=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else wrong.append(request.url),
+        )
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-drawn]", state="attached", timeout=30_000)
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def made(runs):
+    path = runs / "report.html"
+    return write_report([runs / "ours<b>", runs / "td3", runs / "nothing"], path)
+
+
+def test_every_figure_has_data_and_the_slider_moves(made, runs, open_page):
+    page = open_page(made.path)
+    names = page.evaluate("[...document.querySelectorAll('.plot')].map(node => node.id.replace('plot-', ''))")
+    assert sorted(names) == sorted(TIME_FIGURES + HEAT_MAPS)
+    for name in TIME_FIGURES:
+        lines = page.evaluate(
+            f"document.getElementById('plot-{name}').data.map(t => [t.name, t.y.filter(y => y !== null).length])"
+        )
+        assert len(lines) >= 2, name
+        assert all(points >= 2 for _, points in lines), name
+        assert {label.split(",")[0] for label, _ in lines} == {"ScratchDDPG", "TD3"}, name
+        drawn = page.locator(f"#plot-{name} .scatterlayer path.js-line, #plot-{name} .scatterlayer .points path").count()
+        assert drawn >= 2, name
+    for name in HEAT_MAPS:
+        assert page.locator(f"#plot-{name} .heatmaplayer image").count() >= 1, name
+
+    # What is drawn is what was recorded.
+    recording = read_recording(runs / "ours<b>")
+    drawn = page.evaluate("document.getElementById('plot-td_error').data[0].y")
+    np.testing.assert_allclose(drawn, recording.tables["update"]["td_error"], rtol=1e-4)
+
+    chosen = "(name, i) => { const d = document.getElementById('plot-' + name); return JSON.stringify(d.data[i].z); }"
+    shown = lambda: [page.evaluate(f"({chosen})('{name}', {0 if 'plane' in name else 1})") for name in HEAT_MAPS]  # noqa: E731
+    scale = "[...document.querySelectorAll('.plot')].map(d => [d.layout.coloraxis?.cmin, d.layout.coloraxis?.cmax])"
+    last, scales = shown(), page.evaluate(scale)
+    last_label = page.text_content("#snapshot-label")
+    page.focus("#snapshot")
+    page.keyboard.press("Home")
+    assert page.text_content("#snapshot-label") != last_label
+    first = shown()
+    assert all(one != other for one, other in zip(first, last, strict=True))
+    assert page.evaluate(scale) == scales
+    snapshot = recording.snapshots[0]
+    order = np.argsort(recording.snapshots[-1].q_values, kind="stable")
+    np.testing.assert_allclose(json.loads(first[0]), snapshot.actions[order], atol=1e-3)
+    np.testing.assert_allclose(np.ravel(json.loads(first[2])), snapshot.q_values[order], rtol=1e-4)
+    assert page.evaluate("document.getElementById('plot-policy-0').layout.shapes[0].x0") == snapshot.step
+    page.click("#play")
+    wait_until(page, f"document.getElementById('snapshot-label').textContent === {json.dumps(last_label)}")
+    assert shown() == last
+
+
+def test_zooming_one_figure_zooms_all(made, open_page):
+    page = open_page(made.path)
+    box = page.locator("#plot-td_error .nsewdrag").first.bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 20)
+    page.locator("#plot-td_error").scroll_into_view_if_needed()
+    box = page.locator("#plot-td_error .nsewdrag").first.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.25 * box["width"], middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.75 * box["width"], middle, steps=5)
+    page.mouse.up()
+    ranges = "[...document.querySelectorAll('.plot')].filter(d => !d.id.includes('plane')).map(d => d.layout.xaxis.range)"
+    wait_until(
+        page, f"(() => {{ const r = {ranges}; return r.every(x => Math.abs(x[0] - r[0][0]) < 1e-6 && x[0] > 100); }})()"
+    )
+    assert all(low > 100 and high < 900 for low, high in page.evaluate(ranges))
+
+
+def test_first_screen_says_what_happened(made, open_page):
+    page = open_page(made.path)
+    assert page.text_content("h1") == "ScratchDDPG and TD3 on Pendulum-v1"
+    top = page.locator(".run").first
+    assert top.locator("h3").text_content() == "ScratchDDPG, ours<b>"
+    assert "Trained for 1,000 steps (5 episodes)" in top.text_content()
+    assert page.locator(".run").nth(1).text_content().startswith("TD3, td3Not finished: the recording ends after")
+    assert top.locator(".value").count() == 3
+    assert top.locator(".value").nth(2).bounding_box()["y"] < 850
+    problems = page.text_content(".alarm")
+    assert "nothing: there is no such folder" in problems
+    assert re.search(r"td3/diagnostics.jsonl, line \d+: torn", problems)
+    assert len(made.problems) == 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phone_and_dark_mode(made, open_page, scheme):
+    page = open_page(made.path, 390, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    columns = page.evaluate("getComputedStyle(document.querySelector('.figures')).gridTemplateColumns")
+    assert len(columns.split()) == 1
+
+    def luminance(color):
+        channels = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    def contrast(one, other):
+        light, dark = sorted([luminance(one), luminance(other)], reverse=True)
+        return (light + 0.05) / (dark + 0.05)
+
+    color = lambda selector, name: page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).{name}")  # noqa: E731
+    ground = color("body", "backgroundColor")
+    assert (luminance(ground) > 0.5) == (scheme == "light")
+    panel = color("figure", "backgroundColor")
+    assert contrast(color("body", "color"), ground) >= 7
+    for selector in (".note", ".sub", ".aside"):
+        assert contrast(color(selector, "color"), panel) >= 4.5
+    assert contrast(color("#plot-return .xtick text", "fill"), panel) >= 4.5
+    for name in ("critic_loss", "saturated"):
+        assert contrast(color(f"#plot-{name} path.js-line", "stroke"), panel) >= 3
+    # The reader changes the mode while the page is open: the figures follow.
+    before = color("#plot-critic_loss path.js-line", "stroke")
+    page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
+    wait_until(page, f"getComputedStyle(document.querySelector('#plot-critic_loss path.js-line')).stroke !== '{before}'")
+
+
+def test_command(runs, tmp_path):
+    out = tmp_path / "deep" / "page.html"
+    result = CliRunner().invoke(app, ["report", str(runs / "td3"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert f"Wrote {out}" in result.output
+    assert "torn" in result.output
+    # Self-contained: Plotly is in it, and nothing is fetched.
+    page = out.read_text()
+    assert "plotly.js v" in page
+    assert re.search(r"<(script|img|link)[^>]+(src|href)=\"(?!data:)", page) is None
+    assert list(out.parent.iterdir()) == [out]
+    result = CliRunner().invoke(app, ["report", str(runs / "td3")])
+    assert (runs / "td3" / "report.html").exists()
+
+
+def test_nothing_to_draw_is_an_error_that_names_each_folder(tmp_path):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "diagnostics.jsonl").write_text('{"format": "sb3_ddpg_scratch.diagnostics", "version": 9}\n')
+    with pytest.raises(ArgumentError, match=r"none: there is no such folder.*foreign.*format version 9"):
+        write_report([tmp_path / "none", tmp_path / "foreign"], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_recording_with_a_header_alone_is_drawn(tmp_path, open_page):
+    (tmp_path / "diagnostics.jsonl").write_text('{"format": "sb3_ddpg_scratch.diagnostics", "version": 1}\n')
+    page = open_page(write_report([tmp_path], tmp_path / "report.html").path)
+    assert page.locator(".plot").count() == 0
+    assert page.locator(".empty").count() == len(TIME_FIGURES)
+    assert "No episode ended." in page.text_content(".words")
+
+
+def test_distinct_names(tmp_path):
+    assert distinct_names([tmp_path / "a" / "x", tmp_path / "b" / "x"]) == ["a/x", "b/x"]
+    assert distinct_names([tmp_path / "a" / "x", tmp_path / "b" / "y"]) == ["x", "y"]
+
+
+def test_video_of_an_episode(runs, tmp_path):
+    """From the weights beside the recording, and from a saved model of which nothing but the weights is read."""
+    report = write_report([runs / "ours<b>"], tmp_path / "report.html", video=True)
+    assert report.problems == []
+    assert report.videos == [tmp_path / "report.gif"]
+    assert "data:image/gif;base64," in report.path.read_text()
+    with Image.open(report.videos[0]) as gif:
+        assert 50 <= gif.n_frames <= 150
+        assert max(gif.size) <= 320
+        first = np.asarray(gif.convert("RGB"))
+        gif.seek(gif.n_frames // 2)
+        assert (np.asarray(gif.convert("RGB")) != first).any()
+    other = tmp_path / "other.gif"
+    record_video(read_recording(runs / "ours<b>"), other, runs / "model.zip")
+    assert other.read_bytes() == report.videos[0].read_bytes()
+
+
+def test_why_there_is_no_video(runs, tmp_path):
+    recording = read_recording(runs / "td3")
+    with pytest.raises(VideoError, match="there is no such file"):
+        record_video(recording, tmp_path / "x.gif", tmp_path / "model.zip")
+    (tmp_path / "model.zip").write_bytes(b"no archive")
+    with pytest.raises(VideoError, match="no weights can be read"):
+        record_video(recording, tmp_path / "x.gif", tmp_path / "model.zip")
+    recording.header["environment"] = {"id": "some_module:Pendulum-v1", "kwargs": {}}
+    with pytest.raises(VideoError, match="not registered"):
+        record_video(recording, tmp_path / "x.gif")
+    recording.header["environment"] = {"id": "Point-v0", "kwargs": {}}
+    assert "Point-v0" in gym.registry
+    with pytest.raises(VideoError, match=r"rendered|fit"):
+        record_video(recording, tmp_path / "x.gif")
+    recording.header["environment"] = None
+    with pytest.raises(VideoError, match="does not name the environment"):
+        record_video(recording, tmp_path / "x.gif")
+    recording.path = tmp_path / "diagnostics.jsonl"
+    with pytest.raises(VideoError, match=r"policy.pth is missing.*--model"):
+        record_video(recording, tmp_path / "x.gif")
+    # The report is drawn all the same, and says why.
+    shutil.copy(runs / "td3" / "diagnostics.jsonl", tmp_path)
+    report = write_report([tmp_path], tmp_path / "report.html", video=True)
+    assert any("no video" in problem for problem in report.problems)
+    assert report.path.exists()
+    assert not (tmp_path / "x.gif").exists()
