@@ -451,23 +451,34 @@ class Batches:
     ) -> None:
         self.buffer, self.batch_size, self.columns, self.env = buffer, batch_size, columns, env
         self._gamma = gamma
+        self._sampled: ReplayBufferSamples
         # What the next Q-value is multiplied by besides the continuation.
         self.discount = 1.0
-        self._indices = None
+        self.packed = isinstance(buffer, PackedReplayBuffer)
         if isinstance(buffer, PackedReplayBuffer):
             self._indices = buffer.draw(batch_size, count)
             self.discount = 1.0 if buffer.continuation_is_discounted else gamma
 
+    def prepare(self) -> int:
+        """
+        Sample the next batch, if it was not drawn with all others.
+
+        :return: its number of transitions: a buffer of the user's own may give others than it was asked for
+        """
+        if self.packed:
+            return self.batch_size
+        self._sampled = self.buffer.sample(self.batch_size, env=self.env)
+        return len(self._sampled.rewards)
+
     def write(self, number: int, out: th.Tensor) -> None:
         """
-        :param number: which batch; each once, in order
-        :param out: where to write its rows, float32 on the CPU, shape ``(batch_size, columns.width)``
+        :param number: which batch, the one prepared last
+        :param out: where to write its rows, float32 on the CPU, shape ``(batch, columns.width)``
         """
-        if self._indices is not None:
-            assert isinstance(self.buffer, PackedReplayBuffer)
+        if isinstance(self.buffer, PackedReplayBuffer):
             self.buffer.gather(self._indices[number], out, self.env)
             return
-        batch, columns = self.buffer.sample(self.batch_size, env=self.env), self.columns
+        batch, columns = self._sampled, self.columns
         out[:, columns.observation] = batch.observations.flatten(1)
         out[:, columns.action] = batch.actions
         out[:, columns.next_observation] = batch.next_observations.flatten(1)

@@ -372,6 +372,18 @@ def test_other_buffers_are_read_as_well(updater):
 
 
 @pytest.mark.parametrize("updater", BY_NAME)
+def test_a_buffer_may_give_other_batches_than_asked_for(updater):
+    from stable_baselines3.common.buffers import ReplayBuffer
+
+    class Whole(ReplayBuffer):
+        def sample(self, batch_size, env=None):
+            return self._get_samples(np.arange(self.size()), env)
+
+    models = [make_model(name, replay_buffer_class=Whole, gradient_steps=2).learn(40) for name in ("autograd", updater)]
+    assert largest_difference(state_of(models[1].policy), state_of(models[0].policy)) < 0.01
+
+
+@pytest.mark.parametrize("updater", BY_NAME)
 def test_actions_are_those_of_predict(updater):
     model = make_model(updater, random_steps=0, action_noise=None, env=PointEnv()).learn(30)
     sent = []

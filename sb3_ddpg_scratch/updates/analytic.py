@@ -249,12 +249,13 @@ class AnalyticUpdater(HandWrittenUpdater):
         """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.train`."""
         with th.no_grad(), settings_kept():
             self.begin()
-            if batch_size != self.batch_size:
-                self._make_memory(batch_size)
             self._reserve_losses(gradient_steps)
             self.products.begin()
             batches = Batches(buffer, batch_size, gradient_steps, self.columns, settings.gamma, env)
             for number in range(gradient_steps):
+                size = batches.prepare()
+                if size != self.batch_size:
+                    self._make_memory(size)
                 batches.write(number, self.rows)
                 turn = (n_updates + number + 1) % settings.policy_delay == 0
                 self.update(batches.discount, settings, update_policy=turn)

@@ -113,10 +113,6 @@ class CompiledUpdater(HandWrittenUpdater):
     ) -> None:
         """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.train`."""
         self.begin()
-        if batch_size != self.batch_size:
-            self._make_memory(batch_size)
-        if len(self._rows) < min(gradient_steps, UPDATES_PER_CALL):
-            self._rows = th.zeros(min(gradient_steps, UPDATES_PER_CALL), batch_size, self.columns.width)
         batches = Batches(buffer, batch_size, gradient_steps, self.columns, settings.gamma, env)
         self._critic_losses, self._actor_losses = np.zeros(gradient_steps), np.zeros(gradient_steps)
         self._last = np.zeros(4)
@@ -124,8 +120,14 @@ class CompiledUpdater(HandWrittenUpdater):
         adams = (self.actor_adam, self.critic_adam)
         steps = np.array([adam.steps[0].item() for adam in adams])
         adam_settings = np.array([(a.learning_rate, a.beta1, a.beta2, a.eps, a.weight_decay) for a in adams])
-        for first in range(0, gradient_steps, UPDATES_PER_CALL):
-            count = min(UPDATES_PER_CALL, gradient_steps - first)
+        at_once = min(UPDATES_PER_CALL, gradient_steps) if batches.packed else 1
+        for first in range(0, gradient_steps, at_once):
+            count = min(at_once, gradient_steps - first)
+            size = batches.prepare()
+            if size != self.batch_size:
+                self._make_memory(size)
+            if len(self._rows) < count:
+                self._rows = th.zeros(count, size, self.columns.width)
             for number in range(count):
                 batches.write(first + number, self._rows[number])
             with _one_blas_thread():
