@@ -131,6 +131,25 @@ def report(
         typer.echo(f"Wrote {path}")
 
 
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="One short round: enough to see, not to quote.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write every measurement to this file.")] = None,
+    env: Annotated[str, typer.Option(help="A registered environment with bounded Box actions.")] = "Pendulum-v1",
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    sweep: Annotated[Path | None, typer.Option(help="Instead, draw how cost grows with sizes to this PNG file.")] = None,
+) -> None:
+    """Time our updaters against SB3's DDPG, SBX's and the bare matrix products, each in a process of its own."""
+    from sb3_ddpg_scratch.bench.show import run_and_draw_sweep, run_bench
+
+    if env not in gym.registry:
+        raise ArgumentError("--env", env, "a registered environment")
+    if sweep is not None:
+        run_and_draw_sweep(env, quick, sweep, Console())
+    else:
+        run_bench(env, quick, 1 if quick else rounds, json, Console(width=None))
+
+
 add_zoo_commands(app)
 
 

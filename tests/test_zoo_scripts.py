@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, zoo_commands
 from sb3_ddpg_scratch.cli import app, main
+from sb3_ddpg_scratch.diagnostics.reading import read_recording
 from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -47,7 +48,8 @@ def folder(tmp_path_factory):
     """A folder in which an agent was trained for 400 steps, and then continued for another 200."""
     folder = tmp_path_factory.mktemp("user")
     evaluated = ["--eval-freq", "100", "--eval-episodes", "2", "--seed", "1", "--num-threads", "1"]
-    command(folder, "train", "-n", "400", *evaluated, "--save-replay-buffer", *TINY)
+    output = command(folder, "train", "-n", "400", *evaluated, "--save-replay-buffer", "--diagnostics", *TINY)
+    assert "What happened is in logs/scratch_ddpg/Pendulum-v1_1/report.html" in output
     agent = "logs/scratch_ddpg/Pendulum-v1_1/Pendulum-v1.zip"
     output = command(folder, "train", "-n", "400", *evaluated, "-i", agent, *TINY)
     assert "Loading pretrained agent" in output
@@ -69,6 +71,19 @@ def test_train(folder):
     evaluations = np.load(run_folder(folder, 1) / "evaluations.npz")
     assert evaluations["timesteps"].tolist() == [100, 200, 300, 400]
     assert np.all(evaluations["results"] < 0)
+
+
+def test_diagnostics_are_recorded_and_drawn_beside_the_agent(folder):
+    recording = read_recording(run_folder(folder, 1))
+    assert recording.tables["episode"]["step"].tolist() == [200, 400]
+    assert "Episode return" in (run_folder(folder, 1) / "report.html").read_text()
+    assert not (run_folder(folder, 2) / "report.html").exists()
+
+
+def test_diagnostics_are_not_for_tuning(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArgumentError, match="--diagnostics"):
+        run_script("train", ["--diagnostics", "-optimize", "--n-trials", "1"])
 
 
 def test_continued_agent_went_on_from_the_first(folder):

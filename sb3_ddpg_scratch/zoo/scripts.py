@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.zoo import diagnose
 from sb3_ddpg_scratch.zoo.files import ALGO, near, preset_file, preset_names
 from sb3_ddpg_scratch.zoo.registry import register
 
@@ -45,7 +46,7 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
     Run one of RL Zoo's scripts as its own command line would, with all of its options and some of ours.
 
     ``--algo`` is ``scratch_ddpg`` unless given. With it, ``--env`` is ``Pendulum-v1`` and trained agents are looked for
-    where ``train`` puts them. ``train`` takes ``--preset``, and what draws takes ``--picture``.
+    where ``train`` puts them. ``train`` takes ``--preset`` and ``--diagnostics``, and what draws takes ``--picture``.
 
     :param command: one of :data:`SCRIPTS`
     :param arguments: its arguments
@@ -59,6 +60,8 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
         stack.enter_context(mock.patch.object(sys, "argv", [f"sb3-ddpg-scratch {command}", *arguments]))
         stack.enter_context(_parser_of(command, parsed))
         stack.enter_context(_own_subprocesses())
+        if command == "train":
+            stack.enter_context(diagnose.diagnosed(parsed))
         if command in _PLAY_BACK:
             stack.enter_context(_small_replay_buffer())
         if command == "push-to-hub":
@@ -102,6 +105,7 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
     if command == "train":
         help_text = f"Settings of a known DDPG instead of {ALGO}.yml: {', '.join(preset_names())}"
         ours.add_argument("--preset", metavar="NAME", help=help_text)
+        diagnose.add_option(ours)
     if command in _DRAW:
         ours.add_argument(
             "--picture",
@@ -133,6 +137,7 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
 
 
 def _finish_train(arguments: argparse.Namespace) -> None:
+    diagnose.check_option(arguments)
     if arguments.preset is not None:
         path = preset_file(arguments.preset)
         if arguments.algo != ALGO:

@@ -1,0 +1,149 @@
+"""The process that times one workload: ``python -m sb3_ddpg_scratch.bench.worker WORKLOAD BEGUN PROCESSORS``."""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sb3_ddpg_scratch.bench.workload import Workload
+
+
+def rate(action: Callable[[], object], seconds: float, warm_up: int = 3) -> float:
+    """
+    :param action: what to repeat
+    :param seconds: for how long, at least
+    :param warm_up: repetitions that do not count
+    :return: repetitions per second
+    """
+    for _ in range(warm_up):
+        action()
+    count = 0
+    begun = time.perf_counter()
+    while (elapsed := time.perf_counter() - begun) < seconds:
+        action()
+        count += 1
+    return count / elapsed
+
+
+def make_model(workload: Workload) -> Any:
+    """
+    :param workload: what is timed
+    :return: its model, on the CPU, with Gaussian noise 0.1 of SB3's kind, which all contenders can use
+    """
+    import numpy as np
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    env = make_vec_env(workload.env, n_envs=workload.n_envs, seed=0)
+    zeros = np.zeros(env.action_space.shape or ())
+    settings: dict[str, Any] = {
+        "batch_size": workload.batch_size,
+        "buffer_size": workload.buffer_size,
+        "learning_starts": workload.filled,
+        "gradient_steps": workload.gradient_steps,
+        "action_noise": NormalActionNoise(zeros, zeros + 0.1),
+        "policy_kwargs": {"net_arch": list(workload.net_arch)},
+        "seed": 0,
+    }
+    if workload.contender == "sbx":
+        import sbx
+
+        return sbx.DDPG("MlpPolicy", env, **settings)
+    if workload.contender == "sb3":
+        from stable_baselines3 import DDPG
+
+        return DDPG("MlpPolicy", env, device="cpu", **settings)
+    from sb3_ddpg_scratch import ScratchDDPG
+
+    return ScratchDDPG("MlpPolicy", env, device="cpu", updater=workload.contender, **settings)
+
+
+def time_model(workload: Workload, begun: float) -> dict[str, float | str]:
+    """
+    :param workload: what is timed
+    :param begun: when the process was started, seconds since the epoch
+    :return: see :func:`~sb3_ddpg_scratch.bench.workload.measure`
+    """
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Clock(BaseCallback):
+        """Notes when the first step was made, and times the steps after the first thousand that trained."""
+
+        first = 0.0
+        steps = 0
+        begun = 0.0
+        elapsed = 0.0
+
+        def _on_step(self) -> bool:
+            now = time.perf_counter()
+            if not self.first:
+                self.first = time.time()
+            if self.num_timesteps >= workload.filled + 100 * workload.n_envs:
+                self.begun = self.begun or now
+                self.elapsed = now - self.begun
+                self.steps += 1
+            return self.elapsed < workload.seconds
+
+    model, clock = make_model(workload), Clock()
+    model.learn(10**9, callback=clock, log_interval=None)
+    # The first counted step began the clock, so one fewer was timed.
+    steps_per_s = (clock.steps - 1) * workload.n_envs / clock.elapsed
+    updates = rate(lambda: model.train(workload.gradient_steps, workload.batch_size), workload.seconds)
+    return {
+        "updates_per_s": updates * workload.gradient_steps,
+        "steps_per_s": steps_per_s,
+        "setup_s": clock.first - begun,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "updater": getattr(getattr(model, "_updater", None), "name", workload.contender),
+    }
+
+
+def time_floor(workload: Workload) -> dict[str, float | str]:
+    """
+    The hidden layers' products of one update and nothing else: five forward, three to the inputs, two to the weights.
+
+    :param workload: sizes, for two hidden layers
+    :return: how many updates a second these alone would allow, each product on the fastest of MKL, oneDNN and OpenBLAS
+    """
+    import numpy as np
+    import torch as th
+
+    from sb3_ddpg_scratch.updates.products import settings_kept, use_onednn
+
+    first, second = workload.net_arch
+    batch = workload.batch_size
+    hidden, grad, weight = th.randn(batch, first), th.randn(batch, second), th.randn(second, first)
+    products = [(5, hidden, weight.t()), (3, grad, weight), (2, grad.t(), hidden)]
+    total = 0.0
+    with settings_kept():
+        for count, left, right in products:
+            out = th.empty(left.shape[0], right.shape[1])
+            rates = []
+            for onednn in (False, True):
+                use_onednn(onednn)
+                rates.append(rate(partial(th.mm, left, right, out=out), workload.seconds / 9, warm_up=20))
+            by_numpy = partial(np.dot, left.numpy(), right.numpy(), out.numpy())
+            rates.append(rate(by_numpy, workload.seconds / 9, warm_up=20))
+            total += count / max(rates)
+    return {"updates_per_s": 1 / total}
+
+
+def main() -> None:
+    """Time what the command line says, and print the result as one line of JSON."""
+    fields, begun, processors = json.loads(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
+    if processors:
+        os.sched_setaffinity(0, processors)
+    workload = Workload(**fields | {"net_arch": tuple(fields["net_arch"])})
+    if workload.contender != "sbx":
+        import torch as th
+
+        th.set_num_threads(workload.cores)
+    print(json.dumps(time_floor(workload) if workload.contender == "floor" else time_model(workload, begun)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What is timed: a contender at a network size, batch size, number of environments and number of cores."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+
+CONTENDERS = ("sb3", "sbx", "autograd", "analytic", "compiled")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """
+    One measurement.
+
+    :param contender: ``sb3``, ``sbx``, one of our updaters, ``auto``, or ``floor`` for the bare matrix products
+    :param net_arch: units of the hidden layers
+    :param batch_size: transitions in an update
+    :param cores: processors that the process may use
+    :param n_envs: environments
+    :param gradient_steps: updates after each step of all environments
+    :param env: id of the environment
+    :param seconds: how long to measure updates, and again environment steps
+    :param buffer_size: capacity of the replay buffer
+    :param filled: transitions in the buffer while updates are timed
+    """
+
+    contender: str
+    net_arch: tuple[int, ...]
+    batch_size: int
+    cores: int
+    n_envs: int = 1
+    gradient_steps: int = 1
+    env: str = "Pendulum-v1"
+    seconds: float = 2.0
+    buffer_size: int = 1_000_000
+    filled: int = 2_000
+
+    @property
+    def setting(self) -> str:
+        """What the contenders of one comparison have in common."""
+        envs = "" if self.n_envs == 1 else f", {self.n_envs} envs x {self.gradient_steps} updates"
+        return f"[{','.join(map(str, self.net_arch))}]/{self.batch_size}{envs}"
+
+
+def installed(contender: str) -> bool:
+    """
+    :param contender: a contender
+    :return: whether what it needs is installed
+    """
+    needed = {"sbx": ("sbx", "jax"), "compiled": ("numba", "scipy", "threadpoolctl")}.get(contender, ())
+    return all(find_spec(package) is not None for package in needed)
+
+
+def measure(workload: Workload) -> dict[str, float | str]:
+    """
+    Measure in a process of its own, bound to as many processors as it may use.
+
+    :param workload: what to measure
+    :return: ``updates_per_s``, ``steps_per_s``, ``setup_s`` (from the start of the process to the first environment step),
+        ``peak_mb``, and ``updater``; of the floor ``updates_per_s`` alone
+    :raises RuntimeError: if the process fails, with the end of what it said
+    """
+    processors = sorted(os.sched_getaffinity(0))[: workload.cores] if hasattr(os, "sched_getaffinity") else []
+    threads = {name: str(workload.cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    begun = time.time()
+    finished = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sb3_ddpg_scratch.bench.worker",
+            json.dumps(asdict(workload)),
+            repr(begun),
+            json.dumps(processors),
+        ],
+        env=os.environ | threads | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode != 0:
+        raise RuntimeError(f"{workload.contender} at {workload.setting} failed:\n{finished.stderr[-2000:]}")
+    return json.loads(finished.stdout.splitlines()[-1])

@@ -1,0 +1,129 @@
+"""The benchmark: what it computes, by hand, and that every contender can be measured."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from sb3_ddpg_scratch.bench import run as running
+from sb3_ddpg_scratch.bench import show, sweep
+from sb3_ddpg_scratch.bench.results import Setting, table, write_json
+from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
+from sb3_ddpg_scratch.cli import app
+
+TINY = Workload("", (16, 12), 8, cores=1, seconds=0.05, filled=50)
+
+
+@pytest.mark.parametrize("contender", [*CONTENDERS, "auto", "floor"])
+def test_every_contender_is_measured_in_a_process_of_its_own(contender):
+    if not installed(contender):
+        pytest.skip(f"{contender} is not installed")
+    result = measure(replace(TINY, contender=contender))
+    assert result["updates_per_s"] > 10
+    if contender != "floor":
+        assert 10 < result["steps_per_s"] < 10**6
+        assert 0.1 < result["setup_s"] < 120
+        assert 50 < result["peak_mb"] < 10_000
+        assert result["updater"] == contender or contender == "auto"
+
+
+def test_several_environments_and_updates():
+    result = measure(replace(TINY, contender="analytic", n_envs=4, gradient_steps=4))
+    assert result["steps_per_s"] > 10
+
+
+def test_a_failure_is_told_with_its_log():
+    with pytest.raises(RuntimeError, match=r"analytic at \[16,12\]/8 failed:(.|\n)*Nowhere"):
+        measure(replace(TINY, contender="analytic", env="Nowhere-v0"))
+
+
+def hand_made() -> Setting:
+    rounds = [
+        {
+            ("sb3", 1): {"updates_per_s": 100.0, "steps_per_s": 50.0, "setup_s": 3.0, "peak_mb": 300},
+            ("sb3", 2): {"updates_per_s": 80.0, "steps_per_s": 60.0, "setup_s": 3.0, "peak_mb": 300},
+            ("analytic", 1): {"updates_per_s": ours, "steps_per_s": 500.0, "setup_s": 3.2, "peak_mb": 310},
+            ("floor", 1): {"updates_per_s": 1000.0},
+        }
+        for ours in (400.0, 700.0, 500.0)
+    ]
+    return Setting("[8,8]/4", rounds)
+
+
+def test_ratios_are_within_rounds_at_the_better_number_of_cores():
+    setting = hand_made()
+    assert setting.best_cores("sb3", "updates_per_s") == 1
+    assert setting.best_cores("sb3", "steps_per_s") == 2
+    assert setting.ratios("analytic", "sb3", "updates_per_s") == [4.0, 7.0, 5.0]
+    assert setting.ratios("analytic", "sb3", "steps_per_s") == [500 / 60] * 3
+    assert setting.ratios("analytic", "sbx", "updates_per_s") == []
+    headings, rows = table(setting)
+    ours = dict(zip(headings, rows[1], strict=True))
+    assert ours == {
+        "contender": "analytic",
+        "cores": "1",
+        "updates/s": "500",
+        "spread": "400 to 700",
+        "env steps/s": "500",
+        "vs SB3": "5.00 / 8.33",
+        "vs SBX": "- / -",
+        "x floor": "2.00",
+        "set-up s": "3.2",
+        "peak MB": "310",
+    }
+    assert dict(zip(headings, rows[0], strict=True))["cores"] == "1 / 2"
+
+
+def test_json_holds_every_measurement(tmp_path):
+    write_json([hand_made()], {"processor": "x"}, "the command", tmp_path / "a" / "b.json")
+    content = json.loads((tmp_path / "a" / "b.json").read_text())
+    assert content["command"] == "the command"
+    assert [r[2]["updates_per_s"] for r in content["settings"][0]["rounds"]] == [400.0, 700.0, 500.0]
+
+
+def test_rounds_are_interleaved_and_an_interruption_keeps_what_was_measured(monkeypatch):
+    order = []
+
+    def pretended(workload):
+        if len(order) == 5:
+            raise KeyboardInterrupt
+        order.append((workload.contender, workload.cores))
+        return {"updates_per_s": 1.0}
+
+    monkeypatch.setattr(running, "measure", pretended)
+    settings = [[replace(TINY, contender=name) for name in ("sb3", "analytic")]]
+    results = running.run(settings, 3, lambda *_: None)
+    assert order == [("sb3", 1), ("analytic", 1)] * 2 + [("sb3", 1)]
+    assert [len(r) for r in results[0].rounds] == [2, 2, 1]
+
+
+def test_command(tmp_path, monkeypatch):
+    """The command itself, with processes replaced by numbers."""
+    monkeypatch.setattr(
+        running, "measure", lambda w: {"updates_per_s": 10.0 * w.cores, "steps_per_s": 5.0, "setup_s": 1, "peak_mb": 2}
+    )
+    path = tmp_path / "bench.json"
+    result = CliRunner().invoke(app, ["bench", "--quick", "--json", str(path)], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "Pendulum-v1, [64,64]/64: 1 round(s)" in result.output
+    assert "8 envs x 8 updates" in result.output
+    assert len(json.loads(path.read_text())["settings"]) == 4
+    assert CliRunner().invoke(app, ["bench", "--env", "Nowhere-v0"]).exit_code != 0
+
+
+def test_sweep_draws_a_picture(tmp_path, monkeypatch):
+    seen = []
+
+    def pretended(workload):
+        seen.append(workload)
+        return {"updates_per_s": 1e6 / workload.batch_size, "steps_per_s": 1e5 / workload.n_envs}
+
+    monkeypatch.setattr(sweep, "measure", pretended)
+    from rich.console import Console
+
+    show.run_and_draw_sweep("Pendulum-v1", True, tmp_path / "sweep.png", Console(quiet=True))
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert {w.net_arch[0] for w in seen} >= {32, 64, 128, 256, 512}
+    assert {w.n_envs for w in seen} == {1, 2, 4, 8, 16}
+    assert {w.filled for w in seen} >= {1_000, 100_000}
