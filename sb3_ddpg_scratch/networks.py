@@ -100,8 +100,13 @@ class Actor(BasePolicy):
         """
         x = obs
         with th.no_grad():
-            for layer in self.mu:
-                x = linear(x, layer.weight, layer.bias) if type(layer) is nn.Linear else layer.forward(x)
+            for layer in self.mu._modules.values():
+                if type(layer) is nn.Linear:
+                    x = linear(x, layer.weight, layer.bias)
+                elif type(layer) is nn.ReLU:
+                    x = x.relu_()
+                else:
+                    x = layer.forward(x)
         return x
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:

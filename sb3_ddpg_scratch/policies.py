@@ -206,9 +206,9 @@ class ScratchDDPGPolicy(BasePolicy):
             self.actor.set_training_mode(mode)
             self.critic.set_training_mode(mode)
         elif mode != self.training:
-            # Called twice in every step: layers that do the same in both modes need not be told.
-            self.actor.training = self.critic.training = mode
-        self.training = mode
+            # Called twice in every step: layers that do the same in both modes need not be told, nor torch asked.
+            self.actor.__dict__["training"] = self.critic.__dict__["training"] = mode
+        self.__dict__["training"] = mode
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {

@@ -203,7 +203,7 @@ class PackedReplayBuffer(ReplayBuffer):
         rows[:, columns.reward] = reward
         rows[:, columns.continuation] = 1.0
         self._ends[here] = _GOES_ON
-        for index in np.flatnonzero(done):
+        for index in np.flatnonzero(done) if done.any() else ():
             truncated = self.handle_timeout_termination and infos[index].get("TimeLimit.truncated", False)
             self._ends[first + index] = _TRUNCATED if truncated else _TERMINATED
             if not truncated:
@@ -269,28 +269,34 @@ class PackedReplayBuffer(ReplayBuffer):
         low, shift = (1, self.pos) if newest_aside else (0, 0)
         if self.n_envs == 1:
             # SB3 draws an environment as well, but a choice of one takes nothing from the generator.
-            steps = np.random.randint(low, stored, size=(n_batches, batch_size))
+            steps = np.random.randint(low, stored, size=n_batches * batch_size).reshape(n_batches, batch_size)
             return (steps + shift) % self.buffer_size if newest_aside else steps
         lows, highs = np.array([[low], [0]]), np.array([[stored], [self.n_envs]])
         drawn = np.random.randint(lows, highs, size=(n_batches, 2, batch_size))
         return (drawn[:, 0] + shift) % self.buffer_size * self.n_envs + drawn[:, 1]
 
-    def gather(self, indices: np.ndarray, out: th.Tensor, env: VecNormalize | None = None) -> None:
+    def gather(self, indices: np.ndarray, out: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> None:
         """
         Write a batch's rows.
 
         :param indices: row indices, shape ``(batch,)``
-        :param out: float32 on the CPU, shape ``(batch, columns.width)``, rows may be further apart than that
+        :param out: float32 on the CPU, shape ``(batch, columns.width)``; rows of a tensor may be further apart than that
         :param env: normalises observations and rewards
         """
-        index = th.from_numpy(indices)
+        if isinstance(out, np.ndarray) and not self.optimize_memory_usage:
+            # Faster than torch for rows as short as these. Indices are within bounds: "clip" spares a copy.
+            np.take(self.rows, indices, axis=0, out=out, mode="clip")
+            if env is not None:
+                self._normalize(th.from_numpy(out), env)
+            return
+        batch, index = th.as_tensor(out), th.from_numpy(indices)
         if self.optimize_memory_usage:
-            th.index_select(self._row_tensor, 0, index, out=out[:, : self._row_width])
-            self._gather_next_observations(indices, out)
+            th.index_select(self._row_tensor, 0, index, out=batch[:, : self._row_width])
+            self._gather_next_observations(indices, batch)
         else:
-            th.index_select(self._row_tensor, 0, index, out=out)
+            th.index_select(self._row_tensor, 0, index, out=batch)
         if env is not None:
-            self._normalize(out, env)
+            self._normalize(batch, env)
 
     def _gather_next_observations(self, indices: np.ndarray, out: th.Tensor) -> None:
         following = (indices + self.n_envs) % len(self.rows)
@@ -400,8 +406,9 @@ class PackedNStepReplayBuffer(PackedReplayBuffer, NStepReplayBuffer):
         stops = (self._ends[window] != _GOES_ON) | (window // self.n_envs == newest)
         return window, np.where(stops.any(axis=1), stops.argmax(axis=1), self.n_steps - 1) + 1
 
-    def gather(self, indices: np.ndarray, out: th.Tensor, env: VecNormalize | None = None) -> None:
+    def gather(self, indices: np.ndarray, out: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> None:
         """See :meth:`PackedReplayBuffer.gather`; the continuation holds ``gamma^k``."""
+        out = th.as_tensor(out)
         window, length = self._window(indices)
         last = window[np.arange(len(indices)), length - 1]
         super().gather(last, out)
@@ -470,15 +477,15 @@ class Batches:
         self._sampled = self.buffer.sample(self.batch_size, env=self.env)
         return len(self._sampled.rewards)
 
-    def write(self, number: int, out: th.Tensor) -> None:
+    def write(self, number: int, rows: th.Tensor | np.ndarray) -> None:
         """
         :param number: which batch, the one prepared last
-        :param out: where to write its rows, float32 on the CPU, shape ``(batch, columns.width)``
+        :param rows: where to write it, float32 on the CPU, shape ``(batch, columns.width)``
         """
-        if isinstance(self.buffer, PackedReplayBuffer):
-            self.buffer.gather(self._indices[number], out, self.env)
+        if self.packed:
+            self.buffer.gather(self._indices[number], rows, self.env)  # type: ignore[attr-defined]
             return
-        batch, columns = self._sampled, self.columns
+        batch, columns, out = self._sampled, self.columns, th.as_tensor(rows)
         out[:, columns.observation] = batch.observations.flatten(1)
         out[:, columns.action] = batch.actions
         out[:, columns.next_observation] = batch.next_observations.flatten(1)

@@ -47,7 +47,7 @@ class DeterministicRollout(OffPolicyAlgorithm):
         if action_noise is not None:
             noise = action_noise()
             check_noise_sample(noise, action_shape, n_envs)
-            scaled_actions = np.clip(scaled_actions + noise, -1, 1)
+            scaled_actions = np.maximum(np.minimum(scaled_actions + noise, 1), -1)
         return self.policy.unscale_action(scaled_actions), scaled_actions
 
     def _store_transition(

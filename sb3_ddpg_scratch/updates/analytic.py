@@ -327,6 +327,7 @@ class AnalyticUpdater(HandWrittenUpdater):
             adam.grad_norm = th.linalg.vector_norm(adam.grad)
             adam.grad.mul_(th.clamp(max_grad_norm / (adam.grad_norm + 1e-6), max=1.0))
         adam.advance()
+        learning_rate, beta1, beta2, eps, weight_decay = adam.settings
         fused = th._fused_adamw_ if adam.decoupled_decay else th._fused_adam_
         fused(
             [adam.vector],
@@ -334,12 +335,12 @@ class AnalyticUpdater(HandWrittenUpdater):
             [adam.exp_avg],
             [adam.exp_avg_sq],
             [],
-            [adam.steps[0]],
-            lr=adam.learning_rate,
-            beta1=adam.beta1,
-            beta2=adam.beta2,
-            weight_decay=adam.weight_decay,
-            eps=adam.eps,
+            [adam.first_step],
+            lr=learning_rate,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=weight_decay,
+            eps=eps,
             amsgrad=False,
             maximize=False,
         )

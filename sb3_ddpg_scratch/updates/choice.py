@@ -111,8 +111,8 @@ class _OneBatch(PackedReplayBuffer):
     def draw(self, batch_size: int, n_batches: int = 1) -> np.ndarray:
         return np.zeros((n_batches, batch_size), np.int64)
 
-    def gather(self, indices: np.ndarray, out: th.Tensor, env: VecNormalize | None = None) -> None:
-        out.copy_(self.batch)
+    def gather(self, indices: np.ndarray, out: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> None:
+        th.as_tensor(out).copy_(self.batch)
 
 
 def _measure_fastest(policy: ScratchDDPGPolicy, batch_size: int) -> str:

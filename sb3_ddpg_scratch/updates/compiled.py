@@ -3,8 +3,9 @@ The update with gradients written out by hand as one function compiled by Numba,
 costs more than the arithmetic. The function works on the flat vectors' own memory; many updates are one call of it.
 """
 
+import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,20 +27,36 @@ from sb3_ddpg_scratch.updates.kernels import updates
 UPDATES_PER_CALL = 64
 
 
-_blas = ThreadpoolController().select(internal_api="openblas").lib_controllers
+def _find_blas() -> tuple[Callable[[], int], Callable[[int], object]]:
+    """How many threads the BLAS behind ``np.dot`` uses, and how to set that."""
+    for library in ThreadpoolController().select(internal_api="openblas").lib_controllers:
+        if "scipy" in library.filepath:
+            # The controller looks these up anew at each call, which takes longer than the call.
+            functions = ctypes.CDLL(library.filepath)
+            for form in ("scipy_openblas_{}_num_threads", "openblas_{}_num_threads"):
+                for suffix in ("", "64_"):
+                    getter, setter = (getattr(functions, form.format(verb) + suffix, None) for verb in ("get", "set"))
+                    if getter is not None and setter is not None:
+                        return getter, setter
+    # Another BLAS: left as it is.
+    return (lambda: 1), (lambda _: None)
+
+
+_blas_threads, _set_blas_threads = _find_blas()
 
 
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
     """Have ``np.dot`` compute by itself: waking another thread takes longer than such small products."""
-    before = [library.num_threads for library in _blas]
+    before = _blas_threads()
+    if before == 1:
+        yield
+        return
     try:
-        for library in _blas:
-            library.set_num_threads(1)
+        _set_blas_threads(1)
         yield
     finally:
-        for library, threads in zip(_blas, before, strict=True):
-            library.set_num_threads(threads)
+        _set_blas_threads(before)
 
 
 def _announce_compilation() -> None:
@@ -75,6 +92,9 @@ class CompiledUpdater(HandWrittenUpdater):
         self._shape = (self.split, (len(self.trained.vector) - self.split) // policy.n_critics)
         self._parameters = (self.trained.vector.numpy(), self.targets.vector.numpy())
         self._share_moments()
+        # Losses of the latest updates; of the last one mean Q-value, mean TD target and both gradient norms.
+        self._critic_losses, self._actor_losses, self._last = np.zeros(0), np.zeros(0), np.zeros(4)
+        self._steps = np.zeros(2)
 
     def _share_moments(self) -> None:
         """Have gradients and moments of both networks in one vector each, so that the kernel takes few arguments."""
@@ -100,7 +120,8 @@ class CompiledUpdater(HandWrittenUpdater):
             floats(batch_size, 1),
             floats(batch_size, 1),
         )
-        self._rows = th.zeros(0, batch_size, self.columns.width)
+        self._rows = floats(0, batch_size, self.columns.width)
+        self._no_noise = floats(0, batch_size, action_dim)
 
     def train(
         self,
@@ -114,12 +135,10 @@ class CompiledUpdater(HandWrittenUpdater):
         """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.train`."""
         self.begin()
         batches = Batches(buffer, batch_size, gradient_steps, self.columns, settings.gamma, env)
-        self._critic_losses, self._actor_losses = np.zeros(gradient_steps), np.zeros(gradient_steps)
-        self._last = np.zeros(4)
-        numbers = np.array([batches.discount, settings.tau, settings.max_grad_norm or 0.0, settings.target_noise_clip])
-        adams = (self.actor_adam, self.critic_adam)
-        steps = np.array([adam.steps[0].item() for adam in adams])
-        adam_settings = np.array([(a.learning_rate, a.beta1, a.beta2, a.eps, a.weight_decay) for a in adams])
+        if len(self._critic_losses) < gradient_steps:
+            self._critic_losses, self._actor_losses = np.zeros(gradient_steps), np.zeros(gradient_steps)
+        numbers = (batches.discount, settings.tau, settings.max_grad_norm or 0.0, settings.target_noise_clip)
+        self._steps[0], self._steps[1] = self.actor_adam.steps[0], self.critic_adam.steps[0]
         at_once = min(UPDATES_PER_CALL, gradient_steps) if batches.packed else 1
         for first in range(0, gradient_steps, at_once):
             count = min(at_once, gradient_steps - first)
@@ -127,19 +146,19 @@ class CompiledUpdater(HandWrittenUpdater):
             if size != self.batch_size:
                 self._make_memory(size)
             if len(self._rows) < count:
-                self._rows = th.zeros(count, size, self.columns.width)
+                self._rows = np.zeros((count, size, self.columns.width), np.float32)
             for number in range(count):
                 batches.write(first + number, self._rows[number])
             with _one_blas_thread():
                 turns = updates(
-                    self._rows.numpy()[:count],
+                    self._rows[:count],
                     self._smoothing_noise(count, settings),
                     (self.columns.observation_dim, self.columns.action_dim),
                     self._parameters,
                     self._moments,
                     self._grads,
-                    steps,
-                    adam_settings,
+                    self._steps,
+                    (self.actor_adam.settings, self.critic_adam.settings),
                     self.critic_adam.decoupled_decay,
                     self._shape,
                     self._actor_net,
@@ -161,9 +180,9 @@ class CompiledUpdater(HandWrittenUpdater):
             self.critic_adam.grad_norm, self.actor_adam.grad_norm = th.from_numpy(self._last[2:]).unbind()
 
     def _smoothing_noise(self, count: int, settings: UpdateSettings) -> np.ndarray:
-        shape = (self.batch_size, self.columns.action_dim)
         if settings.target_policy_noise == 0:
-            return np.zeros((0, *shape), np.float32)
+            return self._no_noise
+        shape = (self.batch_size, self.columns.action_dim)
         # Drawn one update after another, as the reference draws them.
         return th.stack([th.empty(shape).normal_(0, settings.target_policy_noise) for _ in range(count)]).numpy()
 

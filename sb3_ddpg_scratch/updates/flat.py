@@ -34,12 +34,13 @@ class FlatParameters:
         self.parameters = [parameter for network in networks for parameter in network.parameters()]
         self.vector = th.empty(sum(parameter.numel() for parameter in self.parameters))
         self.views = views_of(self.vector, [parameter.shape for parameter in self.parameters])
+        self._ends = (self.views[0].data_ptr(), self.views[-1].data_ptr())
         self.bind()
 
     def bind(self) -> None:
         """Take over the present values of parameters that are no longer views, as after ``deepcopy`` or ``to``."""
         # Networks are copied and moved as wholes, so that the two ends tell.
-        if all(self.parameters[end].data_ptr() == self.views[end].data_ptr() for end in (0, -1)):
+        if (self.parameters[0].data_ptr(), self.parameters[-1].data_ptr()) == self._ends:
             return
         for parameter, view in zip(self.parameters, self.views, strict=True):
             view.copy_(parameter.data)
@@ -76,24 +77,27 @@ class FlatAdam:
         shapes = [parameter.shape for parameter in self.parameters]
         self.grad, self.exp_avg, self.exp_avg_sq = grad, exp_avg, exp_avg_sq
         self.grads = views_of(grad, shapes)
-        # Steps made so far: the optimiser has one such number for each parameter.
-        self.steps = th.zeros(len(shapes))
-        moments = (self.steps.unbind(), views_of(exp_avg, shapes), views_of(exp_avg_sq, shapes))
+        # Steps made so far: the optimiser has one such number for each parameter. As an array, it is counted up faster.
+        step_tensors = th.zeros(len(shapes))
+        self.steps = step_tensors.numpy()
+        self.first_step = step_tensors[0]
+        moments = (step_tensors.unbind(), views_of(exp_avg, shapes), views_of(exp_avg_sq, shapes))
         names = ("step", "exp_avg", "exp_avg_sq")
         self._entries = [dict(zip(names, values, strict=True)) for values in zip(*moments, strict=True)]
 
     def begin(self) -> None:
         """Before a series of steps: read the settings, and take over entries that are no longer views, as after loading."""
         group = self.optimizer.param_groups[0]
-        self.learning_rate, self.eps, self.weight_decay = float(group["lr"]), float(group["eps"]), float(group["weight_decay"])
-        self.beta1, self.beta2 = (float(beta) for beta in group["betas"])
+        # Learning rate, beta1, beta2, eps and weight decay.
+        self.settings = (group["lr"], *group["betas"], group["eps"], group["weight_decay"])
         self.grad_norm = None
 
         state = self.optimizer.state
         if self.parameters[0] not in state:
             self._blank = True
-            for vector in (self.steps, self.exp_avg, self.exp_avg_sq):
-                vector.zero_()
+            self.steps[:] = 0
+            self.exp_avg.zero_()
+            self.exp_avg_sq.zero_()
         else:
             self._blank = False
             if state[self.parameters[0]]["exp_avg"] is not self._entries[0]["exp_avg"]:
@@ -116,7 +120,7 @@ class FlatAdam:
             self._blank = False
             for parameter, entry in zip(self.parameters, self._entries, strict=True):
                 self.optimizer.state[parameter].update(entry)
-        self.steps.add_(count)
+        self.steps += count
 
 
 def flat_adam_supports(optimizer: th.optim.Optimizer) -> bool:

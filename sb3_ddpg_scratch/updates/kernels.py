@@ -16,6 +16,59 @@ compiled = partial(njit, cache=True, fastmath=True, error_model="numpy", nogil=T
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
+# Products with no more outputs than this are faster as loops: a library's call costs more than their arithmetic.
+FEW = 4
+
+
+@compiled()
+def product(x, weight, z):
+    """``z = x W'``."""
+    batch, n_in = x.shape
+    n_out = len(weight)
+    if n_out > FEW:
+        np.dot(x, weight.T, z)
+        return
+    for i in range(batch):
+        for j in range(n_out):
+            total = ZERO
+            for k in range(n_in):
+                total += x[i, k] * weight[j, k]
+            z[i, j] = total
+
+
+@compiled()
+def product_of_weights(delta, x, grad):
+    """``dL/dW = (dL/dz)' x``."""
+    batch, n_out = delta.shape
+    n_in = x.shape[1]
+    if n_out > FEW:
+        np.dot(delta.T, x, grad)
+        return
+    grad[:, :] = 0
+    for i in range(batch):
+        for j in range(n_out):
+            factor = delta[i, j]
+            for k in range(n_in):
+                grad[j, k] += factor * x[i, k]
+
+
+@compiled()
+def product_of_inputs(delta, weight, x_grad):
+    """``dL/dx = dL/dz W``."""
+    batch, n_out = delta.shape
+    n_in = weight.shape[1]
+    if n_out > FEW:
+        np.dot(delta, weight, x_grad)
+        return
+    for i in range(batch):
+        for k in range(n_in):
+            x_grad[i, k] = delta[i, 0] * weight[0, k]
+        for j in range(1, n_out):
+            factor = delta[i, j]
+            for k in range(n_in):
+                x_grad[i, k] += factor * weight[j, k]
+
+
 @compiled()
 def write_inputs(dims, x, observation, action, action_layer):
     """Write an observation as the first layer's input, and an action behind what the layer that it joins will read."""
@@ -49,7 +102,7 @@ def forward(params, dims, tanh, x, sums, output):
         at_param += (n_in + 1) * n_out
         at_x += batch * n_in
         z = sums[: batch * n_out].reshape((batch, n_out))
-        np.dot(inputs, weight.T, z)
+        product(inputs, weight, z)
         if layer == n_layers - 1:
             for i in range(batch):
                 for j in range(n_out):
@@ -105,7 +158,7 @@ def backward(params, grads, dims, tanh, x, deltas, sums, batch):
         at_bias = at_param + n_in * n_out
         inputs = x[at_x : at_x + batch * n_in].reshape((batch, n_in))
         delta = deltas[here, : batch * n_out].reshape((batch, n_out))
-        np.dot(delta.T, inputs, grads[at_param:at_bias].reshape((n_out, n_in)))
+        product_of_weights(delta, inputs, grads[at_param:at_bias].reshape((n_out, n_in)))
         bias_grad = grads[at_bias : at_bias + n_out]
         bias_grad[:] = 0
         for i in range(batch):
@@ -113,7 +166,7 @@ def backward(params, grads, dims, tanh, x, deltas, sums, batch):
                 bias_grad[j] += delta[i, j]
         if layer > 0:
             input_grad = sums[: batch * n_in].reshape((batch, n_in))
-            np.dot(delta, params[at_param:at_bias].reshape((n_out, n_in)), input_grad)
+            product_of_inputs(delta, params[at_param:at_bias].reshape((n_out, n_in)), input_grad)
             here = 1 - here
             n_hidden = dims[layer - 1, 1]
             activate_backward(input_grad, inputs, tanh, deltas[here, : batch * n_hidden].reshape((batch, n_hidden)))
@@ -139,7 +192,7 @@ def backward_to_action(params, dims, tanh, x, deltas, sums, action_layer, action
             np.dot(delta, action_weight, action_grad)
         else:
             input_grad = sums[: batch * n_in].reshape((batch, n_in))
-            np.dot(delta, weight, input_grad)
+            product_of_inputs(delta, weight, input_grad)
             here = 1 - here
             n_hidden = dims[layer - 1, 1]
             inputs = x[at_x : at_x + batch * n_in].reshape((batch, n_in))
