@@ -127,3 +127,15 @@ def test_sweep_draws_a_picture(tmp_path, monkeypatch):
     assert {w.net_arch[0] for w in seen} >= {32, 64, 128, 256, 512}
     assert {w.n_envs for w in seen} == {1, 2, 4, 8, 16}
     assert {w.filled for w in seen} >= {1_000, 100_000}
+
+
+def test_scores_are_of_the_last_ten_evaluations(monkeypatch):
+    from sb3_ddpg_scratch.bench import scores
+
+    saved = []
+    load = scores.np.load
+    monkeypatch.setattr(scores.np, "load", lambda path: saved.append(dict(load(path))) or saved[-1])
+    value, seconds = scores.score("analytic", 0, 400)
+    assert saved[0]["timesteps"].tolist() == list(range(20, 401, 20))
+    assert value == pytest.approx(saved[0]["results"][10:].mean())
+    assert seconds > 0

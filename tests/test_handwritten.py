@@ -430,6 +430,16 @@ def test_nothing_is_allocated_per_update():
     assert taken < 5 * 512
 
 
+def test_whole_numbers_do_not_compile_anew():
+    from sb3_ddpg_scratch.updates.kernels import updates
+
+    train(CompiledUpdater, make_policy(), 2)
+    known = len(updates.signatures)
+    for policy_kwargs, numbers in (({"critic_weight_decay": 0.1}, {"tau": 1, "gamma": 0}), ({}, {"max_grad_norm": 1})):
+        train(CompiledUpdater, make_policy(**policy_kwargs), 2, target_noise_clip=1, **numbers)
+    assert len(updates.signatures) == known
+
+
 def test_dims_of_every_combination_are_distinct():
     """The late action's columns are neither lost nor counted twice, whatever the layer."""
     for late, n_critics in itertools.product((0, 1, 2), (1, 2)):

@@ -22,7 +22,7 @@ def plan(env: str, quick: bool, cores: Iterable[int]) -> list[list[Workload]]:
     :param cores: numbers of processors to measure with
     :return: for each setting, what is measured in one round
     """
-    seconds = 0.7 if quick else 2.0
+    seconds = 0.5 if quick else 1.2
     names = [name for name in CONTENDERS if installed(name)]
     settings = []
     for net_arch, batch_size in SIZES:

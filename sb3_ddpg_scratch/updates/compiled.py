@@ -137,7 +137,8 @@ class CompiledUpdater(HandWrittenUpdater):
         batches = Batches(buffer, batch_size, gradient_steps, self.columns, settings.gamma, env)
         if len(self._critic_losses) < gradient_steps:
             self._critic_losses, self._actor_losses = np.zeros(gradient_steps), np.zeros(gradient_steps)
-        numbers = (batches.discount, settings.tau, settings.max_grad_norm or 0.0, settings.target_noise_clip)
+        limit = settings.max_grad_norm or 0.0
+        numbers = (float(batches.discount), float(settings.tau), float(limit), float(settings.target_noise_clip))
         self._steps[0], self._steps[1] = self.actor_adam.steps[0], self.critic_adam.steps[0]
         at_once = min(UPDATES_PER_CALL, gradient_steps) if batches.packed else 1
         for first in range(0, gradient_steps, at_once):

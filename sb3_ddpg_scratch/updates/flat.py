@@ -88,8 +88,9 @@ class FlatAdam:
     def begin(self) -> None:
         """Before a series of steps: read the settings, and take over entries that are no longer views, as after loading."""
         group = self.optimizer.param_groups[0]
-        # Learning rate, beta1, beta2, eps and weight decay.
-        self.settings = (group["lr"], *group["betas"], group["eps"], group["weight_decay"])
+        beta1, beta2 = group["betas"]
+        # All of them floats, whatever the user wrote: what is compiled is compiled anew for other types.
+        self.settings = (float(group["lr"]), float(beta1), float(beta2), float(group["eps"]), float(group["weight_decay"]))
         self.grad_norm = None
 
         state = self.optimizer.state
