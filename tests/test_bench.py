@@ -98,6 +98,21 @@ def test_rounds_are_interleaved_and_an_interruption_keeps_what_was_measured(monk
     assert [len(r) for r in results[0].rounds] == [2, 2, 1]
 
 
+def test_a_failure_is_kept_and_the_others_go_on(monkeypatch):
+    def pretended(workload):
+        if workload.contender == "sb3":
+            raise RuntimeError("sb3 failed")
+        return {"updates_per_s": 1.0}
+
+    monkeypatch.setattr(running, "measure", pretended)
+    kept = []
+    settings = [[replace(TINY, contender=name) for name in ("sb3", "analytic")]]
+    (setting,) = running.run(settings, 2, lambda *_: None, lambda results: kept.append(len(results[0].rounds)))
+    assert setting.failures == ["sb3 failed"] * 2
+    assert setting.values("analytic", 1, "updates_per_s") == [1.0, 1.0]
+    assert kept == [1, 2]
+
+
 def test_command(tmp_path, monkeypatch):
     """The command itself, with processes replaced by numbers."""
     monkeypatch.setattr(

@@ -16,10 +16,12 @@ class Setting:
 
     :param name: network and batch
     :param rounds: results of each round, by contender and cores
+    :param failures: what went wrong, with the end of its log
     """
 
     name: str
     rounds: list[Round] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     def values(self, contender: str, cores: int, figure: str) -> list[float]:
         """

@@ -33,12 +33,15 @@ def plan(env: str, quick: bool, cores: Iterable[int]) -> list[list[Workload]]:
     return settings
 
 
-def run(settings: list[list[Workload]], rounds: int, progress: Progress) -> list[Setting]:
+def run(
+    settings: list[list[Workload]], rounds: int, progress: Progress, keep: Callable[[list[Setting]], None] | None = None
+) -> list[Setting]:
     """
     :param settings: see :func:`plan`
     :param rounds: how often to go through all of them
     :param progress: called with what is measured next, how many were and how many will be
-    :return: the results; of an interruption by Ctrl-C, those until then
+    :param keep: called with the results so far after each setting of each round
+    :return: the results; of an interruption by Ctrl-C, those until then. What failed is in ``failures``
     """
     results = [Setting(workloads[0].setting) for workloads in settings]
     total = rounds * sum(map(len, settings))
@@ -49,8 +52,13 @@ def run(settings: list[list[Workload]], rounds: int, progress: Progress) -> list
                 setting.rounds.append({})
                 for workload in workloads:
                     progress(f"{workload.setting} {workload.contender}, {workload.cores} core(s)", done, total)
-                    setting.rounds[-1][workload.contender, workload.cores] = measure(workload)
+                    try:
+                        setting.rounds[-1][workload.contender, workload.cores] = measure(workload)
+                    except RuntimeError as error:
+                        setting.failures.append(str(error))
                     done += 1
+                if keep is not None:
+                    keep(results)
     except KeyboardInterrupt:
         progress("interrupted", done, total)
     return results

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sb3_ddpg_scratch.bench.results import table, write_json
+from sb3_ddpg_scratch.bench.results import Setting, table, write_json
 from sb3_ddpg_scratch.bench.run import machine, plan, run
 from sb3_ddpg_scratch.bench.sweep import draw, run_sweep
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, installed
@@ -50,11 +50,18 @@ def run_bench(env: str, quick: bool, rounds: int, json: Path | None, console: Co
     missing = [name for name in CONTENDERS if not installed(name)]
     if missing:
         console.print(f"Not installed, and left out: {', '.join(missing)} (extras: bench for sbx, fast for compiled).")
+
+    def keep(results: list[Setting]) -> None:
+        if json is not None:
+            write_json(results, described, shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]]), json)
+
     with _progress(console) as progress:
-        results = run(plan(env, quick, cores), rounds, progress)
+        results = run(plan(env, quick, cores), rounds, progress, keep)
+    keep(results)
     if json is not None:
-        write_json(results, described, shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]]), json)
         console.print(f"Wrote {json}")
+    for failure in (text for setting in results for text in setting.failures):
+        console.print(failure, markup=False)
     for setting in results:
         headings, rows = table(setting)
         shown = Table(title=f"{env}, {setting.name}: {len(setting.rounds)} round(s)", title_justify="left")
