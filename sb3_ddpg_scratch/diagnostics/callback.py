@@ -64,11 +64,11 @@ class DiagnosticsCallback(BaseCallback):
     def __init__(
         self,
         out: Path | str,
-        every: int = 500,
+        every: int = 2000,
         probe_states: int = 32,
-        snapshot_every: int | tuple[int, str] = 1000,
+        snapshot_every: int | tuple[int, str] = 2000,
         eval_env: str | gym.Env | VecEnv | None = None,
-        eval_every: int = 1000,
+        eval_every: int = 2000,
         eval_episodes: int = 2,
         batch_size: int | None = None,
         save_policy: bool = True,
@@ -158,6 +158,10 @@ class DiagnosticsCallback(BaseCallback):
         # A model that was trained before has made updates that are not this run's.
         self._next_update = self._updates() + 1
         self._next_snapshot = self._next_evaluation = 0
+        # Whether it is time to look is asked a hundred times as often as it is, not in every step.
+        by_step = (self.snapshot_frequency,) if self.snapshot_unit == "step" else ()
+        self._stride = max(min(self.every, self.eval_every, *by_step) // 100, 1)
+        self._rollouts = 0
         self._last_snapshot = -1
 
     def _continues_recording(self) -> bool:
@@ -239,7 +243,9 @@ class DiagnosticsCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         # Right after the updates of the step before.
-        self._look()
+        self._rollouts += 1
+        if self._rollouts % self._stride == 0:
+            self._look()
 
     def _look(self, last: bool = False) -> None:
         updates = self._updates()
