@@ -2,8 +2,8 @@
 What the diagnostics cost: trainings with and without the callback, in turns.
 
 ``python -m sb3_ddpg_scratch.diagnostics.cost`` prints it. Two numbers are given. The *share inside* is the processor time
-spent in the callback's methods over that of the whole training, which a busy machine hardly moves (it
-holds the timing itself, too); the *ratio* is the time
+spent in the callback's methods over that of the whole training, less the same of a callback that does nothing (SB3's calls and
+the timing itself), which a busy machine hardly moves; the *ratio* is the time
 of a training with the callback over that of one without, the median of pairs made right after each other.
 """
 
@@ -22,8 +22,8 @@ from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.diagnostics.callback import DiagnosticsCallback
 
 
-class _Timed(DiagnosticsCallback):
-    """The callback, with a count of the processor time that is spent in it."""
+class _Timed(BaseCallback):
+    """Counts the processor time that is spent in a callback."""
 
     inside = 0.0
 
@@ -49,10 +49,21 @@ class _Timed(DiagnosticsCallback):
         self.inside += time.thread_time() - began
 
 
+class _TimedDiagnostics(_Timed, DiagnosticsCallback):
+    """The diagnostics, timed."""
+
+
+class _TimedNothing(_Timed):
+    """A callback that does nothing, timed: what SB3's calls and the timing itself take."""
+
+    def _on_step(self) -> bool:
+        return True
+
+
 @dataclass
 class Cost:
     """
-    :param share_inside: median share of the training's time that is spent in the callback
+    :param share_inside: median share of the training's time that is spent in the callback, beyond that of an empty one
     :param ratio: median time of a training with the callback over one without, minus 1
     :param ratios: that of each pair
     :param microseconds_per_step: of the trainings without the callback, the median
@@ -93,12 +104,13 @@ def measure_cost(
     ratios, shares, plain_times = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for pair in range(pairs):
-            timed = _Timed(Path(folder) / str(pair), **callback_kwargs)
+            timed = _TimedDiagnostics(Path(folder) / str(pair), **callback_kwargs)
+            nothing = _TimedNothing()
             # Now one first, then the other: a machine that gets slower must not favour either.
             turns: list[BaseCallback | None] = [timed, None] if pair % 2 else [None, timed]
             times = {turn is not None: train(turn) for turn in turns}
             ratios.append(times[True] / times[False] - 1)
-            shares.append(timed.inside / times[True])
+            shares.append(timed.inside / times[True] - nothing.inside / train(nothing))
             plain_times.append(times[False])
     return Cost(median(shares), median(ratios), ratios, 1e6 * median(plain_times) / steps)
 
