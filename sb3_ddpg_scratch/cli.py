@@ -147,7 +147,7 @@ def bench(
     if sweep is not None:
         run_and_draw_sweep(env, quick, sweep, Console())
     else:
-        run_bench(env, quick, 1 if quick else rounds, json, Console(width=None))
+        run_bench(env, quick, 1 if quick else rounds, json, Console())
 
 
 add_zoo_commands(app)
