@@ -76,7 +76,7 @@ def run_demo(out: Path, seed: int, console: Console) -> float:
         device="cpu",
     )
     console.print(f"Training ScratchDDPG on {ENV_ID} until {EPISODES} noise-free episodes return more than {SOLVED_RETURN:g}.")
-    diagnostics = DiagnosticsCallback(out, every=200, eval_env=ENV_ID)
+    diagnostics = DiagnosticsCallback(out, every=200, snapshot_every=1000, eval_env=ENV_ID, eval_every=1000)
     score = -np.inf
     while score <= SOLVED_RETURN and model.num_timesteps < MAX_STEPS:
         watch = EvalCallback(
