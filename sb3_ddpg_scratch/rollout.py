@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -11,6 +10,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_ddpg_scratch.noise import check_noise_sample
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
+from sb3_ddpg_scratch.updates.interface import Updater
 
 
 class DeterministicRollout(OffPolicyAlgorithm):
@@ -18,6 +18,7 @@ class DeterministicRollout(OffPolicyAlgorithm):
 
     policy: ScratchDDPGPolicy
     random_steps: int | None
+    _updater: Updater
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -37,8 +38,8 @@ class DeterministicRollout(OffPolicyAlgorithm):
             scaled_actions = self.policy.scale_action(actions)
         elif isinstance(self.replay_buffer, PackedReplayBuffer) and self.policy.reads_vectors:
             assert isinstance(self._last_obs, np.ndarray)
-            observations = th.from_numpy(np.asarray(self._last_obs, np.float32).reshape(n_envs, -1))
-            scaled_actions = self.policy.actor.act(observations.to(self.device)).cpu().numpy().reshape(n_envs, *action_shape)
+            observations = np.asarray(self._last_obs, np.float32).reshape(n_envs, -1)
+            scaled_actions = self._updater.act(observations).reshape(n_envs, *action_shape)
         else:
             # SB3's way, to environment units and back, whose rounding belongs to its results.
             assert self._last_obs is not None, "no observation yet: call learn()"

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch as th
 
@@ -57,36 +58,69 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch):
     assert tuning.remembered_choice("a", lambda: "y") == "x"
 
 
-def test_small_products_stay_and_large_ones_are_measured(monkeypatch):
-    assert products.onednn_is_better(64, 64, 64) is False
+@pytest.mark.parametrize(
+    ("shape", "rival"),
+    [((256, 400, 300, "nt"), "onednn"), ((300, 256, 4, "tn"), "openblas"), ((4, 256, 300, "nn"), "openblas")],
+)
+def test_products_that_another_library_may_be_better_at_are_measured(monkeypatch, shape, rival):
     asked = []
-    monkeypatch.setattr(products, "_measure", lambda *shape: asked.append(shape) or True)
-    assert products.onednn_is_better(256, 400, 300, "nt") is True
-    assert products.onednn_is_better(256, 400, 300, "nt") is True
-    assert asked == [(256, 400, 300, "nt")]
+    monkeypatch.setattr(products, "_rival_is_better", lambda *about: asked.append(about) or True)
+    assert [products.fastest_library(*shape) for _ in range(2)] == [rival, rival]
+    assert asked == [(rival, *shape)]
     monkeypatch.setenv(tuning.SWITCH, "off")
-    assert products.onednn_is_better(256, 400, 300, "nt") is False
+    assert products.fastest_library(*shape) == "mkl"
+
+
+def test_all_other_products_stay(monkeypatch):
+    monkeypatch.setattr(products, "_rival_is_better", lambda *_: pytest.fail("measured"))
+    assert products.fastest_library(64, 64, 64) == "mkl"
+    assert products.fastest_library(256, 400, 4, "nt", with_bias=True) == "mkl"
 
 
 @pytest.mark.parametrize("faster", [True, False])
 @pytest.mark.parametrize("exact", [True, False])
-def test_a_library_is_taken_only_if_faster_and_as_exact(monkeypatch, faster, exact):
-    """A pretended oneDNN that is slower, or as coarse as bf16, is found out."""
-    mm, clock = th.mm, [0.0]
-    wanted = []
+@pytest.mark.parametrize("rival", ["onednn", "openblas"])
+def test_a_library_is_taken_only_if_faster_and_as_exact(monkeypatch, faster, exact, rival):
+    """A pretended library that is slower, or as coarse as bf16, is found out."""
+    mm, dot, clock = th.mm, np.dot, [0.0]
+    called = []
 
-    def pretended(left, right, out):
-        onednn = products._matmul.fp32_precision == "bf16"
-        wanted.append(onednn)
-        clock[0] += 0.5 if onednn == faster else 1.0
-        if onednn and not exact:
+    def pretended(library, multiply, left, right):
+        called.append(library)
+        clock[0] += 0.5 if (library == rival) == faster else 1.0
+        if library == rival and not exact:
             left, right = left.bfloat16().float(), right.bfloat16().float()
-        return mm(left, right, out=out)
+        multiply(left, right)
 
-    monkeypatch.setattr(products.th, "mm", pretended)
+    def by_torch(left, right, out):
+        library = "onednn" if products._matmul.fp32_precision == "bf16" else "mkl"
+        pretended(library, lambda a, b: mm(a, b, out=out), left, right)
+
+    def by_numpy(left, right, out):
+        multiply = lambda a, b: dot(a.numpy(), b.numpy(), out)  # noqa: E731
+        pretended("openblas", multiply, th.from_numpy(left), th.from_numpy(right))
+
+    monkeypatch.setattr(products.th, "mm", by_torch)
+    monkeypatch.setattr(products.np, "dot", by_numpy)
     monkeypatch.setattr(products.time, "perf_counter", lambda: clock[0])
-    assert products._measure(64, 32, 48, "tn") is (faster and exact)
-    assert set(wanted) == {True, False}
+    assert products._rival_is_better(rival, 64, 32, 48, "tn") is (faster and exact)
+    assert set(called) == {"mkl", rival}
+
+
+@pytest.mark.parametrize("library", products.LIBRARIES)
+@pytest.mark.parametrize("form", ["nn", "nt", "tn"])
+def test_every_library_multiplies(monkeypatch, library, form):
+    monkeypatch.setattr(products, "fastest_library", lambda *_, **__: library)
+    left = th.randn(3, 50).t() if form == "tn" else th.randn(50, 3)
+    right = th.randn(20, 3).t() if form == "nt" else th.randn(3, 20)
+    out, bias = th.empty(50, 20), th.randn(20)
+    with products.settings_kept():
+        products.Product(products.Libraries(), left, right, out, form)()
+    np.testing.assert_allclose(out, left.double() @ right.double(), rtol=1e-5, atol=1e-5)
+    if library != products.OPENBLAS:
+        with products.settings_kept():
+            products.Product(products.Libraries(), left, right, out, form, bias)()
+        np.testing.assert_allclose(out, left.double() @ right.double() + bias, rtol=1e-5, atol=1e-5)
 
 
 def make_model(**settings):

@@ -8,8 +8,6 @@ vectors (:mod:`~sb3_ddpg_scratch.updates.flat`), and gradients that no step uses
 parameters in the actor's step, none of the observation.
 """
 
-from dataclasses import dataclass
-
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
@@ -19,59 +17,41 @@ from sb3_ddpg_scratch.replay import Batches
 from sb3_ddpg_scratch.updates.flat import FlatAdam
 from sb3_ddpg_scratch.updates.handwritten import HandWrittenUpdater
 from sb3_ddpg_scratch.updates.interface import UpdateSettings
-from sb3_ddpg_scratch.updates.products import onednn_is_better, settings_kept, use_onednn
+from sb3_ddpg_scratch.updates.products import Libraries, Product, settings_kept
 
 # dL/dz from dL/dh and h, in place of the former: relu'(z) = [h > 0], tanh'(z) = 1 - h^2.
 _relu_backward = th.ops.aten.threshold_backward.grad_input
 _tanh_backward = th.ops.aten.tanh_backward.grad_input
 
 
-@dataclass
 class Layer:
     """
-    One layer's memory: its parameters, its input and output, the gradients with respect to them, and for each of its three
-    products whether oneDNN takes it.
+    One layer's memory and products.
+
+    :param weight: parameters, shape ``(n_out, n_in)``
+    :param bias: parameters, shape ``(n_out,)``
+    :param x: input, shape ``(batch, n_in)``; a view
+    :param output: memory for the output, shape ``(batch, n_out)``; a view
+    :param grads: memory for the gradients of weight and bias; ``None`` if they are never asked for
+    :param libraries: what the products go to
     """
 
-    weight: th.Tensor
-    bias: th.Tensor
-    input: th.Tensor
-    output: th.Tensor
-    output_grad: th.Tensor
-    onednn_forward: bool
-    onednn_weight: bool
-    onednn_input: bool
-
-    def __post_init__(self) -> None:
-        self.weight_t = self.weight.t()
-        self.input_t = self.input.t()
-        self.output_grad_t = self.output_grad.t()
-
-
-class Products:
-    """Products with torch's global setting switched only where the wanted library changes."""
-
-    def __init__(self) -> None:
-        self.onednn = False
-
-    def begin(self) -> None:
-        """Before the first product of a series."""
-        self.onednn = False
-        use_onednn(False)
-
-    def mm(self, left: th.Tensor, right: th.Tensor, out: th.Tensor, onednn: bool) -> None:
-        """``out = left @ right``."""
-        if onednn is not self.onednn:
-            use_onednn(onednn)
-            self.onednn = onednn
-        th.mm(left, right, out=out)
-
-    def addmm(self, bias: th.Tensor, left: th.Tensor, right: th.Tensor, out: th.Tensor, onednn: bool) -> None:
-        """``out = bias + left @ right``."""
-        if onednn is not self.onednn:
-            use_onednn(onednn)
-            self.onednn = onednn
-        th.addmm(bias, left, right, out=out)
+    def __init__(
+        self,
+        weight: th.Tensor,
+        bias: th.Tensor,
+        x: th.Tensor,
+        output: th.Tensor,
+        grads: tuple[th.Tensor, th.Tensor] | None,
+        libraries: Libraries,
+    ) -> None:
+        self.weight, self.input, self.output = weight, x, output
+        self.output_grad = th.empty(output.shape)
+        self.forward = Product(libraries, x, weight.t(), output, "nt", bias)
+        if grads is not None:
+            self.output_grad_t = self.output_grad.t()
+            self.weight_grad = Product(libraries, self.output_grad_t, x, grads[0], "tn")
+            self.bias_grad = grads[1]
 
 
 class Mlp:
@@ -83,8 +63,8 @@ class Mlp:
     :param action_dim: size of the action that is appended to one layer's input; 0 for none
     :param action_layer: which layer that is; 0 means that ``x`` holds it already
     :param tanh: whether the hidden activation is tanh instead of ReLU
-    :param products: multiplies
-    :param output: memory for the output, shape ``(batch, n_out)``; ``None`` to make it
+    :param libraries: what the products go to
+    :param grads: memory for the parameters' gradients, in their order; ``None`` for a target network
     """
 
     def __init__(
@@ -94,35 +74,31 @@ class Mlp:
         action_dim: int,
         action_layer: int,
         tanh: bool,
-        products: Products,
-        output: th.Tensor | None = None,
+        libraries: Libraries,
+        grads: list[th.Tensor] | None = None,
     ) -> None:
-        self.products = products
         self.tanh = tanh
         self.action_dim = action_dim
         self.action_layer = action_layer
         batch = x.shape[0]
         self.ones = th.ones(batch)
         self.layers: list[Layer] = []
-        weights = parameters[0::2]
-        for index, (weight, bias) in enumerate(zip(weights, parameters[1::2], strict=True)):
-            n_out, n_in = weight.shape
-            last = index == len(weights) - 1
+        # For each layer but the first, the product from its output's gradient to that of the layer before.
+        self.input_grads: list[Product | None] = [None]
+        for index in range(0, len(parameters), 2):
+            weight, bias = parameters[index : index + 2]
+            n_out = len(bias)
             # The hidden values lie where the next layer reads them: in front of the action, where it joins.
-            next_width = n_out + (action_dim if action_dim and action_layer == index + 1 else 0)
-            following = output if last and output is not None else th.empty(batch, next_width)
-            self.layers.append(
-                Layer(
-                    weight,
-                    bias,
-                    x,
-                    following[:, :n_out],
-                    th.empty(batch, n_out),
-                    onednn_is_better(batch, n_in, n_out, "nt"),
-                    onednn_is_better(n_out, batch, n_in, "tn"),
-                    onednn_is_better(batch, n_out, n_in, "nn"),
-                )
-            )
+            following = th.empty(batch, n_out + (action_dim if action_dim and 2 * action_layer == index + 2 else 0))
+            pair = None if grads is None else (grads[index], grads[index + 1])
+            layer = Layer(weight, bias, x, following[:, :n_out], pair, libraries)
+            if self.layers:
+                before = self.layers[-1].output_grad
+                back = weight[:, : before.shape[1]]
+                # With a single output it is no product of matrices.
+                product = Product(libraries, layer.output_grad, back, before, "nn") if n_out > 1 else None
+                self.input_grads.append(product)
+            self.layers.append(layer)
             x = following
         # Where the action has to be written before forward().
         self.action = self.layers[action_layer].input[:, self.layers[action_layer].input.shape[1] - action_dim :]
@@ -133,23 +109,19 @@ class Mlp:
         """From the input to ``output`` (of the actor: what tanh is applied to)."""
         *hidden, last = self.layers
         for layer in hidden:
-            self.products.addmm(layer.bias, layer.input, layer.weight_t, layer.output, layer.onednn_forward)
+            layer.forward()
             if self.tanh:
                 layer.output.tanh_()
             else:
                 layer.output.relu_()
-        th.addmm(last.bias, last.input, last.weight_t, out=last.output)
+        last.forward()
 
-    def backward(self, grads: list[th.Tensor]) -> None:
-        """
-        From ``output_grad`` to the parameters' gradients.
-
-        :param grads: where to write them, in the parameters' order
-        """
+    def backward(self) -> None:
+        """From ``output_grad`` to the parameters' gradients."""
         for index in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[index]
-            self.products.mm(layer.output_grad_t, layer.input, grads[2 * index], layer.onednn_weight)
-            th.mv(layer.output_grad_t, self.ones, out=grads[2 * index + 1])
+            layer.weight_grad()
+            th.mv(layer.output_grad_t, self.ones, out=layer.bias_grad)
             if index > 0:
                 self._backward_hidden(index)
 
@@ -166,12 +138,11 @@ class Mlp:
 
     def _backward_hidden(self, index: int) -> None:
         """From a layer's ``output_grad`` through its weights and the activation before it to the previous layer's."""
-        layer, previous = self.layers[index], self.layers[index - 1]
-        weight = layer.weight[:, : previous.output.shape[1]]
-        if layer.output_grad.shape[1] == 1:
-            th.mul(layer.output_grad, weight, out=previous.output_grad)
+        layer, previous, product = self.layers[index], self.layers[index - 1], self.input_grads[index]
+        if product is None:
+            th.mul(layer.output_grad, layer.weight[:, : previous.output.shape[1]], out=previous.output_grad)
         else:
-            self.products.mm(layer.output_grad, weight, previous.output_grad, layer.onednn_input)
+            product()
         if self.tanh:
             _tanh_backward(previous.output_grad, previous.output, grad_input=previous.output_grad)
         else:
@@ -189,7 +160,7 @@ class AnalyticUpdater(HandWrittenUpdater):
 
     def __init__(self, policy: ScratchDDPGPolicy) -> None:
         super().__init__(policy)
-        self.products = Products()
+        self.libraries = Libraries()
         self._squared_errors: list[tuple[th.Tensor, ...]] = []
         self._q_sums: tuple[th.Tensor, ...] = ()
 
@@ -207,23 +178,26 @@ class AnalyticUpdater(HandWrittenUpdater):
         self.next_observations = memory[:, columns.next_observation]
         self.rewards = memory[:, columns.reward, None]
         self.continuations = memory[:, columns.continuation, None]
-        common = (self.tanh, self.products)
+        common = (self.tanh, self.libraries)
 
         n_actor = len(list(policy.actor.parameters()))
         n_each = (len(self.trained.views) - n_actor) // policy.n_critics
-        self.actor = Mlp(self.trained.views[:n_actor], self.observations, 0, 0, *common)
+        self.actor = Mlp(self.trained.views[:n_actor], self.observations, 0, 0, *common, self.actor_adam.grads)
         self.actor_target = Mlp(self.targets.views[:n_actor], self.next_observations, 0, 0, *common)
 
-        def critics(views: list[th.Tensor], observation: slice) -> list[Mlp]:
+        def critics(views: list[th.Tensor], observation: slice, grads: list[th.Tensor] | None = None) -> list[Mlp]:
             # With the action at the input, observation and action stand side by side in the batch.
             stop = observation.stop + (0 if policy.action_layer else action_dim)
             x = memory[:, observation.start : stop]
             starts = range(n_actor, len(views), n_each)
-            return [Mlp(views[i : i + n_each], x, action_dim, policy.action_layer, *common) for i in starts]
+            of_each = [None if grads is None else grads[i - n_actor :][:n_each] for i in starts]
+            return [
+                Mlp(views[i : i + n_each], x, action_dim, policy.action_layer, *common, its_grads)
+                for i, its_grads in zip(starts, of_each, strict=True)
+            ]
 
-        self.critics = critics(self.trained.views, columns.observation)
+        self.critics = critics(self.trained.views, columns.observation, self.critic_adam.grads)
         self.critic_targets = critics(self.targets.views, columns.next_observation)
-        self.critic_grads = [self.critic_adam.grads[i : i + n_each] for i in range(0, n_each * policy.n_critics, n_each)]
 
         self.target_q_values = th.zeros(batch_size, 1)
         self.errors = [th.zeros(batch_size, 1) for _ in self.critics]
@@ -250,7 +224,7 @@ class AnalyticUpdater(HandWrittenUpdater):
         with th.no_grad(), settings_kept():
             self.begin()
             self._reserve_losses(gradient_steps)
-            self.products.begin()
+            self.libraries.begin()
             batches = Batches(buffer, batch_size, gradient_steps, self.columns, settings.gamma, env)
             for number in range(gradient_steps):
                 size = batches.prepare()
@@ -294,7 +268,7 @@ class AnalyticUpdater(HandWrittenUpdater):
     def _critic_step(self, settings: UpdateSettings) -> None:
         """``L = sum_i mean((Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 (Q_i - y) / batch``."""
         squared_errors = self._squared_errors[self.updates]
-        for critic, grads, error, squared in zip(self.critics, self.critic_grads, self.errors, squared_errors, strict=True):
+        for critic, error, squared in zip(self.critics, self.errors, squared_errors, strict=True):
             if critic.action_layer:
                 critic.action.copy_(self.actions)
             critic.forward()
@@ -302,7 +276,7 @@ class AnalyticUpdater(HandWrittenUpdater):
             flat_error = error.view(-1)
             th.dot(flat_error, flat_error, out=squared)
             th.mul(error, 2 / self.batch_size, out=critic.output_grad)
-            critic.backward(grads)
+            critic.backward()
         self._step(self.critic_adam, settings.max_grad_norm)
         self.updates += 1
 
@@ -317,7 +291,7 @@ class AnalyticUpdater(HandWrittenUpdater):
         critic.output_grad.fill_(-1 / self.batch_size)
         critic.backward_to_action(self.action_grad)
         _tanh_backward(self.action_grad, critic.action, grad_input=self.actor.output_grad)
-        self.actor.backward(self.actor_adam.grads)
+        self.actor.backward()
         self._step(self.actor_adam, settings.max_grad_norm)
         self.actor_updates += 1
 

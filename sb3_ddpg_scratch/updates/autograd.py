@@ -7,6 +7,7 @@ With two critics, a delayed actor and target policy smoothing it is Algorithm 1 
 
 from functools import reduce
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
@@ -116,6 +117,10 @@ class AutogradUpdater:
         self._target_q_values: th.Tensor | None = None
         self._critic_grad_norm: th.Tensor | None = None
         self._actor_grad_norm: th.Tensor | None = None
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.act`."""
+        return self.policy.actor.act(th.from_numpy(observations).to(self.policy.device)).cpu().numpy()
 
     def begin(self) -> None:
         """Begin a series of updates: the mean losses that are read later are theirs."""

@@ -3,6 +3,7 @@
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim
 from typing_extensions import Self
@@ -29,6 +30,8 @@ class HandWrittenUpdater:
         self.split = sum(parameter.numel() for parameter in policy.actor.parameters())
         self.actor_adam = FlatAdam(policy.actor.optimizer, self.trained.vector[: self.split])
         self.critic_adam = FlatAdam(policy.critic.optimizer, self.trained.vector[self.split :])
+        actor = [view.numpy() for view in self.trained.views[: len(list(policy.actor.parameters()))]]
+        self._actor_layers = [(weight.T, bias) for weight, bias in zip(actor[0::2], actor[1::2], strict=True)]
         self.batch_size = 0
         # Of the latest series of updates.
         self.updates = 0
@@ -39,6 +42,23 @@ class HandWrittenUpdater:
         duplicate = type(self)(deepcopy(self.policy, memo))
         memo[id(self)] = duplicate
         return duplicate
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.act`."""
+        # By NumPy: for so few rows, calling torch takes several times as long as multiplying.
+        self.trained.bind()
+        x = observations
+        *hidden, (last_weight, last_bias) = self._actor_layers
+        for weight, bias in hidden:
+            x = np.dot(x, weight)
+            x += bias
+            if self.tanh:
+                np.tanh(x, out=x)
+            else:
+                np.maximum(x, 0.0, out=x)
+        x = np.dot(x, last_weight)
+        x += last_bias
+        return np.tanh(x, out=x)
 
     def begin(self) -> None:
         """Before a series of updates: whatever was loaded, copied or moved since the last one is taken over."""

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
+import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -30,6 +31,14 @@ class Updater(Protocol):
     """One way to compute updates. All ways sample the same batches and give the same numbers, but for rounding."""
 
     name: str
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """
+        The actor's output for observations that its first layer reads as they are.
+
+        :param observations: float32, shape ``(n, observation_dim)``
+        :return: normalised actions in [-1, 1], float32, shape ``(n, action_dim)``
+        """
 
     def train(
         self,
