@@ -64,11 +64,11 @@ class DiagnosticsCallback(BaseCallback):
     def __init__(
         self,
         out: Path | str,
-        every: int = 2000,
+        every: int = 3000,
         probe_states: int = 32,
-        snapshot_every: int | tuple[int, str] = 2000,
+        snapshot_every: int | tuple[int, str] = 3000,
         eval_env: str | gym.Env | VecEnv | None = None,
-        eval_every: int = 2000,
+        eval_every: int = 3000,
         eval_episodes: int = 2,
         batch_size: int | None = None,
         save_policy: bool = True,
@@ -139,6 +139,7 @@ class DiagnosticsCallback(BaseCallback):
         if not resumes or not hasattr(self, "_probes"):
             self._begin_run()
             self._probes = ProbeStates.load(self.out) if resumes else None
+        self._single = self.training_env.num_envs == 1
         self._monitored = all(self.training_env.env_is_wrapped(Monitor))
         self._returns = np.zeros(self.training_env.num_envs)
         self._lengths = np.zeros(self.training_env.num_envs, int)
@@ -158,10 +159,8 @@ class DiagnosticsCallback(BaseCallback):
         # A model that was trained before has made updates that are not this run's.
         self._next_update = self._updates() + 1
         self._next_snapshot = self._next_evaluation = 0
-        # Whether it is time to look is asked a hundred times as often as it is, not in every step.
         by_step = (self.snapshot_frequency,) if self.snapshot_unit == "step" else ()
         self._stride = max(min(self.every, self.eval_every, *by_step) // 100, 1)
-        self._rollouts = 0
         self._last_snapshot = -1
 
     def _continues_recording(self) -> bool:
@@ -199,7 +198,10 @@ class DiagnosticsCallback(BaseCallback):
     def _on_step(self) -> bool:
         # Called for every environment step: as little as possible.
         rewards, dones = self.locals["rewards"], self.locals["dones"]
-        largest = abs(rewards[0]) if len(rewards) == 1 else np.abs(rewards).max()
+        if self._single:
+            largest, ended = abs(rewards[0]), dones[0]
+        else:
+            largest, ended = np.abs(rewards).max(), dones.any()
         if largest > self._largest_reward:
             self._largest_reward = float(largest)
         if self._followed is not None:
@@ -207,8 +209,11 @@ class DiagnosticsCallback(BaseCallback):
         if not self._monitored:
             self._returns += rewards if self._normalize is None else self._normalize.get_original_reward()
             self._lengths += 1
-        if np.count_nonzero(dones):
+        if ended:
             self._end_episodes(np.flatnonzero(dones))
+        # Whether it is time to look is asked a hundred times as often as it is, not in every step.
+        if self.n_calls % self._stride == 0:
+            self._look()
         return True
 
     def _end_episodes(self, ended: np.ndarray) -> None:
@@ -239,13 +244,7 @@ class DiagnosticsCallback(BaseCallback):
                 self._promised = float(self._networks.value_of(select(self.locals["new_obs"], slice(0, 1)))[1][0])
             self._followed = []
 
-    # ------------------------------------------------------------------------------------------------ Between trainings
-
-    def _on_rollout_start(self) -> None:
-        # Right after the updates of the step before.
-        self._rollouts += 1
-        if self._rollouts % self._stride == 0:
-            self._look()
+    # --------------------------------------------------------------------------------------------------- Taking a look
 
     def _look(self, last: bool = False) -> None:
         updates = self._updates()

@@ -118,8 +118,8 @@ def measure_cost(
 def main() -> None:
     """Measure the cost at the default rate for two sizes of networks, and print it."""
     parser = argparse.ArgumentParser(description="What DiagnosticsCallback costs at its default rate.")
-    parser.add_argument("--steps", type=int, default=3000, help="environment steps of each training")
-    parser.add_argument("--pairs", type=int, default=5, help="trainings with and without the callback, each")
+    parser.add_argument("--steps", type=int, default=30_000, help="environment steps of each training")
+    parser.add_argument("--pairs", type=int, default=3, help="trainings with and without the callback, each")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     arguments = parser.parse_args()
     results = {}

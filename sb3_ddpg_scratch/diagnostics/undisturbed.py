@@ -37,7 +37,8 @@ def undisturbed(model: OffPolicyAlgorithm, seed: int) -> Iterator[None]:
     :param model: the model that is being trained
     :param seed: seed of what is drawn inside, in [0, 2^32)
     """
-    modes = [(module, module.training) for module in model.policy.modules()]
+    # Looked at between two trainings, hardly any module is in training mode, and asking each for it would take longest.
+    in_training = [module for module in model.policy.modules() if module.training]
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = [model.device] if model.device.type == "cuda" else []
     with ExitStack() as stack:
@@ -47,11 +48,12 @@ def undisturbed(model: OffPolicyAlgorithm, seed: int) -> Iterator[None]:
         random.seed(seed)
         np.random.seed(seed)
         th.default_generator.manual_seed(seed)
-        model.policy.set_training_mode(False)
+        for module in in_training:
+            module.training = False
         try:
             yield
         finally:
-            for module, mode in modes:
-                module.training = mode
+            for module in in_training:
+                module.training = True
             random.setstate(python_state)
             np.random.set_state(numpy_state)
