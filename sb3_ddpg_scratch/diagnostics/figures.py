@@ -1,8 +1,4 @@
-"""
-The report's figures, as Plotly's own dicts of traces and layout. No numbers are made here.
-
-Colours are names like ``theme:run0`` which the page resolves, so that a figure follows the reader's light or dark mode.
-"""
+"""The report's figures, as Plotly's own dicts of traces and layout. No numbers are made here."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,12 +7,10 @@ import numpy as np
 
 from sb3_ddpg_scratch.diagnostics.reading import Recording
 from sb3_ddpg_scratch.diagnostics.summary import WINDOW, moving_average
+from sb3_ddpg_scratch.page.figure import RUN_COLORS, Trace, listed
 
-RUN_COLORS = 8
 MOST_POINTS = 3000
 MOST_SNAPSHOTS = 60
-
-Trace = dict[str, Any]
 
 
 class Figure(NamedTuple):
@@ -55,17 +49,6 @@ class Run(NamedTuple):
     label: str
     recording: Recording
     number: int
-
-
-def listed(values: np.ndarray, digits: int = 5) -> list[Any]:
-    """
-    :param values: numbers
-    :param digits: significant digits to keep
-    :return: them in nested lists, ``None`` for those that are not finite
-    """
-    if values.ndim > 1:
-        return [listed(row, digits) for row in values]
-    return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
 
 
 def line(run: Run, x: np.ndarray, y: np.ndarray, name: str, style: str = "solid", **others: Any) -> Trace:
