@@ -23,6 +23,7 @@ class Scores:
     :param counted: the same, with the worst score of the environment in place of NaN
     :param seeds: of the same runs
     :param random: for each environment the score of a random policy, NaN where it is not known
+    :param worst: for each environment the lowest score of any run and the random policy
     :param baseline: name of the arm that the others are compared with
     :param arms: names of all arms, those without a finished run among them
     :param envs: all environments
@@ -33,6 +34,7 @@ class Scores:
     counted: Table
     seeds: Table
     random: dict[str, float]
+    worst: dict[str, float]
     baseline: str
     arms: list[str]
     envs: list[str]
@@ -94,18 +96,19 @@ def scores_of(results: Results) -> Scores:
         own = sorted(run.seed for run in results.runs if (run.arm, run.env) == (arm, env))
         seeds[arm][env] = np.array(own)
         measured[arm][env] = np.array([_number(found.get((arm, env, seed))) for seed in own])
+    worst: dict[str, float] = {}
     notes = _few_evaluations(last)
     for env in envs:
         columns = [measured[arm][env] for arm in arms if env in measured[arm]]
         known = np.concatenate([*columns, [random[env]]])
         known = known[np.isfinite(known)]
-        worst = known.min() if len(known) else 0.0
+        worst[env] = float(known.min()) if len(known) else 0.0
         for arm in arms:
             if env in measured[arm]:
                 values = measured[arm][env]
-                counted[arm][env] = np.where(np.isfinite(values), values, worst)
+                counted[arm][env] = np.where(np.isfinite(values), values, worst[env])
                 notes += _diverged(arm, env, values)
-    return Scores(measured, counted, seeds, random, results.baseline, arms, envs, notes)
+    return Scores(measured, counted, seeds, random, worst, results.baseline, arms, envs, notes)
 
 
 def last_evaluations(evaluations: pd.DataFrame) -> pd.DataFrame:

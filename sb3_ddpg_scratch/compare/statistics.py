@@ -25,6 +25,8 @@ except ImportError as error:
 ALPHA = 0.05
 POWER = 0.8
 RESAMPLES = 50_000
+MINIMUM_SEEDS = 3
+"""Per arm. Two runs that fail, or two that succeed, agree by chance too often to say anything."""
 _BATCH = 1000
 _SEED = 0
 
@@ -215,7 +217,7 @@ def seeds_needed(deviation: float, margin: float) -> int | None:
     if not (np.isfinite(deviation) and margin > 0):
         return None
     ratio = float(stats.norm.isf(ALPHA) + stats.norm.isf((1 - POWER) / 2)) * deviation / margin
-    seeds = max(2, floor(2 * ratio**2))
+    seeds = max(MINIMUM_SEEDS, floor(2 * ratio**2))
     while _equivalence_power(seeds, deviation, margin) < POWER:
         seeds += 1
     return seeds

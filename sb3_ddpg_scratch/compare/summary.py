@@ -69,7 +69,7 @@ def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> di
 
 def _arm(scores: Scores, arm: str, resamples: int) -> dict[str, Any]:
     strata: dict[str, Strata] = {env: [values] for env, values in scores.counted[arm].items()}
-    together = _comparable(scores, arm)
+    together = comparable(scores, arm)
     if len(scores.envs) > 1 and together:
         strata[OVERALL] = scores.normalized(arm, together)
     return {
@@ -80,19 +80,23 @@ def _arm(scores: Scores, arm: str, resamples: int) -> dict[str, Any]:
     }
 
 
-def _comparable(scores: Scores, arm: str) -> list[str]:
-    """Environments in which an arm can be held against the baseline in units of the baseline's range."""
+def comparable(scores: Scores, arm: str) -> list[str]:
+    """
+    :param scores: of all runs
+    :param arm: an arm
+    :return: the environments in which it can be held against the baseline in units of the baseline's range
+    """
     return [env for env in scores.envs if len(scores.of(arm, env)) >= 2 and scores.stands_out(env)]
 
 
 def _compared_on(scores: Scores, arm: str) -> list[str]:
-    return scores.envs + ([OVERALL] if len(scores.envs) > 1 and _comparable(scores, arm) else [])
+    return scores.envs + ([OVERALL] if len(scores.envs) > 1 and comparable(scores, arm) else [])
 
 
 def _left_out(scores: Scores) -> list[str]:
     notes = []
     for arm in scores.arms if len(scores.envs) > 1 else []:
-        absent = [env for env in scores.envs if env not in _comparable(scores, arm)]
+        absent = [env for env in scores.envs if env not in comparable(scores, arm)]
         if absent and arm != scores.baseline:
             notes.append(
                 f"{arm} overall is without {', '.join(absent)}: both arms need two finished runs there, and the baseline a "
@@ -105,7 +109,7 @@ def _strata(scores: Scores, arm: str, env: str) -> tuple[Strata, Strata]:
     """The scores of an arm, and those of the baseline."""
     if env != OVERALL:
         return [scores.of(arm, env)], [scores.of(scores.baseline, env)]
-    together = _comparable(scores, arm)
+    together = comparable(scores, arm)
     return scores.normalized(arm, together), scores.normalized(scores.baseline, together)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
-from sb3_ddpg_scratch.compare.statistics import ALPHA, Difference
+from sb3_ddpg_scratch.compare.statistics import ALPHA, MINIMUM_SEEDS, Difference
 from sb3_ddpg_scratch.page.words import number
 
 Verdict = Literal["equivalent", "better", "worse", "undecided"]
@@ -48,7 +48,7 @@ def decide(comparison: Comparison) -> Verdict:
     :param comparison: what was found
     :return: what it means
     """
-    if not comparison.margin > 0 or min(comparison.seeds) < 2:
+    if not comparison.margin > 0 or min(comparison.seeds) < MINIMUM_SEEDS:
         return "undecided"
     if comparison.difference.tost_p < ALPHA:
         return "equivalent"
@@ -64,8 +64,9 @@ def reasons(comparison: Comparison) -> str:
     """
     if min(comparison.seeds) < 1:
         return "There is no finished run to compare."
-    if min(comparison.seeds) < 2:
-        return "One seed shows no spread: each arm needs two at the least, and ten to be worth much."
+    if min(comparison.seeds) < MINIMUM_SEEDS:
+        few = "One seed shows no spread" if min(comparison.seeds) == 1 else "Two seeds can agree by chance"
+        return f"{few}: each arm needs {MINIMUM_SEEDS} at the least, and ten to be worth much."
     if not comparison.margin > 0:
         return "No margin can be set: the baseline's range over a random policy is nothing, or not known."
     found, verdict = comparison.difference, decide(comparison)

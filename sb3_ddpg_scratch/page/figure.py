@@ -41,16 +41,18 @@ def color_style(number: int) -> str:
     return f"--color: var(--run{number % RUN_COLORS})"
 
 
-def framed(name: str, title: str, note: str, drawn: bool, attributes: str = "") -> str:
+def framed(name: str, title: str, note: str, drawn: bool, attributes: str = "", height: int = 0) -> str:
     """
     :param name: the figure's id in the page
     :param title: its heading
     :param note: what is drawn
     :param drawn: whether there is anything to draw
     :param attributes: further HTML attributes of the element
+    :param height: of the plot in pixels; 0 for the style's own
     :return: the element in which the page's script draws the figure
     """
-    plot = f'<div class="plot" id="plot-{name}"></div>' if drawn else '<p class="empty">Nothing recorded.</p>'
+    style = f' style="height: {height}px"' if height else ""
+    plot = f'<div class="plot" id="plot-{name}"{style}></div>' if drawn else '<p class="empty">Nothing recorded.</p>'
     return (
         f'<figure{attributes} aria-labelledby="title-{name}"><h3 id="title-{name}">{html.escape(title)}</h3>'
         f'<p class="note">{html.escape(note)}</p>{plot}</figure>'

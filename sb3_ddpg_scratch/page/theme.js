@@ -12,12 +12,14 @@ const theme = (() => {
     sequential: () => [[0, "#1d1147"], [0.25, "#51127c"], [0.5, "#b73779"], [0.75, "#fc8961"], [1, "#fcfdbf"]],
   };
   const faint = (color) => color + (dark.matches ? "8c" : "66");
+  const wash = (color) => color + (dark.matches ? "40" : "2b");
 
   function color(name) {
     if (name in scales) return scales[name]();
     const style = getComputedStyle(document.documentElement);
     const read = (variable) => style.getPropertyValue("--" + variable).trim();
-    return name.startsWith("faint") ? faint(read(name.replace("faint", "run"))) : read(name);
+    if (name.startsWith("faint")) return faint(read(name.replace("faint", "run")));
+    return name.startsWith("wash") ? wash(read(name.replace("wash", "run"))) : read(name);
   }
 
   function resolved(value) {
