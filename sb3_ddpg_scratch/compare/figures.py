@@ -9,6 +9,7 @@ import numpy as np
 from sb3_ddpg_scratch.compare.curves import Curve
 from sb3_ddpg_scratch.compare.scores import Scores
 from sb3_ddpg_scratch.compare.statistics import Strata, performance_profile
+from sb3_ddpg_scratch.compare.summary import OVERALL
 from sb3_ddpg_scratch.page.figure import RUN_COLORS, Trace, listed
 
 LONGEST_LABEL = 28
@@ -169,17 +170,19 @@ def profiles(strata: Mapping[str, Strata], arms: Sequence[str], normalized: bool
     return Figure("profile", "Scores", "Performance profile", note, traces, layout)
 
 
-def differences(summary: Mapping[str, Any], arms: Sequence[str]) -> Figure:
+def differences(summary: Mapping[str, Any], scores: Scores) -> Figure:
     """
     :param summary: of the comparison
-    :param arms: all arms
-    :return: each arm's difference from the baseline, in units of the baseline's range, against the margin
+    :param scores: of all runs
+    :return: each arm's difference from the baseline, in units of the baseline's range, against the margin; without
+        environments in which that range is no unit to measure in
     """
-    shown = [row for row in summary["comparisons"] if row["difference_ci90"] and row["margin"]]
+    measured = {OVERALL, *(env for env in scores.envs if scores.stands_out(env))}
+    shown = [row for row in summary["comparisons"] if row["difference_ci90"] and row["env"] in measured]
     several = len({row["a"] for row in shown}) > 1
     labels, traces = [], []
     for position, row in enumerate(shown):
-        unit, place = row["margin"] / summary["margin"], arms.index(row["a"])
+        unit, place = row["margin"] / summary["margin"], scores.arms.index(row["a"])
         middle, (low, high) = row["difference"] / unit, (end / unit for end in row["difference_ci90"])
         hover = f"{row['verdict']}: %{{x:+.1%}}<br>90% interval {low:+.1%} to {high:+.1%}<extra></extra>"
         traces.append(_interval(row["a"], place, -position, (low, middle, high), hover))
@@ -190,7 +193,7 @@ def differences(summary: Mapping[str, Any], arms: Sequence[str]) -> Figure:
     layout = {
         "xaxis": {
             "title": {"text": "difference, of the range over random"},
-            "tickformat": "+.0%",
+            "tickformat": ".0%",
             "zeroline": False,
         },
         "shapes": [

@@ -82,7 +82,7 @@ def _figures(scores: Scores, curves: Mapping[str, Sequence[Curve]], summary: Map
         strata = {arm: scores.normalized(arm, envs) for arm in scores.arms if (envs := comparable(scores, arm))}
     else:
         strata = {arm: list(own.values()) for arm, own in scores.counted.items() if own}
-    return [*figures, profiles(strata, scores.arms, several), differences(summary, scores.arms)]
+    return [*figures, profiles(strata, scores.arms, several), differences(summary, scores)]
 
 
 def _figure_data(figure: Figure) -> dict[str, Any]:
@@ -198,9 +198,9 @@ def _explanation(summary: Mapping[str, Any], several: bool) -> str:
     return (
         f"All against {summary['baseline']}. Equivalent: two one-sided t tests (TOST) show a difference smaller than "
         f"{summary['margin']:.0%} of the baseline's range over a random policy, p below 0.05. Otherwise better or worse: "
-        f"Welch's t shows a difference, p below 0.05{corrected}. Neither: undecided. P(better) is the chance that a run of the "
-        "arm scores above one of the baseline, with its 95% interval. Seeds needed: per arm, for two equal arms to be called "
-        "equivalent four times in five."
+        f"Welch's t shows a difference, p below 0.05{corrected}. Neither: undecided. P(better) is the chance that a run of "
+        "the arm scores above one of the baseline, with its 95% interval. Seeds needed: per arm, for two equal arms to be "
+        "called equivalent four times in five."
     )
 
 

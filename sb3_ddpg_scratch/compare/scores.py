@@ -83,7 +83,7 @@ def scores_of(results: Results) -> Scores:
     """
     present = [(run.arm, run.env) for run in results.runs]
     planned = present + [(arm, env) for arm, env, _, _ in results.missing]
-    arms = list(dict.fromkeys(arm for arm, _ in planned))
+    arms = list(dict.fromkeys([*(arm for arm, _ in planned), results.baseline]))
     known_envs = {env for _, env in planned}
     envs = list(dict.fromkeys([env for env in [*results.random_scores, *(env for _, env in planned)] if env in known_envs]))
     random = {env: results.random_scores.get(env, np.nan) for env in envs}

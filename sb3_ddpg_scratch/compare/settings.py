@@ -22,9 +22,10 @@ def settings_section(runs: Sequence[Run], scores: Scores) -> str:
     arms = [arm for arm in scores.arms if scores.seeds[arm]]
     settings = _rows(runs, arms, lambda run: run.hyperparameters)
     surroundings = _rows(runs, arms, lambda run: run.versions | {"machine": _machine(run.machine)})
+    time = _table(arms, _time(runs, arms), mark=False)
     return (
         f"<section><h2>Settings</h2>{_sentence(settings)}{_table(arms, settings)}</section>"
-        f"<section><h2>Time, versions and machine</h2>{_table(arms, _time(runs, arms), mark=False)}{_table(arms, surroundings)}</section>"
+        f"<section><h2>Time, versions and machine</h2>{time}{_table(arms, surroundings)}</section>"
     )
 
 

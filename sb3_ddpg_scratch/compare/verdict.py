@@ -71,7 +71,8 @@ def reasons(comparison: Comparison) -> str:
         return "No margin can be set: the baseline's range over a random policy is nothing, or not known."
     found, verdict = comparison.difference, decide(comparison)
     amount = comparison.amount
-    margin = f"the margin of ±{amount(comparison.margin)}"
+    unit = " of the baseline's range" if comparison.relative else ""
+    margin = f"the margin of ±{amount(comparison.margin)}{unit}"
     direction = "higher" if found.mean > 0 else "lower"
     means = f"the mean score is {amount(abs(found.mean))} {direction}" if found.mean else "the mean scores are the same"
     means += f" (90% interval {amount(found.low, sign=True)} to {amount(found.high, sign=True)})"
@@ -79,7 +80,7 @@ def reasons(comparison: Comparison) -> str:
         real = " The difference is hardly chance, but too small to matter." if comparison.welch_p < ALPHA else ""
         return f"Within {margin}: {means}.{real}"
     if verdict == "undecided":
-        return f"It may be nothing or more than {margin}: {means}. {_missing(comparison)}"
+        return f"The difference may be nothing, or more than {margin}: {means}. {_missing(comparison)}"
     beyond = "more than" if min(abs(found.low), abs(found.high)) > comparison.margin else "though not surely more than"
     return f"{means[0].upper()}{means[1:]}, {beyond} {margin}."
 
