@@ -1,7 +1,9 @@
 """The statistics of comparisons against scipy, rliable, Monte Carlo, and numbers worked by hand."""
 
+import importlib
 import itertools
 import math
+import sys
 from collections import Counter
 
 import numpy as np
@@ -22,6 +24,7 @@ from sb3_ddpg_scratch.compare.statistics import (
     seeds_needed,
 )
 from sb3_ddpg_scratch.compare.verdict import Comparison, decide, reasons
+from sb3_ddpg_scratch.errors import ArgumentError
 
 
 @pytest.fixture
@@ -237,3 +240,10 @@ def test_holm_by_hand():
     assert corrected[0] == pytest.approx(0.02)
     assert math.isnan(corrected[1])
     assert corrected[2] == pytest.approx(0.02)
+
+
+def test_without_rliable_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    monkeypatch.delitem(sys.modules, "sb3_ddpg_scratch.compare.statistics")
+    with pytest.raises(ArgumentError, match=r"sb3-ddpg-scratch\[compare\]"):
+        importlib.import_module("sb3_ddpg_scratch.compare.statistics")

@@ -2,7 +2,8 @@
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,34 +11,22 @@ from sb3_ddpg_scratch.compare.curves import Curve
 from sb3_ddpg_scratch.compare.scores import Scores
 from sb3_ddpg_scratch.compare.statistics import Strata, performance_profile
 from sb3_ddpg_scratch.compare.summary import OVERALL
+from sb3_ddpg_scratch.page import figure as page_figure
 from sb3_ddpg_scratch.page.figure import RUN_COLORS, Trace, listed
 
 LONGEST_LABEL = 28
 PROFILE_POINTS = 121
 
 
-class Figure(NamedTuple):
+@dataclass(frozen=True)
+class Figure(page_figure.Figure):
     """
-    :param name: its id in the page
-    :param section: the section that it belongs to
-    :param title: its heading
-    :param note: what is drawn
-    :param traces: Plotly's traces; ``meta`` is the number of the arm that a trace belongs to
-    :param layout: Plotly's layout, where it differs from the page's
+    A figure of a page. In its traces ``meta`` is the number of the arm that a trace belongs to.
+
     :param env: the environment that it is about, empty for all
-    :param wide: whether it takes the page's whole width
-    :param height: in pixels; 0 for the page's own
     """
 
-    name: str
-    section: str
-    title: str
-    note: str
-    traces: list[Trace]
-    layout: dict[str, Any]
     env: str = ""
-    wide: bool = False
-    height: int = 0
 
 
 def label(name: str) -> str:
@@ -80,7 +69,7 @@ def learning_curves(
         ends = {"x0": 0, "x1": 1, "xref": "x domain", "y0": random, "y1": random}
         layout["shapes"] = [{"type": "line", "line": line, "layer": "below"} | ends]
     title = "Return over environment steps" if over == "steps" else "Return over training time"
-    return Figure(f"{over}-{number}", "Learning", title, note, traces, layout, env)
+    return Figure(f"{over}-{number}", "Learning", f"{title} · {env}", note, traces, layout, env=env)
 
 
 def banded(
@@ -141,7 +130,8 @@ def score_distribution(scores: Scores, summary: Mapping[str, Any], env: str, num
     note = "A dot for each run. Diamond: interquartile mean (IQM) with its 95% interval."
     if any(not np.isfinite(scores.measured[arm][env]).all() for arm in shown):
         note += " Crosses: diverged runs, at the worst score."
-    return Figure(f"scores-{number}", "Scores", "Score of every run", note, traces, layout, env, height=_height(len(shown)))
+    title, height = f"Score of every run · {env}", _height(len(shown))
+    return Figure(f"scores-{number}", "Scores", title, note, traces, layout, env=env, height=height)
 
 
 def profiles(strata: Mapping[str, Strata], arms: Sequence[str], normalized: bool) -> Figure:

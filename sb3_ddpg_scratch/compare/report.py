@@ -157,10 +157,7 @@ def _controls(scores: Scores) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    wide = ' class="wide"' if figure.wide else ""
-    env = f' data-env="{html.escape(figure.env)}"' if figure.env else ""
-    title = f"{figure.title} · {figure.env}" if figure.env else figure.title
-    return framed(figure.name, title, figure.note, bool(figure.traces), wide + env, figure.height)
+    return framed(figure, f' data-env="{html.escape(figure.env)}"' if figure.env else "")
 
 
 def _verdicts(summary: Mapping[str, Any]) -> str:

@@ -221,7 +221,7 @@ def _sections(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
     for section in dict.fromkeys(figure.section for figure in figures):
         own = [figure for figure in figures if figure.section == section]
         above = _legend(runs) + _slider(own)
-        shown = "\n".join(_figure(figure) for figure in own)
+        shown = "\n".join(map(framed, own))
         parts.append(f'<section><h2>{section}</h2>{above}<div class="figures">{shown}</div></section>')
     return "\n".join(parts)
 
@@ -243,11 +243,6 @@ def _slider(figures: Sequence[Figure]) -> str:
         f'<input id="snapshot" type="range" min="0" max="{last}" value="{last}" step="1" aria-labelledby="snapshot-label">'
         f'<label id="snapshot-label" for="snapshot">Snapshot at step {steps[-1]:,}</label></div>'
     )
-
-
-def _figure(figure: Figure) -> str:
-    wide = ' class="wide"' if figure.wide else ""
-    return framed(figure.name, figure.title, figure.note, bool(figure.traces), wide)
 
 
 def _figure_data(figure: Figure, last_step: int) -> dict[str, Any]:

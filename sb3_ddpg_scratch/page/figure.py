@@ -5,6 +5,7 @@ Colours are names like ``theme:run0`` which the page resolves, so that a figure 
 """
 
 import html
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,30 @@ import numpy as np
 RUN_COLORS = 8
 
 Trace = dict[str, Any]
+_EMPTY = '<p class="empty">Nothing recorded.</p>'
+
+
+@dataclass(frozen=True)
+class Figure:
+    """
+    :param name: its id in the page
+    :param section: the section that it belongs to
+    :param title: its heading
+    :param note: what is drawn
+    :param traces: Plotly's traces
+    :param layout: Plotly's layout, where it differs from the page's
+    :param wide: whether it takes the page's whole width
+    :param height: of its plot in pixels; 0 for the style's own
+    """
+
+    name: str
+    section: str
+    title: str
+    note: str
+    traces: list[Trace]
+    layout: dict[str, Any]
+    wide: bool = False
+    height: int = 0
 
 
 def listed(values: np.ndarray, digits: int = 5) -> list[Any]:
@@ -41,19 +66,16 @@ def color_style(number: int) -> str:
     return f"--color: var(--run{number % RUN_COLORS})"
 
 
-def framed(name: str, title: str, note: str, drawn: bool, attributes: str = "", height: int = 0) -> str:
+def framed(figure: Figure, attributes: str = "") -> str:
     """
-    :param name: the figure's id in the page
-    :param title: its heading
-    :param note: what is drawn
-    :param drawn: whether there is anything to draw
-    :param attributes: further HTML attributes of the element
-    :param height: of the plot in pixels; 0 for the style's own
-    :return: the element in which the page's script draws the figure
+    :param figure: a figure
+    :param attributes: further HTML attributes of its element
+    :return: the element in which the page's script draws it
     """
-    style = f' style="height: {height}px"' if height else ""
-    plot = f'<div class="plot" id="plot-{name}"{style}></div>' if drawn else '<p class="empty">Nothing recorded.</p>'
+    wide = ' class="wide"' if figure.wide else ""
+    height = f' style="height: {figure.height}px"' if figure.height else ""
+    plot = f'<div class="plot" id="plot-{figure.name}"{height}></div>' if figure.traces else _EMPTY
     return (
-        f'<figure{attributes} aria-labelledby="title-{name}"><h3 id="title-{name}">{html.escape(title)}</h3>'
-        f'<p class="note">{html.escape(note)}</p>{plot}</figure>'
+        f'<figure{wide}{attributes} aria-labelledby="title-{figure.name}"><h3 id="title-{figure.name}">'
+        f'{html.escape(figure.title)}</h3><p class="note">{html.escape(figure.note)}</p>{plot}</figure>'
     )
