@@ -76,6 +76,8 @@ def test_improvement_counts_pairs(rng):
     assert improvement(b, a) == pytest.approx(1 - np.mean(chances))
     same = np.array([1.0, 2, 3])
     assert improvement([same], [same]) == 0.5
+    tied = np.ones(4)
+    assert improvement_interval([tied], [tied]) == (0.5, 0.5)
 
 
 def test_improvement_interval_is_rliables(rng):
@@ -129,13 +131,13 @@ def test_equivalence_by_hand():
 
 def test_several_environments_are_not_pooled(rng):
     """An environment in which both arms are a thousand higher is no spread, and the error is that of a mean of differences."""
-    a, b = rng.normal(size=(2, 200)), rng.normal(size=(2, 200))
+    a, b = rng.normal(0.2, 1, size=(2, 200)), rng.normal(size=(2, 200))
     lifted = [np.array([[0.0], [1000.0]]) + values for values in (a, b)]
     found = difference(list(lifted[0]), list(lifted[1]), margin=1)
     expected = np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)])
     error = np.sqrt(sum(x.var(ddof=1) / 200 for x in [*a, *b])) / 2
     assert found.mean == pytest.approx(expected)
-    assert found.welch_p == pytest.approx(2 * stats.norm.sf(abs(expected) / error), rel=0.02)
+    assert found.welch_p == pytest.approx(2 * stats.norm.sf(abs(expected) / error), rel=0.1)
     assert pooled_deviation(list(a), list(b)) == pytest.approx(np.sqrt(0.5), rel=0.1)
 
 
@@ -219,10 +221,12 @@ def test_degenerate_scores():
     assert judged(constant, other, 3.0)[0] == "equivalent"
     # 0.1 + 0.2 is not 0.3: rounding is no spread.
     assert judged(np.full(5, 0.1 + 0.2), np.full(5, 0.3), 0.1)[0] == "equivalent"
+    # Without a margin nothing is equivalent, but a difference is still one.
     for margin in (0.0, math.nan):
-        verdict, why = judged(constant, other, margin)
+        verdict, why = judged(constant, constant, margin)
         assert verdict == "undecided"
         assert "No margin can be set" in why
+        assert judged(constant, other, margin)[0] == "worse"
     spread = np.linspace(0, 1, 10)
     for few, words in ((np.empty(0), "no finished run"), (spread[:1], "One seed shows no spread"), (spread[:2], "by chance")):
         verdict, why = judged(few, spread, 0.5)

@@ -48,7 +48,7 @@ def decide(comparison: Comparison) -> Verdict:
     :param comparison: what was found
     :return: what it means
     """
-    if not comparison.margin > 0 or min(comparison.seeds) < MINIMUM_SEEDS:
+    if min(comparison.seeds) < MINIMUM_SEEDS:
         return "undecided"
     if comparison.difference.tost_p < ALPHA:
         return "equivalent"
@@ -67,22 +67,22 @@ def reasons(comparison: Comparison) -> str:
     if min(comparison.seeds) < MINIMUM_SEEDS:
         few = "One seed shows no spread" if min(comparison.seeds) == 1 else "Two seeds can agree by chance"
         return f"{few}: each arm needs {MINIMUM_SEEDS} at the least, and ten to be worth much."
-    if not comparison.margin > 0:
-        return "No margin can be set: the baseline's range over a random policy is nothing, or not known."
-    found, verdict = comparison.difference, decide(comparison)
-    amount = comparison.amount
-    unit = " of the baseline's range" if comparison.relative else ""
-    margin = f"the margin of ±{amount(comparison.margin)}{unit}"
+    found, verdict, amount = comparison.difference, decide(comparison), comparison.amount
     direction = "higher" if found.mean > 0 else "lower"
     means = f"the mean score is {amount(abs(found.mean))} {direction}" if found.mean else "the mean scores are the same"
     means += f" (90% interval {amount(found.low, sign=True)} to {amount(found.high, sign=True)})"
+    sentence = means[0].upper() + means[1:]
+    if not comparison.margin > 0:
+        return f"{sentence}. No margin can be set: the baseline's range over a random policy is nothing, or not known."
+    unit = " of the baseline's range" if comparison.relative else ""
+    margin = f"the margin of ±{amount(comparison.margin)}{unit}"
     if verdict == "equivalent":
         real = " The difference is hardly chance, but too small to matter." if comparison.welch_p < ALPHA else ""
         return f"Within {margin}: {means}.{real}"
     if verdict == "undecided":
         return f"The difference may be nothing, or more than {margin}: {means}. {_missing(comparison)}"
     beyond = "more than" if min(abs(found.low), abs(found.high)) > comparison.margin else "though not surely more than"
-    return f"{means[0].upper()}{means[1:]}, {beyond} {margin}."
+    return f"{sentence}, {beyond} {margin}."
 
 
 def _missing(comparison: Comparison) -> str:
