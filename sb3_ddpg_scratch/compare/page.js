@@ -21,7 +21,12 @@
     return Promise.all(plots.filter(shown).map(draw));
   }
 
-  for (const tab of tabs) tab.addEventListener("change", drawShown);
+  for (const tab of tabs) {
+    tab.addEventListener("change", () => {
+      tab.parentElement.scrollIntoView({ block: "nearest", inline: "nearest" });
+      drawShown();
+    });
+  }
   for (const button of document.querySelectorAll("button[data-arm]")) {
     const arm = Number(button.dataset.arm);
     button.addEventListener("click", () => {
