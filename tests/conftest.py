@@ -1,6 +1,8 @@
 """Environments and helpers that several test files share."""
 
 import os
+import shutil
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -82,3 +84,53 @@ def _fresh_generators():
     """Every test begins with the same random numbers, whatever ran before it."""
     np.random.seed(12345)
     th.manual_seed(12345)
+
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+SWITCHES += ["--disable-component-update", "--disable-sync"]
+
+
+def wait_until(page, expression):
+    # From outside: the page's content security policy lets nothing be evaluated inside it.
+    limit = time.monotonic() + 20
+    while not page.evaluate(expression):
+        assert time.monotonic() < limit, expression
+        page.wait_for_timeout(50)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium or Chrome is installed, in which the page could be opened")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a page as a reader would, and afterwards finds no script error, and nothing fetched from anywhere."""
+    contexts, wrong = [], []
+
+    def open_it(path, width=1280, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme, offline=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else wrong.append(request.url),
+        )
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-drawn]", state="attached", timeout=30_000)
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert wrong == []

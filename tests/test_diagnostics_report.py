@@ -3,11 +3,11 @@
 import json
 import re
 import shutil
-import time
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import wait_until
 from PIL import Image
 from stable_baselines3 import TD3
 from typer.testing import CliRunner
@@ -18,9 +18,6 @@ from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, read_recording
 from sb3_ddpg_scratch.diagnostics.report import distinct_names, write_report
 from sb3_ddpg_scratch.diagnostics.video import VideoError, record_video
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-SWITCHES += ["--disable-component-update", "--disable-sync"]
 TIME_FIGURES = [
     "return",
     "q_mean",
@@ -51,51 +48,6 @@ def runs(tmp_path_factory):
     path = folder / "td3" / "diagnostics.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
     return folder
-
-
-def wait_until(page, expression):
-    # From outside: the page's content security policy lets nothing be evaluated inside it.
-    limit = time.monotonic() + 20
-    while not page.evaluate(expression):
-        assert time.monotonic() < limit, expression
-        page.wait_for_timeout(50)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium or Chrome is installed, in which the page could be opened")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """Opens a page as a reader would, and afterwards finds no script error, and nothing fetched from anywhere."""
-    contexts, wrong = [], []
-
-    def open_it(path, width=1280, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme, offline=True)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        page.on(
-            "request",
-            lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else wrong.append(request.url),
-        )
-        page.goto(path.as_uri())
-        page.wait_for_selector("html[data-drawn]", state="attached", timeout=30_000)
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert wrong == []
 
 
 @pytest.fixture(scope="module")

@@ -1,45 +1,30 @@
-"""
-The report's figures, as Plotly's own dicts of traces and layout. No numbers are made here.
-
-Colours are names like ``theme:run0`` which the page resolves, so that a figure follows the reader's light or dark mode.
-"""
+"""The report's figures, as Plotly's own dicts of traces and layout. No numbers are made here."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sb3_ddpg_scratch.diagnostics.reading import Recording
 from sb3_ddpg_scratch.diagnostics.summary import WINDOW, moving_average
+from sb3_ddpg_scratch.page import figure as page_figure
+from sb3_ddpg_scratch.page.figure import RUN_COLORS, Trace, listed
 
-RUN_COLORS = 8
 MOST_POINTS = 3000
 MOST_SNAPSHOTS = 60
 
-Trace = dict[str, Any]
 
-
-class Figure(NamedTuple):
+@dataclass(frozen=True)
+class Figure(page_figure.Figure):
     """
-    :param name: its id in the page
-    :param section: the section that it belongs to
-    :param title: its heading
-    :param note: what is drawn
-    :param traces: Plotly's traces
-    :param layout: Plotly's layout, where it differs from the page's
-    :param wide: whether it takes the page's whole width
+    A figure of a page, and what the slider does to it.
+
     :param steps: environment steps of the snapshots among which the slider chooses; empty where it does nothing
     :param frames: for each of them the traces that change, as pairs of a trace's index and its ``z``
     :param cursor: whether the layout's first shape stands at the chosen snapshot's step
     """
 
-    name: str
-    section: str
-    title: str
-    note: str
-    traces: list[Trace]
-    layout: dict[str, Any]
-    wide: bool = False
     steps: Sequence[int] = ()
     frames: Sequence[list[tuple[int, Any]]] = ()
     cursor: bool = False
@@ -55,17 +40,6 @@ class Run(NamedTuple):
     label: str
     recording: Recording
     number: int
-
-
-def listed(values: np.ndarray, digits: int = 5) -> list[Any]:
-    """
-    :param values: numbers
-    :param digits: significant digits to keep
-    :return: them in nested lists, ``None`` for those that are not finite
-    """
-    if values.ndim > 1:
-        return [listed(row, digits) for row in values]
-    return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
 
 
 def line(run: Run, x: np.ndarray, y: np.ndarray, name: str, style: str = "solid", **others: Any) -> Trace:

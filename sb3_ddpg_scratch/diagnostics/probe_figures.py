@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ddpg_scratch.diagnostics.figures import MOST_SNAPSHOTS, Figure, Run, listed
+from sb3_ddpg_scratch.diagnostics.figures import MOST_SNAPSHOTS, Figure, Run
 from sb3_ddpg_scratch.diagnostics.reading import Snapshot
+from sb3_ddpg_scratch.page.figure import listed
 
 OWN_SCALE_FACTOR = 10
 """Runs whose Q span ranges that differ by more than this have a colour scale each: on one, the narrower would be flat."""

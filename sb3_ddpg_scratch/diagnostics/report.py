@@ -2,20 +2,21 @@
 
 import base64
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from math import isnan
 from pathlib import Path
 from typing import Any
 
-from sb3_ddpg_scratch.diagnostics.figures import RUN_COLORS, Figure, Run, time_figures
+from sb3_ddpg_scratch.diagnostics.figures import Figure, Run, time_figures
 from sb3_ddpg_scratch.diagnostics.probe_figures import probe_figures
 from sb3_ddpg_scratch.diagnostics.reading import UnreadableRecordingError, read_recording
 from sb3_ddpg_scratch.diagnostics.recording import plain, write_whole
-from sb3_ddpg_scratch.diagnostics.summary import LATEST, WINDOW, Summary, in_words, number, percent, summarize
+from sb3_ddpg_scratch.diagnostics.summary import LATEST, WINDOW, Summary, in_words, summarize
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.page.figure import color_style, framed, named
+from sb3_ddpg_scratch.page.shell import alarm, assemble
+from sb3_ddpg_scratch.page.words import number, percent
 
 LARGEST_INLINE_GIF = 4_000_000
 
@@ -132,42 +133,22 @@ def page(runs: Sequence[Run], problems: Sequence[str], clips: dict[int, Path]) -
     :param clips: for runs' numbers animated GIFs
     :return: the page
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ArgumentError(
-            "report", "plotly", "installed", "The report needs Plotly: pip install 'sb3-ddpg-scratch[report]'."
-        ) from error
     figures = time_figures(runs) + probe_figures(runs)
     environments = sorted({_environment(run) for run in runs})
     algorithms = list(dict.fromkeys(run.recording.header.get("algorithm", "?") for run in runs))
     heading = f"{' and '.join(map(str, algorithms))} on {', '.join(environments)}"
-    parts = {
-        "title": html.escape(f"{heading} · diagnostics"),
-        "heading": html.escape(heading),
-        "subheading": html.escape(_subheading(runs)),
-        "style": _asset("page.css"),
-        "overview": _overview(runs, problems, clips),
-        "sections": _sections(runs, figures),
-        "settings": _settings(runs),
-        "footer": "Made by sb3-ddpg-scratch. The axes over environment steps are linked: zoom one and all follow; "
+    settings = f"<details><summary>Settings</summary>{_settings(runs)}</details>"
+    return assemble(
+        room="sb3_ddpg_scratch.diagnostics",
+        title=f"{heading} · diagnostics",
+        heading=heading,
+        subheading=_subheading(runs),
+        overview=_overview(runs, problems, clips),
+        sections=_sections(runs, figures) + settings,
+        footer="Made by sb3-ddpg-scratch. The axes over environment steps are linked: zoom one and all follow; "
         "double-click to return.",
-        "plotly": get_plotlyjs(),
-        "figures": _as_script_data([_figure_data(figure, _last_step(runs)) for figure in figures]),
-        "script": _asset("page.js"),
-    }
-    # Split once at the markers, so that nothing inside a part can be taken for one.
-    pieces = _asset("page.html").split("@@")
-    return "".join(parts[piece] if index % 2 else piece for index, piece in enumerate(pieces))
-
-
-def _asset(name: str) -> str:
-    return files("sb3_ddpg_scratch.diagnostics").joinpath(name).read_text(encoding="utf-8")
-
-
-def _as_script_data(value: Any) -> str:
-    # "<" is all that could end a script element.
-    return json.dumps(plain(value), separators=(",", ":")).replace("<", "\\u003c")
+        figures=plain([_figure_data(figure, _last_step(runs)) for figure in figures]),
+    )
 
 
 def _last_step(runs: Sequence[Run]) -> int:
@@ -186,19 +167,12 @@ def _subheading(runs: Sequence[Run]) -> str:
     return f"{count}; diagnostics recorded during training.{units}"
 
 
-def _color(run: Run) -> str:
-    return f"--color: var(--run{run.number % RUN_COLORS})"
-
-
 def _overview(runs: Sequence[Run], problems: Sequence[str], clips: dict[int, Path]) -> str:
-    parts = []
-    if problems:
-        items = "".join(f"<li>{html.escape(problem)}</li>" for problem in problems)
-        parts.append(f'<div class="alarm" role="note"><strong>Not everything could be shown</strong><ul>{items}</ul></div>')
+    parts = [alarm("Not everything could be shown", problems)]
     for run in runs:
         summary = summarize(run.recording)
         parts.append(
-            f'<article class="run" style="{_color(run)}"><div><h3>{html.escape(run.label)}</h3>'
+            f'<article class="run" style="{color_style(run.number)}"><div><h3>{html.escape(run.label)}</h3>'
             f'<p class="words">{html.escape(in_words(run.recording, summary))}</p>{_numbers(summary)}'
             f"{_warnings(run)}</div>{_clip(run, clips)}</article>"
         )
@@ -226,10 +200,8 @@ def _numbers(summary: Summary) -> str:
 
 
 def _warnings(run: Run) -> str:
-    if not run.recording.warnings:
-        return ""
-    items = "".join(f"<li>Step {warning['step']:,}: {html.escape(warning['text'])}</li>" for warning in run.recording.warnings)
-    return f'<div class="alarm" role="note"><strong>Signs of divergence</strong><ul>{items}</ul></div>'
+    texts = [f"Step {warning['step']:,}: {warning['text']}" for warning in run.recording.warnings]
+    return alarm("Signs of divergence", texts)
 
 
 def _clip(run: Run, clips: dict[int, Path]) -> str:
@@ -249,7 +221,7 @@ def _sections(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
     for section in dict.fromkeys(figure.section for figure in figures):
         own = [figure for figure in figures if figure.section == section]
         above = _legend(runs) + _slider(own)
-        shown = "\n".join(_figure(figure) for figure in own)
+        shown = "\n".join(map(framed, own))
         parts.append(f'<section><h2>{section}</h2>{above}<div class="figures">{shown}</div></section>')
     return "\n".join(parts)
 
@@ -257,7 +229,7 @@ def _sections(runs: Sequence[Run], figures: Sequence[Figure]) -> str:
 def _legend(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         return ""
-    items = "".join(f'<li style="{_color(run)}">{html.escape(run.label)}</li>' for run in runs)
+    items = "".join(f'<li style="{color_style(run.number)}">{html.escape(run.label)}</li>' for run in runs)
     return f'<ul class="legend">{items}</ul>'
 
 
@@ -273,20 +245,10 @@ def _slider(figures: Sequence[Figure]) -> str:
     )
 
 
-def _figure(figure: Figure) -> str:
-    wide = ' class="wide"' if figure.wide else ""
-    plot = f'<div class="plot" id="plot-{figure.name}"></div>' if figure.traces else '<p class="empty">Nothing recorded.</p>'
-    return (
-        f'<figure{wide} aria-labelledby="title-{figure.name}"><h3 id="title-{figure.name}">{html.escape(figure.title)}</h3>'
-        f'<p class="note">{html.escape(figure.note)}</p>{plot}</figure>'
-    )
-
-
 def _figure_data(figure: Figure, last_step: int) -> dict[str, Any]:
     return {
         "name": figure.name,
-        # Plotly reads a few HTML tags in its texts: a run's name must not be one.
-        "traces": [trace | {"name": html.escape(str(trace.get("name", "")))} for trace in figure.traces],
+        "traces": named(figure.traces),
         "layout": figure.layout,
         "frames": figure.frames,
         "steps": figure.steps,

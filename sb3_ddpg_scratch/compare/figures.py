@@ -1,0 +1,222 @@
+"""The figures of a comparison's report, as Plotly's traces and layout. No numbers are made here but a profile's."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from sb3_ddpg_scratch.compare.curves import Curve
+from sb3_ddpg_scratch.compare.scores import Scores
+from sb3_ddpg_scratch.compare.statistics import Strata, performance_profile
+from sb3_ddpg_scratch.compare.summary import OVERALL
+from sb3_ddpg_scratch.page import figure as page_figure
+from sb3_ddpg_scratch.page.figure import RUN_COLORS, Trace, listed
+
+LONGEST_LABEL = 28
+PROFILE_POINTS = 121
+
+
+@dataclass(frozen=True)
+class Figure(page_figure.Figure):
+    """
+    A figure of a page. In its traces ``meta`` is the number of the arm that a trace belongs to.
+
+    :param env: the environment that it is about, empty for all
+    """
+
+    env: str = ""
+
+
+def label(name: str) -> str:
+    """
+    :param name: of an arm or an environment
+    :return: it for a figure's axis, shortened and escaped
+    """
+    short = name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
+    return html.escape(short)
+
+
+def learning_curves(
+    curves: Sequence[Curve], env: str, number: int, random: float, over: Literal["steps", "seconds"]
+) -> Figure:
+    """
+    :param curves: of all arms
+    :param env: the environment
+    :param number: its place among the environments
+    :param random: score of a random policy
+    :param over: what is on the horizontal axis
+    :return: returns against environment steps or training time
+    """
+    traces: list[Trace] = []
+    for curve in curves:
+        x = curve.steps if over == "steps" else curve.seconds
+        traces += banded(curve.arm, curve.number, x, curve.middle, curve.low, curve.high, "%{y:.4~g}")
+    seeds = sorted({curve.seeds for curve in curves})
+    runs = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "no"
+    note = f"Interquartile mean of {runs} runs an arm, with its 95% interval."
+    axis: dict[str, Any] = {"title": {"text": "environment steps"}, "rangemode": "tozero"}
+    if over == "seconds":
+        note = "The same against time spent training (mean of the runs), evaluations not counted."
+        axis = {"title": {"text": "seconds of training"}, "rangemode": "tozero"}
+    layout: dict[str, Any] = {"xaxis": axis, "yaxis": {"title": {"text": "return"}}, "hovermode": "x unified"}
+    if over == "seconds":
+        layout["hovermode"] = "closest"
+    if np.isfinite(random):
+        note += " Dotted: a random policy." if over == "steps" else ""
+        line = {"color": "theme:muted", "width": 1.5, "dash": "dot"}
+        ends = {"x0": 0, "x1": 1, "xref": "x domain", "y0": random, "y1": random}
+        layout["shapes"] = [{"type": "line", "line": line, "layer": "below"} | ends]
+    title = "Return over environment steps" if over == "steps" else "Return over training time"
+    return Figure(f"{over}-{number}", "Learning", f"{title} · {env}", note, traces, layout, env=env)
+
+
+def banded(
+    arm: str, number: int, x: np.ndarray, middle: np.ndarray, low: np.ndarray, high: np.ndarray, hover: str
+) -> list[Trace]:
+    """
+    :param arm: name of the arm
+    :param number: its place among the arms
+    :param x: shape ``(n,)``
+    :param middle: shape ``(n,)``
+    :param low: lower end of its interval, shape ``(n,)``
+    :param high: upper end, shape ``(n,)``
+    :param hover: what the line says at the pointer, Plotly's template
+    :return: a band and a line
+    """
+    place, common = number % RUN_COLORS, {"type": "scatter", "meta": number, "name": arm}
+    ends = {"x": listed(np.concatenate([x, x[::-1]]), 12), "y": listed(np.concatenate([high, low[::-1]]))}
+    band = {"mode": "lines", "fill": "toself", "fillcolor": f"theme:wash{place}", "line": {"width": 0}, "hoverinfo": "skip"}
+    line = {"mode": "lines" if len(x) > 1 else "markers", "line": {"color": f"theme:run{place}", "width": 2}}
+    dots = {"marker": {"color": f"theme:run{place}", "size": 7}, "hovertemplate": hover}
+    return [common | ends | band, common | {"x": listed(x, 12), "y": listed(middle)} | line | dots]
+
+
+def score_distribution(scores: Scores, summary: Mapping[str, Any], env: str, number: int) -> Figure:
+    """
+    :param scores: of all runs
+    :param summary: of the comparison
+    :param env: the environment
+    :param number: its place among the environments
+    :return: a point for each run's score, and the interquartile means with their intervals
+    """
+    traces: list[Trace] = []
+    shown = [arm for arm in scores.arms if env in scores.counted[arm]]
+    for row, arm in enumerate(shown):
+        place, values = scores.arms.index(arm), scores.counted[arm][env]
+        seeds, finite = scores.seeds[arm][env], np.isfinite(scores.measured[arm][env])
+        texts = [f"seed {seed}" if good else f"seed {seed}, diverged" for seed, good in zip(seeds, finite, strict=True)]
+        spread = 0.07 * ((np.arange(len(values)) % 5) - 2)
+        points = {
+            "type": "scatter",
+            "mode": "markers",
+            "x": listed(values),
+            "y": listed(-row + 0.05 + spread),
+            "text": texts,
+            "marker": {
+                "color": f"theme:faint{place % RUN_COLORS}",
+                "size": 9,
+                "symbol": ["circle" if g else "x" for g in finite],
+            },
+            "hovertemplate": "%{x:.4~g}<br>%{text}<extra></extra>",
+        }
+        traces.append(points | {"meta": place, "name": arm})
+        middle, interval = summary["arms"][arm]["iqm"][env], summary["arms"][arm]["ci"][env]
+        low, high = interval or (middle, middle)
+        hover = f"IQM %{{x:.4~g}}<br>95% interval {low:.4g} to {high:.4g}<extra></extra>"
+        traces.append(_interval(f"{arm}, IQM", place, -row - 0.28, (low, middle, high), hover))
+    layout = {"xaxis": {"title": {"text": "score"}, "zeroline": False}} | _rows([label(arm) for arm in shown])
+    note = "A dot for each run. Diamond: interquartile mean (IQM) with its 95% interval."
+    if any(not np.isfinite(scores.measured[arm][env]).all() for arm in shown):
+        note += " Crosses: diverged runs, at the worst score."
+    title, height = f"Score of every run · {env}", _height(len(shown))
+    return Figure(f"scores-{number}", "Scores", title, note, traces, layout, env=env, height=height)
+
+
+def profiles(strata: Mapping[str, Strata], arms: Sequence[str], normalized: bool) -> Figure:
+    """
+    :param strata: of each arm the scores in each environment, shape ``(seeds,)``
+    :param arms: all arms
+    :param normalized: whether they are in units of the baseline's range over a random policy
+    :return: the share of runs that score above a threshold, against the threshold
+    """
+    traces: list[Trace] = []
+    pooled = np.concatenate([values for arm in strata.values() for values in arm] or [np.zeros(0)])
+    if len(pooled):
+        low, high = pooled.min(), pooled.max()
+        reach = 0.05 * (high - low) or 0.5
+        thresholds = np.linspace(low - reach, high + reach, PROFILE_POINTS)
+        for arm, scores in strata.items():
+            hover = "%{y:.0%} of runs score above %{x:.4~g}"
+            traces += banded(arm, arms.index(arm), thresholds, *performance_profile(scores, thresholds), hover)
+    layout = {
+        "xaxis": {"title": {"text": "normalised score" if normalized else "score"}, "zeroline": False},
+        "yaxis": {"title": {"text": "share of runs above"}, "tickformat": ".0%", "range": [-0.02, 1.04]},
+        "hovermode": "closest",
+    }
+    note = "The share of an arm's runs that score above a value, with its 95% interval: higher is better everywhere."
+    note += " All environments together: 0 is a random policy, 1 the baseline's mean." if normalized else ""
+    return Figure("profile", "Scores", "Performance profile", note, traces, layout)
+
+
+def differences(summary: Mapping[str, Any], scores: Scores) -> Figure:
+    """
+    :param summary: of the comparison
+    :param scores: of all runs
+    :return: each arm's difference from the baseline, in units of the baseline's range, against the margin; without
+        environments in which that range is no unit to measure in
+    """
+    measured = {OVERALL, *(env for env in scores.envs if scores.stands_out(env))}
+    shown = [row for row in summary["comparisons"] if row["difference_ci90"] and row["env"] in measured]
+    several = len({row["a"] for row in shown}) > 1
+    labels, traces = [], []
+    for position, row in enumerate(shown):
+        unit, place = row["margin"] / summary["margin"], scores.arms.index(row["a"])
+        middle, (low, high) = row["difference"] / unit, (end / unit for end in row["difference_ci90"])
+        hover = f"{row['verdict']}: %{{x:+.1%}}<br>90% interval {low:+.1%} to {high:+.1%}<extra></extra>"
+        traces.append(_interval(row["a"], place, -position, (low, middle, high), hover))
+        labels.append(f"{label(row['env'])} · {label(row['a'])}" if several else label(row["env"]))
+    margin = summary["margin"]
+    zone = {"type": "rect", "x0": -margin, "x1": margin, "y0": 0, "y1": 1, "yref": "y domain", "layer": "below"}
+    middle_line = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "y domain", "layer": "below"}
+    layout = {
+        "xaxis": {
+            "title": {"text": "difference, of the range over random"},
+            "tickformat": ".0%",
+            "zeroline": False,
+        },
+        "shapes": [
+            zone | {"fillcolor": "theme:zone", "line": {"width": 0}},
+            middle_line | {"line": {"color": "theme:muted", "width": 1}},
+        ],
+    } | _rows(labels)
+    note = (
+        f"Mean scores with 90% intervals, in units of {summary['baseline']}'s range over a random policy. An interval wholly "
+        f"within the shaded margin of ±{margin:.0%} is equivalent; one that crosses its edge is not."
+    )
+    title = "Difference from the baseline"
+    return Figure("differences", "Verdicts", title, note, traces, layout, wide=True, height=_height(len(shown)))
+
+
+def _interval(name: str, number: int, y: float, ends: tuple[float, float, float], hover: str) -> Trace:
+    """A diamond in the middle of an interval, from ``ends``: low, middle, high."""
+    low, middle, high = ends
+    color = f"theme:run{number % RUN_COLORS}"
+    error = {"symmetric": False, "array": [high - middle], "arrayminus": [middle - low], "color": color, "thickness": 2.5}
+    point = {"type": "scatter", "mode": "markers", "meta": number, "name": name, "x": [middle], "y": [y]}
+    marker = {"color": color, "size": 11, "symbol": "diamond"}
+    return point | {"error_x": error | {"width": 7}, "marker": marker, "hovertemplate": hover}
+
+
+def _rows(labels: Sequence[str]) -> dict[str, Any]:
+    """A layout with a row for each label, from the top, which stands above it: beside it a phone would have no room."""
+    left = {"x": 0, "xref": "x domain", "xanchor": "left", "yanchor": "middle", "showarrow": False}
+    ground = {"bgcolor": "theme:panel", "font": {"color": "theme:text"}}
+    texts = [left | ground | {"y": 0.42 - row, "text": text} for row, text in enumerate(labels)]
+    axis = {"range": [-len(labels) + 0.45, 0.65], "zeroline": False, "showgrid": False, "showticklabels": False}
+    return {"yaxis": axis, "annotations": texts, "margin": {"l": 14, "r": 14, "t": 8, "b": 34}}
+
+
+def _height(rows: int) -> int:
+    return max(270, 60 + 62 * rows)

@@ -1,0 +1,244 @@
+"""
+The statistics of a comparison: arrays in, numbers out.
+
+Scores come as strata, one array of shape ``(seeds,)`` for each environment. A single environment is a single stratum. Point
+estimates are rliable's. Intervals are the percentiles of a stratified bootstrap as rliable's are, but resampled by scipy:
+rliable 1.2 draws from NumPy's global generator whatever random state it is given, and takes a hundred times as long.
+"""
+
+from collections.abc import Sequence
+from math import floor, inf, nan
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sb3_ddpg_scratch.errors import ArgumentError
+
+try:
+    from rliable import metrics
+    from scipy import stats
+except ImportError as error:
+    raise ArgumentError(
+        "compare", error.name, "installed", "Comparisons need rliable and scipy: pip install 'sb3-ddpg-scratch[compare]'."
+    ) from error
+
+ALPHA = 0.05
+POWER = 0.8
+RESAMPLES = 50_000
+MINIMUM_SEEDS = 3
+"""Per arm. Two runs that fail, or two that succeed, agree by chance too often to say anything."""
+_BATCH = 1000
+_SEED = 0
+
+Strata = Sequence[np.ndarray]
+Interval = tuple[float, float]
+NO_INTERVAL = (nan, nan)
+
+
+def iqm(scores: Strata) -> float:
+    """
+    :param scores: of each environment, shape ``(seeds,)``
+    :return: the interquartile mean of all of them together: the mean of the middle half
+    """
+    return float(metrics.aggregate_iqm(np.concatenate(scores)))
+
+
+def iqm_interval(scores: Strata, resamples: int = RESAMPLES) -> Interval:
+    """
+    :param scores: of each environment, shape ``(seeds,)``
+    :param resamples: how often to resample
+    :return: 95% interval of :func:`iqm`; NaN where an environment has fewer than two seeds
+    """
+    if min(map(len, scores)) < 2:
+        return NO_INTERVAL
+    low, high = _bootstrap(scores, _iqm_along, resamples)
+    return float(low), float(high)
+
+
+def iqm_curve(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    :param values: what each seed had at each point, shape ``(points, seeds)``; whole seeds are resampled
+    :param resamples: how often
+    :return: interquartile mean over seeds and the ends of its 95% interval, shape ``(points,)`` each; with one seed the
+        interval has no width
+    """
+    middle = stats.trim_mean(values, 0.25, axis=-1)
+    if values.shape[-1] < 2:
+        return middle, middle, middle
+    low, high = _bootstrap([values], _iqm_along, resamples)
+    return middle, low, high
+
+
+def performance_profile(
+    scores: Strata, thresholds: np.ndarray, resamples: int = 2000
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    :param scores: of each environment, shape ``(seeds,)``
+    :param thresholds: shape ``(points,)``
+    :param resamples: how often to resample
+    :return: share of the runs that score above each threshold, environments weighing the same, and the ends of its 95%
+        interval, shape ``(points,)`` each
+    """
+    above = [np.asarray(values)[None, :] > thresholds[:, None] for values in scores]
+    share = _mean_of_means(*above)
+    if min(map(len, scores)) < 2:
+        return share, share, share
+    low, high = _bootstrap(above, _mean_of_means, resamples)
+    return share, low, high
+
+
+def improvement(a: Strata, b: Strata) -> float:
+    """
+    :param a: scores of one arm in each environment, shape ``(seeds,)``
+    :param b: scores of the other in the same environments; the number of seeds may differ
+    :return: probability that a run of ``a`` scores above one of ``b`` (a tie counts half), averaged over environments
+    """
+    chances = [metrics.probability_of_improvement(x[:, None], y[:, None]) for x, y in zip(a, b, strict=True)]
+    return float(np.mean(chances))
+
+
+def improvement_interval(a: Strata, b: Strata, resamples: int = RESAMPLES) -> Interval:
+    """
+    :param a: scores of one arm in each environment, shape ``(seeds,)``
+    :param b: scores of the other in the same environments
+    :param resamples: how often to resample
+    :return: 95% interval of :func:`improvement`; NaN where either arm has fewer than two seeds
+    """
+    if min(map(len, [*a, *b])) < 2:
+        return NO_INTERVAL
+    low, high = _bootstrap([*a, *b], _improvement_along, resamples)
+    return float(low), float(high)
+
+
+def _iqm_along(*scores: np.ndarray, axis: int = -1) -> np.ndarray:
+    return stats.trim_mean(np.concatenate(scores, axis=axis), 0.25, axis=axis)
+
+
+def _mean_of_means(*scores: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.mean([values.mean(axis=axis) for values in scores], axis=0)
+
+
+def _improvement_along(*scores: np.ndarray, axis: int = -1) -> np.ndarray:
+    half = len(scores) // 2
+    chances = []
+    for x, y in zip(scores[:half], scores[half:], strict=True):
+        difference = x[..., :, None] - y[..., None, :]
+        chances.append(0.5 + 0.5 * np.sign(difference).mean(axis=(-2, -1)))
+    return np.mean(chances, axis=0)
+
+
+def _bootstrap(samples: Sequence[np.ndarray], statistic: Any, resamples: int) -> Any:
+    found = stats.bootstrap(
+        samples,
+        statistic,
+        n_resamples=resamples,
+        batch=_BATCH,
+        vectorized=True,
+        axis=-1,
+        confidence_level=1 - ALPHA,
+        method="percentile",
+        random_state=np.random.default_rng(_SEED),
+    )
+    return found.confidence_interval
+
+
+class Difference(NamedTuple):
+    """
+    The difference between two arms' means, averaged over environments, and its tests. NaN where there are too few seeds.
+
+    :param mean: of the first arm less the second
+    :param low: lower end of its 90% interval
+    :param high: upper end
+    :param welch_p: Welch's t: how likely so large a difference is among arms that are the same
+    :param tost_p: two one-sided tests: how likely so small a difference is among arms that differ by the margin
+    """
+
+    mean: float
+    low: float
+    high: float
+    welch_p: float
+    tost_p: float
+
+
+def difference(a: Strata, b: Strata, margin: float) -> Difference:
+    """
+    Welch's t test and the two one-sided tests of equivalence. For one environment they are scipy's ``ttest_ind`` with
+    ``equal_var=False``; over several the standard errors and Satterthwaite's degrees of freedom are those of the mean of the
+    environments' differences, so that what differs between environments is not taken for spread.
+
+    :param a: scores of one arm in each environment, shape ``(seeds,)``
+    :param b: scores of the other in the same environments; the number of seeds may differ
+    :param margin: the difference that matters, in the scores' unit
+    :return: the difference and its tests
+    """
+    samples = [*a, *b]
+    if min(map(len, samples)) < 1:
+        return Difference(nan, nan, nan, nan, nan)
+    mean = float(np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)]))
+    if min(map(len, samples)) < 2:
+        return Difference(mean, nan, nan, nan, nan)
+    # Each sample's share in the variance of the mean difference.
+    variances = np.array([np.var(x, ddof=1) / len(x) for x in samples]) / len(a) ** 2
+    scale = max(float(np.abs(x).max()) for x in samples)
+    error = float(np.sqrt(variances.sum()))
+    if error <= 1e-12 * scale:
+        # No spread at all: what is seen is what is.
+        return Difference(mean, mean, mean, float(abs(mean) <= 1e-12 * scale), float(not abs(mean) < margin))
+    freedom = variances.sum() ** 2 / sum(v**2 / (len(x) - 1) for v, x in zip(variances, samples, strict=True))
+    t = stats.t(freedom)
+    reach = t.isf(ALPHA) * error
+    welch_p = 2 * t.sf(abs(mean) / error)
+    tost_p = t.sf((margin - abs(mean)) / error)
+    return Difference(mean, mean - reach, mean + reach, float(welch_p), float(tost_p))
+
+
+def pooled_deviation(a: Strata, b: Strata) -> float:
+    """
+    :param a: scores of one arm in each environment, shape ``(seeds,)``
+    :param b: scores of the other
+    :return: standard deviation over seeds of a run's score, both arms pooled; over several environments that of the mean of
+        one run in each. NaN where an arm has fewer than two seeds
+    """
+    samples = [*a, *b]
+    if min(map(len, samples)) < 2:
+        return nan
+    return float(np.sqrt(sum(np.var(x, ddof=1) for x in samples) / 2) / len(a))
+
+
+def seeds_needed(deviation: float, margin: float) -> int | None:
+    """
+    The power analysis of the equivalence test: about ``17.1 (deviation / margin)^2``, and a few more where that is small.
+
+    :param deviation: standard deviation of a run's score over seeds
+    :param margin: the difference that matters
+    :return: seeds per arm with which two arms that do not differ at all are called equivalent four times in five; ``None``
+        where no number would do, or the deviation is not known
+    """
+    if not (np.isfinite(deviation) and margin > 0):
+        return None
+    ratio = float(stats.norm.isf(ALPHA) + stats.norm.isf((1 - POWER) / 2)) * deviation / margin
+    seeds = max(MINIMUM_SEEDS, floor(2 * ratio**2))
+    while _equivalence_power(seeds, deviation, margin) < POWER:
+        seeds += 1
+    return seeds
+
+
+def _equivalence_power(seeds: int, deviation: float, margin: float) -> float:
+    """By the noncentral t distribution, of arms that do not differ."""
+    freedom = 2 * (seeds - 1)
+    shift = margin / (deviation * np.sqrt(2 / seeds)) if deviation > 0 else inf
+    # Beyond this the distribution's tail is not worth its trouble.
+    return 1.0 if shift > 100 else float(2 * stats.nct.sf(stats.t.isf(ALPHA, freedom), freedom, shift) - 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """
+    :param p_values: of several tests; NaN for those that could not be made
+    :return: the same by Holm's correction: calling those below 0.05 errs, in any of them, in 5% of experiments at most
+    """
+    order = sorted((p, index) for index, p in enumerate(p_values) if np.isfinite(p))
+    adjusted, largest = [nan] * len(p_values), 0.0
+    for rank, (p, index) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        adjusted[index] = largest
+    return adjusted

@@ -1,0 +1,203 @@
+"""The summary of a comparison: ``summary.json``, and the table of verdicts on a terminal."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sb3_ddpg_scratch.compare.results import Results
+from sb3_ddpg_scratch.compare.scores import SCORED_EVALUATIONS, Scores, scores_of
+from sb3_ddpg_scratch.compare.statistics import (
+    RESAMPLES,
+    Strata,
+    difference,
+    holm,
+    improvement,
+    improvement_interval,
+    iqm,
+    iqm_interval,
+    pooled_deviation,
+    seeds_needed,
+)
+from sb3_ddpg_scratch.compare.verdict import WORST_FIRST, Comparison, decide, reasons
+from sb3_ddpg_scratch.diagnostics.recording import write_whole
+from sb3_ddpg_scratch.page.words import percent
+from sb3_ddpg_scratch.validation import check_number
+
+OVERALL = "overall"
+"""In place of an environment's id: all of them together, their scores in units of the baseline's range over random."""
+COLORS = {"equivalent": "green", "better": "cyan", "worse": "red", "undecided": "yellow"}
+
+
+def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """
+    :param results: what the runs have left
+    :param margin: the difference that matters, as a fraction of the baseline's score range over a random policy
+    :param resamples: of the bootstrap
+    :return: what ``summary.json`` holds. Each comparison is one of ``a`` with the baseline ``b``, and its verdict is about
+        ``a``. Numbers that are not finite are ``None``
+    :raises ArgumentError: if the margin is not a number above 0
+    """
+    check_number("margin", margin, 0, low_allowed=False)
+    scores = scores_of(results)
+    pairs = [(arm, env) for arm in scores.arms if arm != results.baseline for env in _compared_on(scores, arm)]
+    found = [_compare(scores, arm, env, margin) for arm, env in pairs]
+    corrected = holm([comparison.welch_p for comparison in found])
+    found = [replace(comparison, welch_p=p) for comparison, p in zip(found, corrected, strict=True)]
+    summary = {
+        "arms": {arm: _arm(scores, arm, resamples) for arm in scores.arms},
+        "comparisons": [
+            _comparison(scores, arm, env, comparison, resamples) for (arm, env), comparison in zip(pairs, found, strict=True)
+        ],
+        "baseline": results.baseline,
+        "environments": scores.envs,
+        "margin": margin,
+        "score": f"mean of a run's last {SCORED_EVALUATIONS} evaluations",
+        "random_scores": scores.random,
+        "missing": [{"arm": arm, "env": env, "seed": seed, "why": why} for arm, env, seed, why in results.missing],
+        "notes": scores.notes + _left_out(scores),
+        "command": results.command,
+    }
+    return _in_json(summary)
+
+
+def _arm(scores: Scores, arm: str, resamples: int) -> dict[str, Any]:
+    strata: dict[str, Strata] = {env: [values] for env, values in scores.counted[arm].items()}
+    together = comparable(scores, arm)
+    if len(scores.envs) > 1 and together:
+        strata[OVERALL] = scores.normalized(arm, together)
+    return {
+        "scores": scores.measured[arm],
+        "seeds": scores.seeds[arm],
+        "iqm": {env: iqm(values) for env, values in strata.items()},
+        "ci": {env: iqm_interval(values, resamples) for env, values in strata.items()},
+    }
+
+
+def comparable(scores: Scores, arm: str) -> list[str]:
+    """
+    :param scores: of all runs
+    :param arm: an arm
+    :return: the environments in which it can be held against the baseline in units of the baseline's range
+    """
+    return [env for env in scores.envs if len(scores.of(arm, env)) >= 2 and scores.stands_out(env)]
+
+
+def _compared_on(scores: Scores, arm: str) -> list[str]:
+    return scores.envs + ([OVERALL] if len(scores.envs) > 1 and comparable(scores, arm) else [])
+
+
+def _left_out(scores: Scores) -> list[str]:
+    notes = []
+    for arm in scores.arms if len(scores.envs) > 1 else []:
+        absent = [env for env in scores.envs if env not in comparable(scores, arm)]
+        if absent and arm != scores.baseline:
+            notes.append(
+                f"{arm} overall is without {', '.join(absent)}: both arms need two finished runs there, and the baseline a "
+                "mean score that can be told from a random policy's."
+            )
+    return notes
+
+
+def _strata(scores: Scores, arm: str, env: str) -> tuple[Strata, Strata]:
+    """The scores of an arm, and those of the baseline."""
+    if env != OVERALL:
+        return [scores.of(arm, env)], [scores.of(scores.baseline, env)]
+    together = comparable(scores, arm)
+    return scores.normalized(arm, together), scores.normalized(scores.baseline, together)
+
+
+def _compare(scores: Scores, arm: str, env: str, margin: float) -> Comparison:
+    a, b = _strata(scores, arm, env)
+    size = margin * (1.0 if env == OVERALL else scores.score_range(env))
+    found = difference(a, b, size)
+    needed = seeds_needed(pooled_deviation(a, b), size)
+    return Comparison(found, found.welch_p, size, (min(map(len, a)), min(map(len, b))), needed, env == OVERALL)
+
+
+def _comparison(scores: Scores, arm: str, env: str, comparison: Comparison, resamples: int) -> dict[str, Any]:
+    a, b = _strata(scores, arm, env)
+    some = min(comparison.seeds) > 0
+    found = comparison.difference
+    return {
+        "env": env,
+        "a": arm,
+        "b": scores.baseline,
+        "p_improvement": improvement(a, b) if some else None,
+        "p_improvement_ci": improvement_interval(a, b, resamples) if some else None,
+        "welch_p": found.welch_p,
+        "welch_p_corrected": comparison.welch_p,
+        "tost_p": found.tost_p,
+        "margin": comparison.margin,
+        "difference": found.mean,
+        "difference_ci90": (found.low, found.high),
+        "seeds": {"a": comparison.seeds[0], "b": comparison.seeds[1]},
+        "verdict": decide(comparison),
+        "seeds_needed": comparison.seeds_needed,
+        "why": reasons(comparison),
+    }
+
+
+def _in_json(value: Any) -> Any:
+    """What JSON knows; ``None`` for numbers that are not finite, and for an interval that has no ends."""
+    if isinstance(value, dict):
+        return {str(key): _in_json(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _in_json(value.tolist())
+    if isinstance(value, tuple):
+        return None if any(item is None or not np.isfinite(item) for item in value) else [float(item) for item in value]
+    if isinstance(value, list):
+        return [_in_json(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def write_summary(summary: Mapping[str, Any], out: Path) -> Path:
+    """
+    :param summary: from :func:`summarize`
+    :param out: the comparison's folder
+    :return: ``summary.json`` in it, which is whole or absent
+    """
+    path = out / "summary.json"
+    write_whole(path, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    return path
+
+
+def worst_verdict(summary: Mapping[str, Any]) -> str:
+    """
+    :param summary: from :func:`summarize`
+    :return: ``worse`` if any comparison came out so; else ``undecided`` if any did, or there is none; then ``equivalent``,
+        and ``better`` only where all did
+    """
+    verdicts = {comparison["verdict"] for comparison in summary["comparisons"]}
+    return next((verdict for verdict in WORST_FIRST if verdict in verdicts), "undecided")
+
+
+def show(summary: Mapping[str, Any], console: Console) -> None:
+    """
+    :param summary: from :func:`summarize`
+    :param console: where to print the verdicts and the reasons for them
+    """
+    margin = percent(summary["margin"])
+    table = Table(
+        title=f"Against {escape(summary['baseline'])}, margin {margin} of its range over random", title_justify="left"
+    )
+    for heading in ("environment", "arm", "verdict", "why", "P(better)"):
+        table.add_column(heading, overflow="fold")
+    for comparison in summary["comparisons"]:
+        verdict = comparison["verdict"]
+        chance = "–" if comparison["p_improvement"] is None else percent(comparison["p_improvement"])
+        words = (comparison["env"], comparison["a"], f"[{COLORS[verdict]}]{verdict}[/]", comparison["why"], chance)
+        table.add_row(*(word if word is words[2] else escape(word) for word in words))
+    console.print(table)
+    for note in summary["notes"]:
+        console.print(note, markup=False, highlight=False)
+    if summary["missing"]:
+        console.print(f"{len(summary['missing'])} run(s) are missing: these verdicts are of those that are finished.")

@@ -1,0 +1,158 @@
+"""The comparison's report, as a reader meets it: made up results, the page opened and clicked in a real browser."""
+
+import re
+
+import numpy as np
+import pytest
+from conftest import wait_until
+from made_up_results import made_up_results
+from PIL import Image
+
+from sb3_ddpg_scratch.compare.curves import curves_of
+from sb3_ddpg_scratch.compare.report import write_report
+from sb3_ddpg_scratch.compare.scores import scores_of
+from sb3_ddpg_scratch.compare.summary import summarize
+
+HOSTILE = "<script>alert(1)</script>"
+ENVS = ("Pendulum-v1", "MountainCarContinuous-v0", "Lander<b>-v3")
+RANDOM = dict(zip(ENVS, (-1200.0, -30.0, -200.0), strict=True))
+
+
+@pytest.fixture(scope="module")
+def results():
+    rng = np.random.default_rng(0)
+    sound = {env: rng.normal(mean, spread, 5) for env, mean, spread in zip(ENVS, (-150, 60, 100), (5, 40, 80), strict=True)}
+    worse = {env: values - 300 for env, values in sound.items()}
+    worse[ENVS[2]][1] = np.nan
+    missing = [("slow", ENVS[2], 5, "the disk is full")]
+    scores = {HOSTILE: {env: values + 2 for env, values in sound.items()}, "sb3": sound, "slow": worse}
+    return made_up_results(scores, RANDOM, "sb3", missing=missing, **{HOSTILE: {"gamma": 0.9, "updater": "<i>compiled</i>"}})
+
+
+@pytest.fixture(scope="module")
+def made(results, tmp_path_factory):
+    return write_report(results, summarize(results, 0.1), tmp_path_factory.mktemp("comparison"))
+
+
+def visible(page):
+    return page.evaluate("[...document.querySelectorAll('figure:not([hidden]) .plot')].map(node => node.id.slice(5))")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_figure_has_data_in_every_environment(made, results, open_page, width):
+    page = open_page(made, width)
+    scores = scores_of(results)
+    curves = curves_of(results, scores)
+    seen = set()
+    for place, env in enumerate(ENVS):
+        page.locator(".tabs span").nth(place).click()
+        names = [f"steps-{place}", f"seconds-{place}", f"scores-{place}", "profile", "differences"]
+        wait_until(page, f"document.querySelector('#plot-scores-{place} .points path') !== null")
+        assert visible(page) == names
+        seen |= set(names)
+        for name in names:
+            drawn = page.locator(f"#plot-{name} .scatterlayer path.js-line, #plot-{name} .scatterlayer .points path").count()
+            assert drawn >= 3, name
+            box = page.locator(f"#plot-{name} .plot-container").bounding_box()
+            assert box["width"] > 250
+            assert box["height"] > 200
+        # What is drawn are the results: the middle curve of each arm, and every seed's score.
+        lines = page.evaluate(f"document.getElementById('plot-steps-{place}').data.map(trace => [trace.x, trace.y])")
+        for curve, (x, y) in zip(curves[env], lines[1::2], strict=True):
+            np.testing.assert_allclose(x, curve.steps)
+            np.testing.assert_allclose(y, curve.middle, rtol=1e-4)
+        points = page.evaluate(f"document.getElementById('plot-scores-{place}').data.map(trace => trace.x)")
+        for arm, drawn in zip(scores.arms, points[::2], strict=True):
+            np.testing.assert_allclose(drawn, scores.of(arm, env), rtol=1e-4)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert len(seen) == 3 * 3 + 2
+    crosses = page.evaluate("document.getElementById('plot-scores-2').data[4].marker.symbol")
+    assert crosses == ["circle", "x", "circle", "circle", "circle"]
+
+
+def test_arms_are_hidden_and_shown_in_all_figures(made, open_page):
+    page = open_page(made)
+    shown = (
+        "[...document.querySelectorAll('.js-plotly-plot')].map(d => d._fullData.filter(t => t.meta === 2 && t.visible).length)"
+    )
+    assert all(page.evaluate(shown))
+    button = page.locator("button[data-arm='2']")
+    button.click()
+    wait_until(page, f"{shown}.every(count => count === 0)")
+    assert button.get_attribute("aria-pressed") == "false"
+    # An environment chosen later has the arm hidden, too.
+    page.keyboard.press("Shift+Tab")
+    page.locator(".tabs span").nth(1).click()
+    wait_until(page, f"document.querySelector('#plot-steps-1 path.js-line') !== null && {shown}.slice(-1)[0] === 0")
+    button.click()
+    wait_until(page, "document.getElementById('plot-steps-1')._fullData.every(trace => trace.visible)")
+
+
+def test_first_screen_says_the_verdicts(made, open_page):
+    page = open_page(made)
+    assert page.text_content("h1") == f"{HOSTILE}, slow against sb3"
+    cards = page.locator(".card")
+    assert cards.count() == 2
+    assert cards.nth(1).locator("h2").text_content().startswith("slow is worse than sb3 overall")
+    assert cards.nth(1).bounding_box()["y"] < 700
+    assert {"Pendulum-v1", "Lander<b>-v3"} <= set(re.findall(r"on (\S+)", cards.nth(0).locator("ul").inner_text()))
+    assert "slow on Lander<b>-v3, seed 5: the disk is full" in page.text_content(".alarm")
+    assert "1 of 5 runs of slow on Lander<b>-v3 ended without a score" in page.text_content(".notes")
+    rows = page.locator(".verdicts tbody tr")
+    assert rows.count() == 8
+    words = [rows.nth(index).locator(".tag").text_content() for index in range(8)]
+    assert words[0] == "equivalent"
+    assert words[4] == "worse"
+    assert "sb3-ddpg-scratch compare …" in page.text_content("pre")
+
+
+def test_settings_that_differ_stand_out(made, open_page):
+    page = open_page(made)
+    differing = page.locator("tr.differs")
+    assert [differing.nth(i).locator("th").text_content() for i in range(differing.count())] == ["gamma", "updater"]
+    assert differing.nth(0).locator("td").all_text_contents() == ["0.9", "0.99", "0.99"]
+    assert differing.nth(1).locator("td").first.text_content() == "<i>compiled</i>"
+    ground = "getComputedStyle(document.querySelector('{}')).backgroundColor"
+    assert page.evaluate(ground.format("tr.differs td")) != page.evaluate(ground.format("tr:not(.differs) td"))
+
+
+def test_hostile_names_are_text(made, open_page):
+    page = open_page(made)
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    assert page.locator("script").count() == 3
+    assert page.locator("b, i").count() == 0
+    assert HOSTILE not in made.read_text()
+    labels = page.locator("#plot-scores-0 .annotation-text").all_text_contents()
+    assert labels == [HOSTILE, "sb3", "slow"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_dark_mode_is_followed(made, open_page, scheme):
+    page = open_page(made, 390, scheme)
+    stroke = "getComputedStyle(document.querySelectorAll('#plot-steps-0 path.js-line')[1]).stroke"
+    before = page.evaluate(stroke)
+    page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
+    wait_until(page, f"{stroke} !== '{before}'")
+
+
+def test_the_picture_for_papers(made):
+    picture = made.with_name("learning_curves.png")
+    with Image.open(picture) as image:
+        assert image.width > 1500
+        colors = {color for _, color in image.convert("RGB").getcolors(1_000_000)}
+    assert {(0x0B, 0x61, 0xA4), (0xB8, 0x46, 0x0E), (0x0A, 0x7A, 0x55)} <= colors
+    assert sorted(path.name for path in made.parent.iterdir()) == ["learning_curves.png", "report.html"]
+
+
+def test_one_environment_needs_no_tabs_and_nothing_finished_is_said(results, tmp_path, open_page):
+    one = {arm: {ENVS[0]: scores_of(results).of(arm, ENVS[0])} for arm in ("sb3", "slow")}
+    alone = made_up_results(one, {ENVS[0]: -1200.0}, "sb3")
+    page = open_page(write_report(alone, summarize(alone, 0.1), tmp_path / "one"))
+    assert page.locator(".tabs").count() == 0
+    assert visible(page) == ["steps-0", "seconds-0", "scores-0", "profile", "differences"]
+    missing = [(arm, ENVS[0], seed, "not yet made") for arm in ("sb3", "slow") for seed in range(8)]
+    nothing = type(alone)([], alone.evaluations.iloc[:0], {ENVS[0]: -1200.0}, "sb3", missing, "")
+    page = open_page(write_report(nothing, summarize(nothing, 0.1), tmp_path / "nothing"))
+    assert "no finished run" in page.text_content(".card")
+    assert "and 4 more" in page.text_content(".alarm")
+    assert page.locator(".empty").count() == 5
