@@ -134,7 +134,7 @@ def test_bad_experiment(settings, message):
 
 def test_arm_that_cannot_be_set_up_is_named_before_any_run():
     specs = plan(arms=["a=ddpg:train_freq=[1, week]", "b=td3"]).specs
-    with pytest.raises(ArgumentError, match="arm a='ddpg' .*set up on Pendulum-v1"):
+    with pytest.raises(ArgumentError, match=r"arm a='ddpg' .*set up on Pendulum-v1"):
         try_out(specs)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -162,9 +161,7 @@ def _draw_diagnostics(plan: Plan, console: Console) -> None:
 
     out = plan.experiment.out
     recorded = [spec for spec in plan.specs if spec.diagnostics and finished_result(spec, out) is not None]
-    folders: list[Path] = [
-        path.parent for spec in recorded for path in sorted(spec.agent_folder(out).rglob("evaluations.npz"))
-    ]
+    folders = [spec.diagnostics_folder(out) for spec in recorded]
     if folders:
         page = write_report(folders, out / "diagnostics.html")
         console.print(f"Wrote {page.path}", highlight=False, soft_wrap=True)

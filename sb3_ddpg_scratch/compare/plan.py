@@ -12,6 +12,7 @@ import rl_zoo3
 
 from sb3_ddpg_scratch.compare.experiment import Arm, Experiment
 from sb3_ddpg_scratch.compare.stored import StoredResults, read_stored
+from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.validation import check_action_space, check_whole_number
 from sb3_ddpg_scratch.zoo.files import ALGO, check_settings, default_file, near, preset_file, settings_for
@@ -169,6 +170,8 @@ def try_out(specs: list[RunSpec]) -> None:
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
             try:
                 manager, model = prepare(spec, Path(folder))
+                if spec.diagnostics:
+                    ActorCritic(model)
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise ArgumentError(

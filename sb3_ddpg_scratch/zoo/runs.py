@@ -42,7 +42,7 @@ class RunSpec:
     :param eval_episodes: noise-free episodes in each
     :param device: device of the networks
     :param settings: of the algorithm and of the Zoo for this environment, as a YAML file would have them
-    :param diagnostics: whether to record Q, targets, gradients and probe states beside the agent
+    :param diagnostics: whether to record Q, targets, gradients and probe states; one run of an arm and environment at most
     """
 
     arm: str
@@ -69,6 +69,13 @@ class RunSpec:
         :return: the run's log folder, as ``enjoy -f`` wants it
         """
         return out / "agents" / self.arm / self._env_name / f"seed_{self.seed}"
+
+    def diagnostics_folder(self, out: Path) -> Path:
+        """
+        :param out: folder of the whole batch
+        :return: where a run with ``diagnostics`` records them
+        """
+        return out / "diagnostics" / self._env_name / self.arm
 
     def log_file(self, out: Path) -> Path:
         """
@@ -105,7 +112,8 @@ def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
     """
     algorithm_class(spec.algo)  # registers it
     folder = spec.agent_folder(out)
-    shutil.rmtree(folder, ignore_errors=True)
+    for made_before in (folder, spec.diagnostics_folder(out)) if spec.diagnostics else (folder,):
+        shutil.rmtree(made_before, ignore_errors=True)
     config = folder / "settings.yml"
     write_whole(config, yaml.safe_dump({spec.env_id: spec.settings}))
     set_random_seed(spec.seed)
@@ -146,7 +154,7 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None]) -> dict[str, 
     if spec.diagnostics:
         from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
 
-        manager.callbacks.append(DiagnosticsCallback(manager.save_path))
+        manager.callbacks.append(DiagnosticsCallback(spec.diagnostics_folder(out)))
     clock.start()
     manager.learn(model)
     training_seconds = clock.training_seconds()
