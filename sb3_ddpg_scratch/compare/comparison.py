@@ -21,7 +21,8 @@ from sb3_ddpg_scratch.zoo.run_batch import RunExecutor, perform_runs
 from sb3_ddpg_scratch.zoo.run_process import RunProcesses
 from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result, write_whole
 
-RUN_IN_RAY = 64
+# Handed to Ray at a time: more than any cluster has room for at once, so that it is Ray that decides what waits.
+RUNS_IN_RAY = 256
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -
         from sb3_ddpg_scratch.compare.ray_executor import RayRuns
 
         with RayRuns(experiment.out, experiment.threads, ray_address) as runs:
-            return perform_runs(plan.specs, experiment.out, runs, RUN_IN_RAY, console)
+            return perform_runs(plan.specs, experiment.out, runs, RUNS_IN_RAY, console)
     most = max(usable_cores() // experiment.threads, 1)
     jobs = min(experiment.jobs, most)
     if jobs < experiment.jobs:

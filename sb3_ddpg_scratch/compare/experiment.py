@@ -95,8 +95,6 @@ class Experiment:
         check_number("margin", self.margin, 0, low_allowed=False)
         if not isinstance(self.diagnostics, bool):
             raise ArgumentError("diagnostics", self.diagnostics, "true or false")
-        if not isinstance(self.device, str):
-            raise ArgumentError("device", self.device, "a device's name, as cpu or cuda")
 
 
 KEYS = tuple(field.name for field in fields(Experiment))
@@ -121,8 +119,13 @@ def experiment_from(settings: Mapping[str, Any]) -> Experiment:
         content["arms"] = DEFAULT_ARMS if content.get("baseline") in (None, "ours", "sb3") else DEFAULT_ARMS[:1]
     else:
         content["arms"] = _arms(arms)
-    envs = content["envs"]
-    content["envs"] = tuple(dict.fromkeys([envs] if isinstance(envs, str) else envs))
+    envs = [content["envs"]] if isinstance(content["envs"], str) else content["envs"]
+    if not isinstance(envs, list) or not all(isinstance(env_id, str) for env_id in envs):
+        raise ArgumentError("envs", envs, "a list of environments' names")
+    content["envs"] = tuple(dict.fromkeys(envs))
+    for key in ("out", "baseline", "device"):
+        if not isinstance(content.get(key, ""), (str, Path, type(None))):
+            raise ArgumentError(key, content[key], "a text")
     content["out"] = Path(content["out"])
     return Experiment(**content)
 
@@ -146,6 +149,9 @@ def _arm(name: str, content: Any) -> Arm:
         raise ArgumentError("arms: name", name, "made of letters, digits, and _ . + - after the first")
     overrides = {str(key): value for key, value in content.items() if key not in ("algo", "preset", "yaml")}
     arm = Arm(name, content["algo"], content.get("preset"), content.get("yaml"), overrides)
+    for key, value in (("preset", arm.preset), ("yaml", arm.yaml)):
+        if not isinstance(value, (str, type(None))):
+            raise ArgumentError(f"arm {name}: {key}", value, "a text")
     if arm.preset is not None and arm.yaml is not None:
         raise ArgumentError(f"arm {name}: preset", arm.preset, "left out beside yaml", "Give one of the two.")
     return arm

@@ -78,7 +78,9 @@ class RayRuns:
             if self._ended:
                 ray.cancel(task, force=True)
                 return False
-            progress(ray.get(self._board.steps.remote(name)))
+            steps = ray.get(self._board.steps.remote(name))
+            if steps:  # most wait for a node at first
+                progress(steps)
         try:
             files = ray.get(task)
         except ray.exceptions.RayError as error:

@@ -67,13 +67,13 @@ def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, job
         whole = display.add_task("all steps", total=sum(spec.steps for spec in specs))
 
         def perform(spec: RunSpec) -> bool:
-            task = display.add_task(f"{spec.arm} {spec.seed}", total=spec.steps)
+            task = display.add_task(f"{spec.arm} {spec.seed}", total=spec.steps, visible=False)
             seen = 0
 
             def progress(steps: int, /) -> None:
                 nonlocal seen
                 steps = min(steps, spec.steps)
-                display.update(task, completed=steps)
+                display.update(task, completed=steps, visible=True)
                 display.advance(whole, steps - seen)
                 seen = steps
 
