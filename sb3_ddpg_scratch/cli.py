@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sb3_ddpg_scratch import __version__
 from sb3_ddpg_scratch.compare.parity import ParityResult, run_parity
+from sb3_ddpg_scratch.compare_command import compare
 from sb3_ddpg_scratch.demo import run_demo
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.zoo_commands import add_zoo_commands
@@ -150,6 +151,7 @@ def bench(
         run_bench(env, quick, 1 if quick else rounds, json, Console())
 
 
+app.command()(compare)
 add_zoo_commands(app)
 
 

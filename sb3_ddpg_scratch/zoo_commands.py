@@ -69,7 +69,5 @@ def presets(
     command = shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])
     console = Console()
     failed = run_presets(specs, out, jobs, console, command)
-    for spec in failed:
-        console.print(f"Failed: {spec.preset}, seed {spec.seed}. See {spec.agent_folder(out).with_suffix('.log')}")
     if failed:
         raise typer.Exit(1)

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.cli import app
-from sb3_ddpg_scratch.zoo import preset_batch
+from sb3_ddpg_scratch.zoo import run_process
 from sb3_ddpg_scratch.zoo.preset_batch import plan_runs, run_presets
 from sb3_ddpg_scratch.zoo.preset_report import markdown_table, summarise, write_report
-from sb3_ddpg_scratch.zoo.preset_runs import RunSpec, finished_result, settings_digest
+from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
 
 ARGUMENTS = ["--preset", "simple_rl", "--seeds", "2", "--jobs", "2", "--steps", "480"]
 ARGUMENTS += ["--evaluations", "12", "--eval-episodes", "2"]
@@ -38,7 +38,9 @@ def test_runs_are_scored_by_their_last_ten_evaluations(comparison):
     results = [finished_result(spec, out) for spec in specs_of(out)]
     assert [result["spec"]["seed"] for result in results] == [0, 1]
     for result in results:
-        folder = out / "agents" / "simple_rl" / f"seed_{result['spec']['seed']}" / "scratch_ddpg" / "Pendulum-v1_1"
+        folder = (
+            out / "agents" / "simple_rl" / "Pendulum-v1" / f"seed_{result['spec']['seed']}" / "scratch_ddpg" / "Pendulum-v1_1"
+        )
         evaluations = np.load(folder / "evaluations.npz")
         # simple_rl is trained in whole episodes, of 200 steps: what comes after the budget is not scored.
         assert evaluations["timesteps"].tolist() == list(range(40, 601, 40))
@@ -70,13 +72,13 @@ def test_report(comparison):
 
 def test_finished_runs_are_not_done_again(comparison, monkeypatch):
     out, _ = comparison
-    monkeypatch.setattr(preset_batch.subprocess, "Popen", lambda *_, **__: pytest.fail("a finished run was begun again"))
+    monkeypatch.setattr(run_process.subprocess, "Popen", lambda *_, **__: pytest.fail("a finished run was begun again"))
     result = CliRunner().invoke(app, ["presets", "--out", str(out), *ARGUMENTS])
     assert result.exit_code == 0
     assert "2 of 2 runs are finished already." in result.output
 
 
-@pytest.mark.parametrize("change", [{"steps": 500}, {"settings": "other"}, {"eval_episodes": 3}, {"env_id": "Ant-v5"}])
+@pytest.mark.parametrize("change", [{"steps": 500}, {"settings": {}}, {"eval_episodes": 3}, {"env_id": "Ant-v5"}])
 def test_run_with_other_settings_is_not_taken_for_it(comparison, change):
     out, _ = comparison
     spec = specs_of(out)[0]
@@ -97,7 +99,7 @@ def test_failed_run_is_told_with_its_log(tmp_path):
     result = CliRunner().invoke(app, ["presets", "--out", str(tmp_path), *arguments])
     assert result.exit_code == 1
     assert "Failed: simple_rl, seed 0" in result.output
-    assert "nonsense" in (tmp_path / "agents" / "simple_rl" / "seed_0.log").read_text()
+    assert "nonsense" in (tmp_path / "agents" / "simple_rl" / "Pendulum-v1" / "seed_0.log").read_text()
     assert not (tmp_path / "summary.json").exists()
 
 
@@ -112,7 +114,7 @@ def test_interrupted_comparison_leaves_what_is_finished(tmp_path, monkeypatch):
         spec.result_file(tmp_path).write_text(json.dumps(result_of(spec, [-3.0, -1.0])))
         return True
 
-    monkeypatch.setattr(preset_batch._Processes, "run", run)
+    monkeypatch.setattr(run_process.RunProcesses, "run", run)
     with pytest.raises(KeyboardInterrupt):
         run_presets(specs, tmp_path, 1, Console(quiet=True), "command")
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -133,9 +135,9 @@ def result_of(spec, returns):
 
 
 def test_summary_and_table_by_hand():
-    spec = RunSpec("a", "Pendulum-v1", 0, 1000, 2, 5, "cpu", "digest")
+    spec = RunSpec("a", "scratch_ddpg", "Pendulum-v1", 0, 1000, 2, 5, "cpu", {})
     results = [result_of(replace(spec, seed=seed), [score]) for seed, score in enumerate([-1.0, -2.0, -6.0])]
-    results.append(result_of(replace(spec, preset="b"), [-7.0]))
+    results.append(result_of(replace(spec, arm="b"), [-7.0]))
     summary = summarise(results)
     assert summary["a"]["score_mean"] == -3
     assert summary["a"]["score_std"] == pytest.approx(np.sqrt((4 + 1 + 9) / 2))
@@ -146,7 +148,7 @@ def test_summary_and_table_by_hand():
 
 
 def test_report_of_runs_of_different_lengths(tmp_path):
-    spec = RunSpec("a", "Pendulum-v1", 0, 1000, 2, 5, "cpu", "digest")
+    spec = RunSpec("a", "scratch_ddpg", "Pendulum-v1", 0, 1000, 2, 5, "cpu", {})
     results = [result_of(spec, [-1.0, -2.0, -3.0]), result_of(replace(spec, seed=1), [-1.0])]
     write_report(results, 4, tmp_path, "the command")
     text = (tmp_path / "table.md").read_text()
@@ -155,17 +157,13 @@ def test_report_of_runs_of_different_lengths(tmp_path):
 
 
 def test_plan():
-    budgets = {spec.preset: spec.steps for spec in plan_runs("Pendulum-v1", seeds=1)}
+    budgets = {spec.arm: spec.steps for spec in plan_runs("Pendulum-v1", seeds=1)}
     own = {"tch_rs": 20_000, "plotly_notebook": 50_000, "simple_rl": 40_000, "blog_post": 20_000}
     others = dict.fromkeys(["cleanrl", "lillicrap2015", "our_ddpg", "spinning_up", "tianshou"], 40_000)
     assert budgets == own | others
     assert {spec.steps for spec in plan_runs("Pendulum-v1", steps=25_001)} == {25_001}
     assert len(plan_runs("Pendulum-v1", ["tch_rs", "tch_rs"], seeds=4)) == 4
-    assert "tch_rs" not in {spec.preset for spec in plan_runs("Hopper-v5")}
-
-
-def test_digest_tells_settings_apart():
-    assert settings_digest({"a": 1, "b": 2}) == settings_digest({"b": 2, "a": 1}) != settings_digest({"a": 1, "b": 3})
+    assert "tch_rs" not in {spec.arm for spec in plan_runs("Hopper-v5")}
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,10 @@ import os
 import platform
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from sb3_ddpg_scratch.bench.results import Setting
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
+from sb3_ddpg_scratch.machine import processor, versions
 
 SIZES = (((64, 64), 64), ((256, 256), 256), ((400, 300), 256))
 
@@ -66,21 +65,10 @@ def run(
 
 def machine() -> dict[str, str]:
     """Processor, number of processors, system and versions."""
-    model = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     packages = ("torch", "stable-baselines3", "sbx-rl", "jax", "numba", "numpy")
     return {
-        "processor": model,
+        "processor": processor(),
         "processors": str(os.cpu_count()),
         "system": platform.system(),
         "python": platform.python_version(),
-    } | {name: _version(name) for name in packages}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    } | (dict.fromkeys(packages, "not installed") | versions(packages))

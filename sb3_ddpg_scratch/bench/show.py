@@ -1,6 +1,5 @@
 """The benchmark on a terminal: progress, tables, files."""
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from sb3_ddpg_scratch.bench.results import Setting, table, write_json
 from sb3_ddpg_scratch.bench.run import machine, plan, run
 from sb3_ddpg_scratch.bench.sweep import draw, run_sweep
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, installed
+from sb3_ddpg_scratch.machine import usable_cores
 
 _EXPLANATION = (
     "Medians over the rounds, each contender with its better number of cores (updates / environment steps). vs: quotient of "
@@ -31,11 +31,6 @@ def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, total: display.update(task, description=what, completed=done, total=total)
 
 
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_bench(env: str, quick: bool, rounds: int, json: Path | None, console: Console) -> None:
     """
     :param env: id of the environment
@@ -44,7 +39,7 @@ def run_bench(env: str, quick: bool, rounds: int, json: Path | None, console: Co
     :param json: file for every measurement
     :param console: where to print
     """
-    cores = sorted({1, processors()})
+    cores = sorted({1, usable_cores()})
     described = machine()
     console.print(", ".join(f"{name} {value}" for name, value in described.items()), highlight=False)
     missing = [name for name in CONTENDERS if not installed(name)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError
@@ -124,34 +125,51 @@ def section_for(content: Mapping[str, Any], env_id: str, path: Path | str) -> st
     raise ArgumentError("--env", env_id, allowed, near(env_id, map(str, content)))
 
 
-def allowed_keys() -> set[str]:
+def settings_for(path: Path, env_id: str) -> tuple[str, dict[str, Any]]:
     """
-    :return: what an environment's settings may hold: the arguments of ScratchDDPG, and what RL Zoo reads
+    :param path: a YAML file of settings
+    :param env_id: the environment
+    :return: the section that applies (the environment's, or ``default``), and what it holds
+    :raises ArgumentError: if the file cannot be read, or has nothing for that environment
     """
-    arguments = set(inspect.signature(ScratchDDPG.__init__).parameters) - {"self", "_init_setup_model", *_SET_BY_OPTION}
+    content = read_settings(path)
+    section = section_for(content, env_id, path)
+    return section, plain_numbers(content[section])
+
+
+def allowed_keys(algorithm: type[BaseAlgorithm] = ScratchDDPG) -> set[str]:
+    """
+    :param algorithm: class of the algorithm
+    :return: what an environment's settings may hold: the algorithm's arguments, and what RL Zoo reads
+    """
+    arguments = set(inspect.signature(algorithm.__init__).parameters) - {"self", "_init_setup_model", *_SET_BY_OPTION}
+    if algorithm is not ScratchDDPG:
+        arguments -= {"action_noise"}  # takes objects only; the Zoo makes one of noise_type and noise_std
     return arguments | set(_ZOO_KEYS)
 
 
-def allowed_policy_keys() -> set[str]:
+def allowed_policy_keys(policy: type = ScratchDDPGPolicy) -> set[str]:
     """
+    :param policy: class of the policy
     :return: what ``policy_kwargs`` may hold
     """
     given = {"self", "observation_space", "action_space", "lr_schedule"}
-    return set(inspect.signature(ScratchDDPGPolicy.__init__).parameters) - given
+    return set(inspect.signature(policy.__init__).parameters) - given  # type: ignore[misc]
 
 
-def check_settings(settings: Mapping[str, Any], where: str) -> None:
+def check_settings(settings: Mapping[str, Any], where: str, algorithm: type[BaseAlgorithm] = ScratchDDPG) -> None:
     """
-    Refuse what neither ScratchDDPG nor RL Zoo knows, before anything is made.
+    Refuse what neither the algorithm nor RL Zoo knows, before anything is made.
 
     :param settings: an environment's settings
     :param where: file and environment, for the error
+    :param algorithm: class of the algorithm
     :raises ArgumentError: for an unknown key, or one that is missing
     """
     for key in settings:
         if key in _SET_BY_OPTION:
             raise ArgumentError(f"{where}: {key}", settings[key], "left out here", f"Give {_SET_BY_OPTION[key]} instead.")
-    _check_keys(settings, allowed_keys(), where, "a setting of ScratchDDPG or of RL Zoo")
+    _check_keys(settings, allowed_keys(algorithm), where, f"a setting of {algorithm.__name__} or of RL Zoo")
     for key in ("policy", "n_timesteps"):
         if key not in settings:
             raise ArgumentError(f"{where}: {key}", None, "given")
@@ -161,8 +179,9 @@ def check_settings(settings: Mapping[str, Any], where: str) -> None:
         )
     policy_kwargs = settings.get("policy_kwargs")
     # A policy of the user's own may take arguments of its own.
-    if isinstance(policy_kwargs, Mapping) and settings["policy"] in ScratchDDPG.policy_aliases:
-        _check_keys(policy_kwargs, allowed_policy_keys(), f"{where}: policy_kwargs", "an argument of the policy")
+    policy = algorithm.policy_aliases.get(settings["policy"])
+    if isinstance(policy_kwargs, Mapping) and policy is not None:
+        _check_keys(policy_kwargs, allowed_policy_keys(policy), f"{where}: policy_kwargs", "an argument of the policy")
 
 
 def _check_keys(settings: Mapping[str, Any], allowed: set[str], where: str, what: str) -> None:

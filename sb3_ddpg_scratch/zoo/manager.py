@@ -64,9 +64,9 @@ class ScratchExperimentManager(ExperimentManager):
             section = section_for(content, env_id, self.config)
             where = f"{self.config}: {section}"
             # The command line may not mend a file: its own keys have to be right.
-            check_settings(_as_data(content[section], where), where)
+            check_settings(as_data(content[section], where), where)
         settings, _ = super().read_hyperparameters()
-        settings = _as_data(settings, f"-params over {where}" if self.custom_hyperparams else where)
+        settings = as_data(settings, f"-params over {where}" if self.custom_hyperparams else where)
         check_settings(settings, f"-params over {where}" if self.custom_hyperparams else where)
         saved = OrderedDict((key, deepcopy(settings[key])) for key in sorted(settings))
         return settings, saved
@@ -83,7 +83,7 @@ class ScratchExperimentManager(ExperimentManager):
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         name = hyperparams.get("replay_buffer_class")
         if isinstance(name, str):
-            hyperparams["replay_buffer_class"] = _replay_buffer_class(name)
+            hyperparams["replay_buffer_class"] = replay_buffer_class(name)
         return super()._preprocess_hyperparams(hyperparams)
 
     def _preprocess_action_noise(
@@ -128,8 +128,15 @@ class ScratchExperimentManager(ExperimentManager):
             raise optuna.TrialPruned(str(error)) from error
 
 
-def _as_data(settings: dict[str, Any], where: str) -> dict[str, Any]:
-    """Settings without text that the Zoo would evaluate: what is plain data becomes data, all else is refused."""
+def as_data(settings: dict[str, Any], where: str) -> dict[str, Any]:
+    """
+    Settings without text that the Zoo would evaluate: what is plain data becomes data, all else is refused.
+
+    :param settings: an environment's settings, as a YAML file has them
+    :param where: where they are from, for the error
+    :return: the same, as data
+    :raises ArgumentError: for text that only Python could understand
+    """
     settings = plain_numbers(settings)
     for key in _MAPPINGS:
         if isinstance(settings.get(key), str):
@@ -173,7 +180,12 @@ def _literal(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
-def _replay_buffer_class(name: str) -> type:
+def replay_buffer_class(name: str) -> type:
+    """
+    :param name: a replay buffer's name in YAML: one of :data:`REPLAY_BUFFERS`, or a class with its module
+    :return: the class
+    :raises ArgumentError: if the name is neither
+    """
     if name in REPLAY_BUFFERS:
         return REPLAY_BUFFERS[name]
     if "." in name and all(part.isidentifier() for part in name.split(".")):

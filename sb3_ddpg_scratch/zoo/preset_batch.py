@@ -1,24 +1,18 @@
 """All runs of the presets' comparison: planned, performed in processes of their own, and gathered."""
 
-import json
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.validation import check_whole_number
-from sb3_ddpg_scratch.zoo.files import preset_file, preset_names, read_settings
+from sb3_ddpg_scratch.zoo.files import ALGO, preset_file, preset_names, read_settings, settings_for
 from sb3_ddpg_scratch.zoo.preset_report import write_report
-from sb3_ddpg_scratch.zoo.preset_runs import RunSpec, finished_result, preset_settings, settings_digest
+from sb3_ddpg_scratch.zoo.run_batch import perform_runs
+from sb3_ddpg_scratch.zoo.run_process import RunProcesses
+from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
 from sb3_ddpg_scratch.zoo.scripts import check_env
 
 # For presets that state no budget for the environment: enough to learn Pendulum after 25,000 random steps.
@@ -53,11 +47,11 @@ def plan_runs(
     check_env(env_id)
     specs = []
     for preset in dict.fromkeys(presets) if presets else _presets_for(env_id):
-        section, settings = preset_settings(preset, env_id)
+        section, settings = settings_for(preset_file(preset), env_id)
         budget = steps or (int(settings["n_timesteps"]) if section == env_id else DEFAULT_STEPS)
         _check_budget(preset, budget, settings)
-        digest = settings_digest(settings)
-        specs += [RunSpec(preset, env_id, seed, budget, evaluations, eval_episodes, device, digest) for seed in range(seeds)]
+        common = (budget, evaluations, eval_episodes, device, settings)
+        specs += [RunSpec(preset, ALGO, env_id, seed, *common) for seed in range(seeds)]
     return specs
 
 
@@ -86,101 +80,11 @@ def run_presets(specs: Sequence[RunSpec], out: Path, jobs: int, console: Console
     :raises KeyboardInterrupt: if interrupted, after the runs in progress were ended and the report was written
     """
     check_whole_number("jobs", jobs, 1)
-    waiting = [spec for spec in specs if finished_result(spec, out) is None]
-    if len(waiting) < len(specs):
-        console.print(f"{len(specs) - len(waiting)} of {len(specs)} runs are finished already.")
-    failed: list[RunSpec] = []
-    processes = _Processes(out)
     try:
-        if waiting:
-            failed = _perform_all(waiting, processes, jobs, console)
-    except KeyboardInterrupt:
-        console.print("Interrupted. What is finished stays; the same command goes on from there.")
-        raise
+        return perform_runs(specs, out, RunProcesses(out), jobs, console)
     finally:
-        processes.end()
         results = [result for spec in specs if (result := finished_result(spec, out)) is not None]
         if results:
             table = write_report(results, len(specs), out, command)
             console.print(table, highlight=False, markup=False, soft_wrap=True)
             console.print(f"Wrote table.md, summary.json and learning_curves.png to {out}", highlight=False)
-    return failed
-
-
-def _perform_all(specs: Sequence[RunSpec], processes: "_Processes", jobs: int, console: Console) -> list[RunSpec]:
-    columns = (
-        TextColumn("{task.description:>16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as display:
-        whole = display.add_task("all steps", total=sum(spec.steps for spec in specs))
-
-        def perform(spec: RunSpec) -> bool:
-            task = display.add_task(f"{spec.preset} {spec.seed}", total=spec.steps)
-            seen = 0
-
-            def progress(steps: int) -> None:
-                nonlocal seen
-                display.update(task, completed=min(steps, spec.steps))
-                display.advance(whole, min(steps, spec.steps) - seen)
-                seen = min(steps, spec.steps)
-
-            try:
-                return processes.run(spec, progress)
-            finally:
-                display.remove_task(task)
-
-        executor = ThreadPoolExecutor(jobs)
-        futures = [executor.submit(perform, spec) for spec in specs]
-        try:
-            return [spec for spec, future in zip(specs, futures, strict=True) if not future.result()]
-        finally:
-            processes.end()
-            executor.shutdown(wait=True, cancel_futures=True)
-
-
-class _Processes:
-    """The processes that run, so that they can be ended from another thread."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self._running: set[subprocess.Popen[str]] = set()
-        self._ended = False
-        self._lock = threading.Lock()
-
-    def run(self, spec: RunSpec, progress: Callable[[int], None]) -> bool:
-        """Perform a run in a process of its own; true if it left its result."""
-        log = spec.agent_folder(self.out).with_suffix(".log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "sb3_ddpg_scratch.zoo.preset_runs", str(self.out), json.dumps(asdict(spec))]
-        with log.open("w") as file:
-            with self._lock:
-                if self._ended:
-                    return False
-                # A session of its own: Ctrl-C reaches this process alone, which then ends the others.
-                process = subprocess.Popen(
-                    command,
-                    stdout=subprocess.PIPE,
-                    stderr=file,
-                    text=True,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"},
-                    start_new_session=True,
-                )
-                self._running.add(process)
-            with process:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    progress(int(line))
-            with self._lock:
-                self._running.discard(process)
-        return finished_result(spec, self.out) is not None
-
-    def end(self) -> None:
-        """End what runs, and begin nothing more."""
-        with self._lock:
-            self._ended = True
-            for process in self._running:
-                process.terminate()

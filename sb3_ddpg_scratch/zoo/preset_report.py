@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ddpg_scratch.zoo.preset_runs import SCORED_EVALUATIONS, write_whole
+from sb3_ddpg_scratch.zoo.runs import SCORED_EVALUATIONS, write_whole
 from sb3_ddpg_scratch.zoo.scripts import save_figure
 
 Result = Mapping[str, Any]
@@ -20,8 +20,8 @@ def summarise(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
         seed), each seed's score, and steps, updates and seconds of a run
     """
     summary: dict[str, dict[str, Any]] = {}
-    for preset in dict.fromkeys(result["spec"]["preset"] for result in results):
-        runs = [result for result in results if result["spec"]["preset"] == preset]
+    for preset in dict.fromkeys(result["spec"]["arm"] for result in results):
+        runs = [result for result in results if result["spec"]["arm"] == preset]
         scores = [run["score"] for run in runs]
         summary[preset] = {
             "score_mean": float(np.mean(scores)),
@@ -62,14 +62,14 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    presets = list(dict.fromkeys(result["spec"]["preset"] for result in results))
+    presets = list(dict.fromkeys(result["spec"]["arm"] for result in results))
     n_columns = min(len(presets), 3)
     n_rows = -(-len(presets) // n_columns)
     figure = Figure(figsize=(4.2 * n_columns, 0.7 + 2.6 * n_rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     for preset, axis in zip(presets, axes.flat, strict=False):
-        runs = [result for result in results if result["spec"]["preset"] == preset]
+        runs = [result for result in results if result["spec"]["arm"] == preset]
         for run in runs:
             axis.plot(run["timesteps"], run["returns"], color="tab:blue", alpha=0.4, linewidth=1)
         length = min(len(run["returns"]) for run in runs)

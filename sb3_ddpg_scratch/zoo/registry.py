@@ -5,11 +5,15 @@ from typing import Any
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
-from sb3_ddpg_scratch.zoo.files import ALGO
+from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.zoo.files import ALGO, near
 from sb3_ddpg_scratch.zoo.manager import ScratchExperimentManager
 from sb3_ddpg_scratch.zoo.search import convert_scratch_ddpg_params, sample_scratch_ddpg_params
+
+SBX_ALGO = "sbx_ddpg"
 
 
 def register() -> None:
@@ -31,3 +35,23 @@ def _choose_manager(cls: type[ExperimentManager], *args: Any, **kwargs: Any) -> 
     algo = kwargs.get("algo", args[1] if len(args) > 1 else None)
     chosen = ScratchExperimentManager if cls is ExperimentManager and algo == ALGO else cls
     return object.__new__(chosen)
+
+
+def algorithm_class(name: str) -> type[BaseAlgorithm]:
+    """
+    :param name: an algorithm of RL Zoo, or ``sbx_ddpg``, which is registered as soon as it is asked for (JAX takes its time)
+    :return: its class
+    :raises ArgumentError: if there is none of that name, or SBX is not installed
+    """
+    register()
+    if name == SBX_ALGO and name not in ALGOS:
+        try:
+            import sbx
+        except ImportError as error:
+            advice = "It needs SBX: pip install 'sb3-ddpg-scratch[bench]'."
+            raise ArgumentError("algorithm", name, "installed", advice) from error
+        ALGOS[SBX_ALGO] = sbx.DDPG
+    if name not in ALGOS:
+        names = sorted({*ALGOS, SBX_ALGO})
+        raise ArgumentError("algorithm", name, f"one of {', '.join(names)}", near(name, names))
+    return ALGOS[name]

@@ -1,0 +1,226 @@
+"""What a comparison is made of: arms, environments, seeds and how they are evaluated, from options or a YAML file."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.machine import usable_cores
+from sb3_ddpg_scratch.validation import check_number, check_whole_number
+from sb3_ddpg_scratch.zoo.files import ALGO, hyperparams_folder, near, plain_numbers
+from sb3_ddpg_scratch.zoo.runs import SCORED_EVALUATIONS
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_ARM_FORM = "NAME=ALGO or NAME=ALGO:key=value,key=value"
+_BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    One algorithm with one configuration.
+
+    :param name: what it is called, also in names of files
+    :param algo: an algorithm of RL Zoo
+    :param preset: a preset that its settings are from
+    :param yaml: a YAML file that its settings are from, or the name of an algorithm for RL Zoo's own file of it
+    :param overrides: settings that differ from those; ``policy_kwargs.norm`` is the entry ``norm`` of ``policy_kwargs``
+    """
+
+    name: str
+    algo: str
+    preset: str | None
+    yaml: str | None
+    overrides: dict[str, Any]
+
+
+# Both with the numbers of RL Zoo's ddpg.yml, and with the noise that it names.
+DEFAULT_ARMS = (Arm("ours", ALGO, None, "ddpg", {}), Arm("sb3", "ddpg", None, None, {}))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """
+    A comparison.
+
+    :param arms: what is compared
+    :param envs: ids of the environments
+    :param seeds: how many seeds each arm has on each environment, from 0
+    :param steps: environment steps of a run, the same for every arm; ``None`` for the budget that the Zoo has for it
+    :param evaluations: evaluations in each run, evenly spaced; ``None`` for the stored baseline's, or 20
+    :param eval_episodes: noise-free episodes in each; ``None`` for the stored baseline's, or 10
+    :param margin: what counts as equivalent, as a fraction of the baseline's score range over random
+    :param baseline: the arm that the others are compared with, or a stored result; ``None`` for the first arm that is not
+        ``scratch_ddpg``, or the first
+    :param device: device of the networks
+    :param diagnostics: whether to record the first seed's Q, targets and probe states, and draw them side by side
+    :param jobs: runs at a time on this machine
+    :param threads: threads of each run
+    :param out: folder for everything
+    """
+
+    arms: tuple[Arm, ...]
+    envs: tuple[str, ...]
+    seeds: int
+    out: Path
+    steps: int | None = None
+    evaluations: int | None = None
+    eval_episodes: int | None = None
+    margin: float = 0.1
+    baseline: str | None = None
+    device: str = "cpu"
+    diagnostics: bool = False
+    jobs: int = usable_cores()
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        for name in names:
+            if names.count(name) > 1:
+                raise ArgumentError("arms", name, "named differently from the other arms")
+        if not self.envs:
+            raise ArgumentError("env", list(self.envs), "at least one environment")
+        check_whole_number("seeds", self.seeds, 1)
+        if self.seeds < 2:
+            raise ArgumentError("seeds", self.seeds, "at least 2", "One run says nothing about the next; 10 are usual.")
+        for key, minimum in (("steps", 1), ("evaluations", SCORED_EVALUATIONS), ("eval_episodes", 1)):
+            if getattr(self, key) is not None:
+                check_whole_number(key, getattr(self, key), minimum)
+        for key in ("jobs", "threads"):
+            check_whole_number(key, getattr(self, key), 1)
+        check_number("margin", self.margin, 0, low_allowed=False)
+        if not isinstance(self.diagnostics, bool):
+            raise ArgumentError("diagnostics", self.diagnostics, "true or false")
+
+
+KEYS = tuple(field.name for field in fields(Experiment))
+
+
+def experiment_from(settings: Mapping[str, Any]) -> Experiment:
+    """
+    :param settings: what a YAML file or the options say; whatever is left out has its default
+    :return: the comparison
+    :raises ArgumentError: for a key that is unknown or missing, or a value that is not allowed
+    """
+    for key in settings:
+        if key not in KEYS:
+            raise ArgumentError("experiment: key", key, f"one of {', '.join(KEYS)}", near(str(key), KEYS))
+    for key, option in (("envs", "--env"), ("seeds", "--seeds"), ("out", "--out")):
+        if settings.get(key) is None:
+            raise ArgumentError(option, None, "given")
+    content = dict(plain_numbers(dict(settings)))
+    arms = content.pop("arms", None)
+    if arms is None:
+        # With a stored baseline there is no need to train SB3's again.
+        content["arms"] = DEFAULT_ARMS if content.get("baseline") in (None, "ours", "sb3") else DEFAULT_ARMS[:1]
+    else:
+        content["arms"] = _arms(arms)
+    envs = [content["envs"]] if isinstance(content["envs"], str) else content["envs"]
+    if not isinstance(envs, list) or not all(isinstance(env_id, str) for env_id in envs):
+        raise ArgumentError("envs", envs, "a list of environments' names")
+    content["envs"] = tuple(dict.fromkeys(envs))
+    for key in ("out", "baseline", "device"):
+        if not isinstance(content.get(key, ""), (str, Path, type(None))):
+            raise ArgumentError(key, content[key], "a text")
+    content["out"] = Path(content["out"])
+    return Experiment(**content)
+
+
+def _arms(arms: Any) -> tuple[Arm, ...]:
+    if isinstance(arms, Mapping) and arms:
+        return tuple(_arm(str(name), content) for name, content in arms.items())
+    if isinstance(arms, list) and arms and all(isinstance(text, str) for text in arms):
+        return tuple(parse_arm(text) for text in arms)
+    raise ArgumentError(
+        "arms", arms, "a mapping from names to settings with 'algo', or a list of texts", f"As in {_ARM_FORM}."
+    )
+
+
+def _arm(name: str, content: Any) -> Arm:
+    if isinstance(content, str):
+        return parse_arm(f"{name}={content}")
+    if not isinstance(content, Mapping) or not isinstance(content.get("algo"), str):
+        raise ArgumentError(f"arms: {name}", content, "a mapping with 'algo' in it, or ALGO:key=value,...")
+    if not _NAME.fullmatch(name):
+        raise ArgumentError("arms: name", name, "made of letters, digits, and _ . + - after the first")
+    overrides = {str(key): value for key, value in content.items() if key not in ("algo", "preset", "yaml")}
+    arm = Arm(name, content["algo"], content.get("preset"), content.get("yaml"), overrides)
+    for key, value in (("preset", arm.preset), ("yaml", arm.yaml)):
+        if not isinstance(value, (str, type(None))):
+            raise ArgumentError(f"arm {name}: {key}", value, "a text")
+    if arm.preset is not None and arm.yaml is not None:
+        raise ArgumentError(f"arm {name}: preset", arm.preset, "left out beside yaml", "Give one of the two.")
+    return arm
+
+
+def parse_arm(text: str) -> Arm:
+    """
+    :param text: ``NAME=ALGO[:key=value,...]``; values are YAML, as in ``policy_kwargs={net_arch: [64, 64]}``, and never run
+    :return: the arm
+    :raises ArgumentError: if the text is not of that form
+    """
+    name, equals, rest = text.partition("=")
+    algo, colon, settings = rest.partition(":")
+    if not equals or not algo or not _NAME.fullmatch(name) or (colon and not settings):
+        raise ArgumentError("--arm", text, _ARM_FORM)
+    content: dict[str, Any] = {"algo": algo}
+    for part in _split(settings):
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        if not key or not value.strip():
+            raise ArgumentError("--arm", text, _ARM_FORM, f"{part!r} is not key=value.")
+        if key in content:
+            raise ArgumentError("--arm", text, "without a key that is given twice", f"That is {key!r}.")
+        try:
+            content[key] = plain_numbers(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise ArgumentError("--arm", text, f"with a value of {key} that YAML understands", str(error)) from error
+    return _arm(name, content)
+
+
+def _split(settings: str) -> Iterator[str]:
+    """Parts between commas, but for commas within brackets or quotes."""
+    part, depth, quote = "", 0, ""
+    for character in settings:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += _BRACKETS.get(character, 0)
+        if character == "," and depth == 0 and not quote:
+            yield part
+            part = ""
+        else:
+            part += character
+    if part:
+        yield part
+
+
+def shipped_experiments() -> dict[str, Path]:
+    """The experiments that ship with the package, by name."""
+    return {path.stem: path for path in sorted((hyperparams_folder() / "experiments").glob("*.yml"))}
+
+
+def read_experiment(name: str) -> dict[str, Any]:
+    """
+    :param name: a YAML file, or the name of a shipped experiment
+    :return: what it holds
+    :raises ArgumentError: if there is no such file, or it is no mapping
+    """
+    shipped = shipped_experiments()
+    path = shipped.get(name, Path(name))
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        allowed = f"a YAML file that can be read ({error.strerror}), or one of {', '.join(shipped)}"
+        raise ArgumentError("experiment", name, allowed, near(name, shipped)) from error
+    except yaml.YAMLError as error:
+        raise ArgumentError("experiment", name, f"YAML without code in it ({error})") from error
+    if not isinstance(content, dict):
+        raise ArgumentError("experiment", name, f"a mapping with keys out of {', '.join(KEYS)}")
+    return content

@@ -1,0 +1,183 @@
+"""From a comparison to its runs: the settings of every arm on every environment, checked before any of them is made."""
+
+import tempfile
+from contextlib import redirect_stdout
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import rl_zoo3
+
+from sb3_ddpg_scratch.compare.experiment import Arm, Experiment
+from sb3_ddpg_scratch.compare.stored import StoredResults, read_stored
+from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
+from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.validation import check_action_space, check_whole_number
+from sb3_ddpg_scratch.zoo.files import ALGO, check_settings, default_file, near, preset_file, settings_for
+from sb3_ddpg_scratch.zoo.manager import as_data
+from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class
+from sb3_ddpg_scratch.zoo.runs import RunSpec, prepare
+from sb3_ddpg_scratch.zoo.scripts import check_env
+
+_SET_ELSEWHERE = {"n_timesteps": "--steps"}
+USUAL = {"evaluations": 20, "eval_episodes": 10}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    :param experiment: the comparison
+    :param specs: its runs, seed by seed, so that every arm has its first runs early
+    :param baseline: name of the baseline arm
+    :param stored: the stored result that the baseline is from, if it is
+    """
+
+    experiment: Experiment
+    specs: list[RunSpec]
+    baseline: str
+    stored: StoredResults | None
+
+
+def plan_comparison(experiment: Experiment) -> Plan:
+    """
+    :param experiment: the comparison
+    :return: its runs
+    :raises ArgumentError: for an algorithm, key, environment or baseline that does not exist or does not fit
+    """
+    for env_id in experiment.envs:
+        check_env(env_id)
+        env = gym.make(env_id)
+        check_action_space(env.action_space)
+        env.close()
+    baseline, stored = _baseline(experiment)
+    settings = {(arm.name, env_id): arm_settings(arm, env_id) for env_id in experiment.envs for arm in experiment.arms}
+    specs = []
+    for env_id in experiment.envs:
+        first = baseline if stored is None else experiment.arms[0].name
+        protocol = _protocol(experiment, env_id, stored, int(settings[first, env_id]["n_timesteps"]))
+        for arm in experiment.arms:
+            own = settings[arm.name, env_id] | {"n_timesteps": protocol["steps"]}
+            often, long = protocol["evaluations"], protocol["eval_episodes"]
+            spec = RunSpec(arm.name, arm.algo, env_id, 0, protocol["steps"], often, long, experiment.device, own)
+            _check_budget(spec)
+            specs.append(spec)
+    seeds = range(experiment.seeds)
+    seeded = [replace(spec, seed=seed, diagnostics=experiment.diagnostics and seed == 0) for seed in seeds for spec in specs]
+    return Plan(experiment, seeded, baseline, stored)
+
+
+def arm_settings(arm: Arm, env_id: str) -> dict[str, Any]:
+    """
+    :param arm: an arm
+    :param env_id: an environment
+    :return: the arm's settings for it, as data
+    :raises ArgumentError: for an unknown algorithm, preset, file or key
+    """
+    try:
+        algorithm = algorithm_class(arm.algo)
+    except ArgumentError as error:
+        raise ArgumentError(f"arm {arm.name}: algorithm", error.value, error.allowed, error.advice) from error
+    for key, option in _SET_ELSEWHERE.items():
+        if key in arm.overrides:
+            raise ArgumentError(
+                f"arm {arm.name}: {key}", arm.overrides[key], "left out", f"Give {option} for all arms instead."
+            )
+    path = _settings_file(arm)
+    section, settings = settings_for(path, env_id)
+    settings = as_data(deepcopy(settings), f"{path}: {section}")
+    where = f"arm {arm.name}"
+    for key, value in arm.overrides.items():
+        _override(settings, key, value, where)
+    settings = as_data(settings, where)
+    check_settings(settings, where, algorithm)
+    return settings
+
+
+def _settings_file(arm: Arm) -> Path:
+    zoo = Path(rl_zoo3.__file__).parent / "hyperparams"
+    if arm.preset is not None:
+        return preset_file(arm.preset)
+    if arm.yaml is not None:
+        of_the_zoo = zoo / f"{arm.yaml}.yml"
+        return of_the_zoo if of_the_zoo.is_file() else Path(arm.yaml)
+    if arm.algo == ALGO:
+        return default_file()
+    return zoo / f"{'ddpg' if arm.algo == SBX_ALGO else arm.algo}.yml"
+
+
+def _override(settings: dict[str, Any], key: str, value: Any, where: str) -> None:
+    *groups, last = key.split(".")
+    for group in groups:
+        settings = settings.setdefault(group, {})
+        if not isinstance(settings, dict):
+            raise ArgumentError(f"{where}: key", key, f"an entry of a mapping, which {group!r} is not")
+    settings[last] = value
+
+
+def _baseline(experiment: Experiment) -> tuple[str, StoredResults | None]:
+    names = [arm.name for arm in experiment.arms]
+    if experiment.baseline is None:
+        if len(names) < 2:
+            raise ArgumentError("--arm", names, "at least two arms, or one with a stored --baseline")
+        return next((arm.name for arm in experiment.arms if arm.algo != ALGO), names[0]), None
+    if experiment.baseline in names:
+        if len(names) < 2:
+            raise ArgumentError("--arm", names, "at least two arms, the baseline among them")
+        return experiment.baseline, None
+    path = Path(experiment.baseline)
+    if not path.exists():
+        allowed = f"one of the arms ({', '.join(names)}), or a stored result (results.json, or its folder)"
+        raise ArgumentError("--baseline", experiment.baseline, allowed, near(experiment.baseline, names))
+    stored = read_stored(path)
+    for env_id in experiment.envs:
+        if env_id not in stored.protocol:
+            advice = "Compare on those, or make a baseline on this one."
+            raise ArgumentError("--env", env_id, f"one that the baseline {path} has: {', '.join(stored.protocol)}", advice)
+    stored = stored.only_baseline(experiment.envs, taken=names)
+    return stored.results.baseline, stored
+
+
+def _protocol(experiment: Experiment, env_id: str, stored: StoredResults | None, budget: int) -> dict[str, int]:
+    """Steps and evaluations of every run: as asked for, else as the stored baseline's, else the usual."""
+    protocol = dict(stored.protocol[env_id] if stored is not None else USUAL | {"steps": budget})
+    for key, value in protocol.items():
+        asked = getattr(experiment, key)
+        if asked is not None and stored is not None and asked != value:
+            raise ArgumentError(f"--{key.replace('_', '-')}", asked, f"the baseline's on {env_id}, which is {value}")
+        protocol[key] = value if asked is None else asked
+    check_whole_number("steps", protocol["steps"], protocol["evaluations"])
+    return protocol
+
+
+def _check_budget(spec: RunSpec) -> None:
+    first_update = int(spec.settings.get("learning_starts", 100)) + 1
+    if spec.steps < first_update:
+        allowed = f"at least {first_update}, when {spec.arm} makes its first update on {spec.env_id}"
+        raise ArgumentError("--steps", spec.steps, allowed, f"Give more, or {spec.arm} a smaller learning_starts.")
+
+
+def try_out(specs: list[RunSpec]) -> None:
+    """
+    Set each arm up once on each environment, training nothing, so that what does not work is said before any run.
+
+    :param specs: runs that are to be made
+    :raises ArgumentError: naming the arm and what is wrong
+    """
+    first = {(spec.arm, spec.env_id): spec for spec in reversed(specs)}
+    for spec in first.values():
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
+            try:
+                manager, model = prepare(spec, Path(folder))
+                if spec.diagnostics:
+                    ActorCritic(model)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise ArgumentError(
+                    f"arm {spec.arm}", spec.algo, f"one that can be set up on {spec.env_id} ({reason})"
+                ) from error
+            model.env.close()
+            for callback in manager.callbacks:
+                if hasattr(callback, "eval_env"):
+                    callback.eval_env.close()

@@ -1,0 +1,128 @@
+"""Runs on a Ray cluster: each in a process of its own on whichever node has room; what it leaves comes back to here."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import sb3_ddpg_scratch
+from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.zoo.run_batch import StepsMade
+from sb3_ddpg_scratch.zoo.run_process import RunProcesses
+from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result, write_whole
+
+# A run whose node or worker dies begins again on another, so many times. What fails by itself is not tried again.
+RETRIES = 10
+POLL_SECONDS = 1.0
+LOCAL_OBJECT_STORE = 200 * 2**20
+
+
+class RayRuns:
+    """
+    Performs runs as Ray tasks. Nodes share no disk with this machine: files come back as bytes, and are written here.
+
+    :param out: folder of the whole batch, on this machine
+    :param threads: processors that a run takes of its node
+    :param address: of the cluster; ``None`` for the one that ``RAY_ADDRESS`` names, or one of this machine alone
+    :raises ArgumentError: if Ray is not installed, or there is no cluster at the address
+    """
+
+    def __init__(self, out: Path, threads: int = 1, address: str | None = None) -> None:
+        ray = _ray()
+        self.out = out
+        self._ray = ray
+        self._ended = False
+        local = {} if address or os.environ.get("RAY_ADDRESS") else {"object_store_memory": LOCAL_OBJECT_STORE}
+        package = str(Path(sb3_ddpg_scratch.__file__).parent)
+        try:
+            ray.init(
+                address,
+                runtime_env={"py_modules": [package]},
+                include_dashboard=False if local else None,
+                log_to_driver=False,
+                logging_level="ERROR",
+                **local,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ArgumentError("--ray-address", address, f"the address of a running Ray cluster ({error})") from error
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        # Beside the driver, so that it lives as long as that does.
+        self._board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._task = ray.remote(_perform_there).options(num_cpus=threads, max_retries=RETRIES)
+        self._threads = threads
+
+    def __enter__(self) -> "RayRuns":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ray.shutdown()
+
+    def run(self, spec: RunSpec, progress: StepsMade) -> bool:
+        """
+        Perform a run on the cluster.
+
+        :param spec: what to run
+        :param progress: called with the number of environment steps made
+        :return: whether it left its result
+        """
+        ray = self._ray
+        if self._ended:
+            return False
+        name = f"{spec.arm}/{spec.env_id}/{spec.seed}"
+        task = self._task.remote(spec, self._threads, self._board, name)
+        while not ray.wait([task], timeout=POLL_SECONDS)[0]:
+            if self._ended:
+                ray.cancel(task, force=True)
+                return False
+            steps = ray.get(self._board.steps.remote(name))
+            if steps:  # most wait for a node at first
+                progress(steps)
+        try:
+            files = ray.get(task)
+        except ray.exceptions.RayError as error:
+            write_whole(spec.log_file(self.out), f"{error}\n")
+            return False
+        # The result last: with it, the run is finished.
+        result = str(spec.result_file(Path()))
+        for path in sorted(files, key=lambda path: path == result):
+            write_whole(self.out / path, files[path])
+        return finished_result(spec, self.out) is not None
+
+    def end(self) -> None:
+        """End what runs, and begin nothing more."""
+        self._ended = True
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        advice = "It needs Ray: pip install 'sb3-ddpg-scratch[cluster]'."
+        raise ArgumentError("--executor", "ray", "local, as Ray is not installed", advice) from error
+    return ray
+
+
+class _Board:
+    """Where runs write how far they are."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, int] = {}
+
+    def write(self, name: str, steps: int) -> None:
+        self._steps[name] = steps
+
+    def steps(self, name: str) -> int:
+        return self._steps.get(name, 0)
+
+
+def _perform_there(spec: RunSpec, threads: int, board: Any, name: str) -> dict[str, bytes]:
+    """On a node: perform a run and return the files that it leaves, its log included, by their paths."""
+    write: Callable[[int], None] = lambda steps: board.write.remote(name, steps)  # noqa: E731
+    with tempfile.TemporaryDirectory() as folder:
+        RunProcesses(Path(folder), threads).run(spec, write)
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -1,0 +1,111 @@
+"""Many runs: those that are not finished yet are performed side by side, with progress shown, until done or interrupted."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
+
+_COLUMNS = (
+    TextColumn("{task.description:>16}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+)
+LOG_LINES = 5
+
+
+class StepsMade(Protocol):
+    """Told how many environment steps a run has made."""
+
+    def __call__(self, steps: int, /) -> None: ...
+
+
+class RunExecutor(Protocol):
+    """Where runs are performed; :class:`~sb3_ddpg_scratch.zoo.run_process.RunProcesses` is one."""
+
+    def run(self, spec: RunSpec, progress: StepsMade) -> bool:
+        """Perform a run, wait for its end, and say whether it left its result. Called by several threads at a time."""
+
+    def end(self) -> None:
+        """End what runs, and begin nothing more."""
+
+
+def perform_runs(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, jobs: int, console: Console) -> list[RunSpec]:
+    """
+    Perform the runs that are not finished yet.
+
+    :param specs: the runs
+    :param out: folder of the whole batch; runs that it holds already are not done again
+    :param executor: where they are performed
+    :param jobs: runs at a time
+    :param console: where to print
+    :return: the runs that failed, each of which was reported with the end of its log
+    :raises KeyboardInterrupt: if interrupted, after the runs in progress were ended
+    """
+    waiting = [spec for spec in specs if finished_result(spec, out) is None]
+    if len(waiting) < len(specs):
+        console.print(f"{len(specs) - len(waiting)} of {len(specs)} runs are finished already.")
+    try:
+        return _perform_all(waiting, out, executor, jobs, console) if waiting else []
+    except KeyboardInterrupt:
+        console.print("Interrupted. What is finished stays; the same command goes on from there.")
+        raise
+    finally:
+        executor.end()
+
+
+def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, jobs: int, console: Console) -> list[RunSpec]:
+    # Steps with updates take longer than those of the warm-up: the time left is estimated from a long past.
+    with Progress(*_COLUMNS, console=console, speed_estimate_period=900) as display:
+        whole = display.add_task("all steps", total=sum(spec.steps for spec in specs))
+
+        def perform(spec: RunSpec) -> bool:
+            task = display.add_task(f"{spec.arm} {spec.seed}", total=spec.steps, visible=False)
+            seen = 0
+
+            def progress(steps: int, /) -> None:
+                nonlocal seen
+                steps = min(steps, spec.steps)
+                display.update(task, completed=steps, visible=True)
+                display.advance(whole, steps - seen)
+                seen = steps
+
+            try:
+                if not executor.run(spec, progress):
+                    return False
+                progress(spec.steps)
+                return True
+            finally:
+                display.remove_task(task)
+
+        pool = ThreadPoolExecutor(jobs)
+        futures = [pool.submit(perform, spec) for spec in specs]
+        failed = []
+        try:
+            for spec, future in zip(specs, futures, strict=True):
+                if not future.result():
+                    failed.append(spec)
+                    console.print(failure(spec, out), highlight=False, soft_wrap=True)
+        finally:
+            executor.end()
+            pool.shutdown(wait=True, cancel_futures=True)
+    return failed
+
+
+def failure(spec: RunSpec, out: Path) -> str:
+    """
+    :param spec: a run that failed
+    :param out: folder of the whole batch
+    :return: which it is, where its log is, and how that ends; rich's markup is escaped
+    """
+    log = spec.log_file(out)
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    end = "".join(f"\n    {line}" for line in lines[-LOG_LINES:])
+    return escape(f"Failed: {spec.arm}, seed {spec.seed}, on {spec.env_id}. See {log}{end}")

@@ -1,0 +1,211 @@
+"""What a comparison is made of: arms from texts and files, their settings, and everything that is refused before a run."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from sb3_ddpg_scratch import ArgumentError
+from sb3_ddpg_scratch.compare.experiment import (
+    Arm,
+    experiment_from,
+    parse_arm,
+    read_experiment,
+    shipped_experiments,
+)
+from sb3_ddpg_scratch.compare.folder import check_folder, claim_folder
+from sb3_ddpg_scratch.compare.plan import arm_settings, plan_comparison, try_out
+from sb3_ddpg_scratch.zoo.files import default_file
+
+PENDULUM = {"envs": ["Pendulum-v1"], "seeds": 2, "out": "unused"}
+
+
+def plan(**settings):
+    return plan_comparison(experiment_from(PENDULUM | settings))
+
+
+def test_arm_from_text():
+    arm = parse_arm("a-1=td3:learning_rate=1e-4,policy_kwargs={net_arch: [8, 8], n_critics: 2},device_name='a,b',gamma=0.9")
+    overrides = {
+        "learning_rate": 1e-4,
+        "policy_kwargs": {"net_arch": [8, 8], "n_critics": 2},
+        "device_name": "a,b",
+        "gamma": 0.9,
+    }
+    assert arm == Arm("a-1", "td3", None, None, overrides)
+    assert parse_arm("ours=scratch_ddpg:preset=tch_rs,tau=0.01") == Arm("ours", "scratch_ddpg", "tch_rs", None, {"tau": 0.01})
+    assert parse_arm("sb3=ddpg") == Arm("sb3", "ddpg", None, None, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ddpg", "NAME=ALGO"),
+        ("a=", "NAME=ALGO"),
+        ("=ddpg", "NAME=ALGO"),
+        ("../a=ddpg", "NAME=ALGO"),
+        ("a=ddpg:", "NAME=ALGO"),
+        ("a=ddpg:gamma", "'gamma' is not key=value"),
+        ("a=ddpg:gamma=", "'gamma=' is not key=value"),
+        ("a=ddpg:gamma=0.9,gamma=0.8", "given twice"),
+        ("a=ddpg:policy_kwargs={net_arch: [8", "YAML understands"),
+        ("a=ddpg:gamma=!!python/object/apply:os.system [id]", "YAML understands"),
+        ("a=scratch_ddpg:preset=tch_rs,yaml=ddpg", "left out beside yaml"),
+    ],
+)
+def test_bad_arm(text, message):
+    with pytest.raises(ArgumentError, match=message):
+        parse_arm(text)
+
+
+def test_default_arms_differ_in_the_algorithm_alone():
+    specs = plan().specs
+    assert [(spec.arm, spec.algo, spec.seed) for spec in specs] == [
+        ("ours", "scratch_ddpg", 0),
+        ("sb3", "ddpg", 0),
+        ("ours", "scratch_ddpg", 1),
+        ("sb3", "ddpg", 1),
+    ]
+    assert specs[0].settings == specs[1].settings
+    settings = specs[0].settings
+    assert (settings["noise_type"], settings["noise_std"], settings["learning_starts"]) == ("normal", 0.1, 10_000)
+    assert settings["policy_kwargs"] == {"net_arch": [400, 300]}
+    assert {(spec.steps, spec.evaluations, spec.eval_episodes) for spec in specs} == {(20_000, 20, 10)}
+    assert plan().baseline == "sb3"
+
+
+def test_settings_and_overrides():
+    arm = parse_arm("a=scratch_ddpg:preset=plotly_notebook,policy_kwargs.norm=layer,learning_rate=lin_1e-3,action_noise=ou")
+    settings = arm_settings(arm, "Pendulum-v1")
+    assert settings["policy_kwargs"] == {"net_arch": [256, 256], "activation_fn": "relu", "action_layer": 0, "norm": "layer"}
+    assert (settings["learning_rate"], settings["action_noise"], settings["batch_size"]) == ("lin_1e-3", "ou", 128)
+    # Text that the Zoo would evaluate has become data.
+    sac = arm_settings(parse_arm("a=sac"), "MountainCarContinuous-v0")
+    assert sac["policy_kwargs"] == {"log_std_init": -3.67, "net_arch": [64, 64], "use_expln": True}
+    ours = yaml.safe_load(default_file().read_text())["Pendulum-v1"]
+    assert arm_settings(parse_arm("a=scratch_ddpg"), "Pendulum-v1")["action_noise"] == ours["action_noise"]
+
+
+def test_settings_of_a_file(tmp_path):
+    path = tmp_path / "mine.yml"
+    path.write_text("default: {n_timesteps: 1e3, policy: MlpPolicy, tau: 0.1}")
+    settings = arm_settings(Arm("a", "td3", None, str(path), {"gamma": 0.5}), "Pendulum-v1")
+    assert settings == {"n_timesteps": 1000.0, "policy": "MlpPolicy", "tau": 0.1, "gamma": 0.5}
+
+
+def test_steps_are_the_baselines_for_every_arm():
+    arms = ["s=sac", "d=ddpg"]
+    assert {spec.steps for spec in plan(arms=arms, envs=["LunarLanderContinuous-v3"]).specs} == {500_000}
+    assert {spec.steps for spec in plan(arms=arms, envs=["LunarLanderContinuous-v3"], baseline="d").specs} == {300_000}
+    assert {spec.steps for spec in plan(arms=arms, steps=15_000).specs} == {15_000}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arms": ["a=ddpgg", "b=td3"]}, "arm a: algorithm='ddpgg' .*Did you mean 'ddpg'"),
+        ({"arms": ["a=ddpg:gama=0.9", "b=td3"]}, "arm a: key='gama' .*Did you mean 'gamma'"),
+        ({"arms": ["a=ddpg:policy_delay=2", "b=td3"]}, "arm a: key='policy_delay' .*a setting of DDPG or of RL Zoo"),
+        ({"arms": ["a=ddpg:policy_kwargs.norm=layer", "b=td3"]}, "policy_kwargs: key='norm'"),
+        ({"arms": ["a=ddpg:policy_kwargs=print(1)", "b=td3"]}, "never run as code"),
+        ({"arms": ["a=ddpg:n_timesteps=5", "b=td3"]}, "Give --steps for all arms"),
+        ({"arms": ["a=ddpg", "a=td3"]}, "arms='a' .*named differently"),
+        ({"arms": ["a=ddpg"]}, "at least two arms"),
+        ({"arms": ["a=scratch_ddpg:preset=tchrs", "b=td3"]}, "Did you mean 'tch_rs'"),
+        ({"arms": ["a=td3:yaml=nowhere.yml", "b=ddpg"]}, "nowhere.yml"),
+        ({"arms": []}, "arms="),
+        ({"envs": ["Pendulum-v7"]}, "Did you mean 'Pendulum-v1'"),
+        ({"envs": ["CartPole-v1"]}, "action_space="),
+        ({"envs": None}, "--env=None"),
+        ({"envs": 5}, "envs=5"),
+        ({"out": 5}, "out=5"),
+        ({"arms": {"a": {"algo": "ddpg", "yaml": 3}, "b": "td3"}}, "arm a: yaml=3"),
+        ({"arms": {"a": {"gamma": 0.9}, "b": "td3"}}, "arms: a=.*'algo'"),
+        ({"seeds": 1}, "seeds=1 .*at least 2"),
+        ({"seeds": "many"}, "seeds='many'"),
+        ({"steps": 10_000}, "--steps=10000 .*at least 10001, when ours makes its first update"),
+        ({"evaluations": 9}, "evaluations=9 .*at least 10"),
+        ({"margin": 0}, "margin=0"),
+        ({"baseline": "sb33"}, "Did you mean 'sb3'|at least two arms|one of the arms"),
+        ({"step": 100}, "key='step' .*Did you mean 'steps'"),
+    ],
+)
+def test_bad_experiment(settings, message):
+    with pytest.raises(ArgumentError, match=message):
+        plan(**settings)
+
+
+def test_arm_that_cannot_be_set_up_is_named_before_any_run():
+    specs = plan(arms=["a=ddpg:train_freq=[1, week]", "b=td3"]).specs
+    with pytest.raises(ArgumentError, match=r"arm a='ddpg' .*set up on Pendulum-v1"):
+        try_out(specs)
+
+
+@pytest.mark.parametrize("name", shipped_experiments())
+def test_shipped_experiments_set_up(name):
+    content = read_experiment(name) | {"out": "unused", "seeds": 2}
+    made = plan_comparison(experiment_from(content))
+    try_out(made.specs)
+    first, second = (spec.settings for spec in made.specs[:2])
+    differing = {key for key in first | second if first.get(key) != second.get(key)}
+    expected = {
+        "ou_vs_gaussian": {"action_noise"},
+        "layer_norm": {"policy_kwargs"},
+        "td3_changes": {"policy_kwargs", "policy_delay", "target_policy_noise", "target_noise_clip"},
+    }
+    assert differing == expected[name]
+    assert [spec.diagnostics for spec in made.specs] == [name == "td3_changes"] * 2 + [False] * 2
+
+
+def test_ou_noise_of_the_exercise_is_of_the_gaussians_size():
+    arms = read_experiment("ou_vs_gaussian")["arms"]
+    ou, gaussian = arms["ou"]["action_noise"], arms["gaussian"]["action_noise"]
+    stationary = ou["sigma"] / (1 - (1 - ou["theta"] * ou["dt"]) ** 2) ** 0.5
+    assert stationary == pytest.approx(gaussian["sigma"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("ou_vs_gausian", "Did you mean 'ou_vs_gaussian'"), ("code.yml", "without code"), ("list.yml", "a mapping")],
+)
+def test_bad_experiment_file(tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code.yml").write_text("arms: !!python/name:os.system")
+    (tmp_path / "list.yml").write_text("[1]")
+    with pytest.raises(ArgumentError, match=message):
+        read_experiment(name)
+
+
+def test_folder_may_grow_but_not_change(tmp_path):
+    out = tmp_path / "out"
+    specs = plan().specs
+    check_folder(specs, out)
+    claim_folder(specs, out)
+    check_folder(specs, out)
+    more = plan(seeds=3, arms=["ours=scratch_ddpg:yaml=ddpg", "sb3=ddpg", "td3=td3"]).specs
+    check_folder(more, out)
+    before = (out / "experiment.json").read_text()
+    cases = [
+        ([replace(spec, steps=30_000) for spec in specs], "ours, Pendulum-v1, steps was 20000, is 30000"),
+        (plan(arms=["ours=scratch_ddpg:yaml=ddpg,tau=0.1", "sb3=ddpg"]).specs, "ours, Pendulum-v1, settings, tau .*is 0.1"),
+        (plan(arms=["ours=scratch_ddpg:yaml=ddpg", "b=ddpg"]).specs, "sb3 is in it"),
+        ([spec for spec in specs if spec.seed == 0], "seeds were 2, are 1"),
+    ]
+    for other, message in cases:
+        with pytest.raises(ArgumentError, match=message):
+            check_folder(other, out)
+    assert (out / "experiment.json").read_text() == before
+
+
+def test_folder_of_something_else(tmp_path):
+    specs = plan().specs
+    check_folder(specs, tmp_path)
+    (tmp_path / "thesis.txt").write_text("two years")
+    with pytest.raises(ArgumentError, match="new, empty, or the folder of this comparison"):
+        check_folder(specs, tmp_path)
+    with pytest.raises(ArgumentError, match="There is a file of that name"):
+        check_folder(specs, tmp_path / "thesis.txt")
+    (tmp_path / "experiment.json").write_text(json.dumps([1]))
+    with pytest.raises(ArgumentError, match="--out"):
+        check_folder(specs, tmp_path)

@@ -1,0 +1,279 @@
+"""The runs of a comparison: made, interrupted, gone on with, gathered, stored, and compared with what was stored."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from dataclasses import asdict
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import pytest
+from gymnasium import spaces
+from rich.console import Console
+from typer.testing import CliRunner
+
+from sb3_ddpg_scratch import ArgumentError, cli
+from sb3_ddpg_scratch.compare.comparison import gather, run_comparison
+from sb3_ddpg_scratch.compare.experiment import experiment_from
+from sb3_ddpg_scratch.compare.plan import plan_comparison
+from sb3_ddpg_scratch.compare.random_policy import random_score
+from sb3_ddpg_scratch.compare.stored import read_stored
+from sb3_ddpg_scratch.zoo import run_process
+from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result, write_whole
+
+TINY = "learning_starts=50,batch_size=16,policy_kwargs={net_arch: [8, 8]}"
+ARMS = [f"ours=scratch_ddpg:yaml=ddpg,updater=autograd,{TINY}", f"sb3=ddpg:{TINY}"]
+SETTINGS = {"arms": ARMS, "envs": ["Pendulum-v1"], "seeds": 2, "steps": 300, "evaluations": 10, "eval_episodes": 2}
+OPTIONS = ["compare", "--arm", ARMS[0], "--arm", ARMS[1], "--env", "Pendulum-v1", "--seeds", "2"]
+OPTIONS += ["--steps", "300", "--evaluations", "10", "--eval-episodes", "2"]
+
+
+@pytest.fixture(autouse=True)
+def shown(monkeypatch):
+    """Statistics and report have tests of their own; here it counts what they are given. Holds that: a list of results."""
+    given = []
+    summary, report = types.ModuleType("summary"), types.ModuleType("report")
+    summary.summarize = lambda results, margin: given.append(results) or {"margin": margin}
+    summary.show = lambda summary, console: console.print("the verdicts")
+    summary.worst_verdict = lambda summary: "worse"
+    report.write_report = lambda results, summary, out: out / "report.html"
+    monkeypatch.setitem(sys.modules, "sb3_ddpg_scratch.compare.summary", summary)
+    monkeypatch.setitem(sys.modules, "sb3_ddpg_scratch.compare.report", report)
+    return given
+
+
+def plan(out, **settings):
+    return plan_comparison(experiment_from(SETTINGS | {"out": out} | settings))
+
+
+def wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def processes_of(folder):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if str(folder) in command and "sb3_ddpg_scratch.zoo.run_process" in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """(folder, output, exit status) of the command, interrupted by Ctrl-C's signal when its first run was finished."""
+    out = tmp_path_factory.mktemp("comparison") / "deep"
+    command = [sys.executable, "-m", "sb3_ddpg_scratch", *OPTIONS, "--jobs", "1", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: list(out.glob("runs/*/*/*.json")) and processes_of(out))
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    return out, output, process.returncode
+
+
+def test_interrupted_comparison_leaves_a_usable_folder(interrupted):
+    out, output, status = interrupted
+    assert status == 130
+    assert "the same command goes on from there" in output
+    assert "No verdicts yet: ours has 1 finished run" in output
+    assert "Traceback" not in output
+    assert processes_of(out) == []
+    stored = read_stored(out).results
+    assert [(run.arm, run.seed) for run in stored.runs] == [("ours", 0)]
+    assert [missing[:3] for missing in stored.missing] == [
+        ("sb3", "Pendulum-v1", 0),
+        ("ours", "Pendulum-v1", 1),
+        ("sb3", "Pendulum-v1", 1),
+    ]
+    assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
+
+
+@pytest.fixture(scope="module")
+def finished(interrupted):
+    """(plan, when the first run was finished) of the same comparison, gone on with until all is done."""
+    out = interrupted[0]
+    first = out / "runs" / "ours" / "Pendulum-v1" / "seed_0.json"
+    written = first.stat().st_mtime_ns
+    made = plan(out, jobs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sb3_ddpg_scratch.compare.comparison._conclude", lambda *_: {})
+        assert run_comparison(made, Console(quiet=True), "the command").failed == []
+    assert first.stat().st_mtime_ns == written
+    return made
+
+
+def test_same_command_goes_on_and_ends_with_everything(finished, shown, monkeypatch):
+    out = finished.experiment.out
+    monkeypatch.setattr(run_process.subprocess, "Popen", lambda *_, **__: pytest.fail("a finished run was begun again"))
+    result = CliRunner().invoke(cli.app, [*OPTIONS, "--out", str(out), "--margin", "0.2"])
+    assert result.exit_code == 0, result.output
+    assert "All 4 runs are finished already." in result.output
+    assert "the verdicts" in result.output
+    assert json.loads((out / "summary.json").read_text()) == {"margin": 0.2}
+    results = shown[0]
+    assert (results.baseline, results.missing) == ("sb3", [])
+    table = pd.read_csv(out / "evaluations.csv")
+    pd.testing.assert_frame_equal(table, results.evaluations, check_dtype=False)
+    assert table["step"].tolist() == list(range(30, 301, 30)) * 4
+    for run in results.runs:
+        rows = table[(table["arm"] == run.arm) & (table["seed"] == run.seed)]
+        folder = next((out / "agents" / run.arm / "Pendulum-v1" / f"seed_{run.seed}").glob("*/Pendulum-v1_1"))
+        returns = np.load(folder / "evaluations.npz")["results"]
+        assert returns.shape == (10, 2)
+        assert rows["mean_return"].to_numpy() == pytest.approx(returns.mean(axis=1))
+        assert rows["std_return"].to_numpy() == pytest.approx(returns.std(axis=1))
+        assert rows["seconds"].is_monotonic_increasing
+        assert 0 < rows["seconds"].iloc[-1] <= run.training_seconds
+        assert run.updates == 250
+        assert run.machine["threads"] == 1
+        assert run.hyperparameters["batch_size"] == 16
+        assert run.hyperparameters["tau"] == 0.005  # what nobody set
+        assert run.versions["gymnasium"] == gym.__version__
+    # The same seed begins with the same networks, environment and noise; the first updates come after step 50.
+    first = table[(table["seed"] == 0) & (table["step"] == 30)]["mean_return"]
+    assert first.nunique() == 1
+    assert table[(table["seed"] == 1) & (table["step"] == 30)]["mean_return"].iloc[0] != first.iloc[0]
+
+
+def test_fail_on_worse_sets_the_exit_status(finished):
+    arguments = [*OPTIONS, "--out", str(finished.experiment.out), "--fail-on", "worse"]
+    assert CliRunner().invoke(cli.app, arguments).exit_code == 1
+
+
+def test_stored_result_is_a_baseline(finished, tmp_path, monkeypatch):
+    out = finished.experiment.out
+    gather(finished, {"Pendulum-v1": -1200.0}, [], "command").write(out / "results.json")
+    alone = {"arms": ARMS[:1], "baseline": str(out), "steps": None, "evaluations": None, "eval_episodes": None}
+    made = plan(tmp_path, **alone)
+    assert made.baseline == "sb3"
+    assert [(spec.arm, spec.steps, spec.evaluations, spec.eval_episodes) for spec in made.specs] == [("ours", 300, 10, 2)] * 2
+    results = gather(made, {"Pendulum-v1": -1200.0}, [], "command").results
+    assert [(run.arm, run.seed) for run in results.runs] == [("sb3", 0), ("sb3", 1)]
+    assert len(results.evaluations) == 20
+    assert [missing[3] for missing in results.missing] == ["not made yet"] * 2
+    clash = plan(tmp_path, **alone | {"arms": [f"sb3=td3:{TINY}"]})
+    assert clash.baseline == "sb3.stored"
+    for change, message in [
+        ({"envs": ["MountainCarContinuous-v0"]}, "--env='MountainCarContinuous-v0' .*that the baseline .* has: Pendulum-v1"),
+        ({"steps": 400}, "--steps=400 .*which is 300"),
+        ({"evaluations": 12}, "--evaluations=12 .*which is 10"),
+        ({"baseline": str(tmp_path / "none.json")}, "one of the arms"),
+        ({"baseline": str(tmp_path)}, "a file that can be read"),
+    ]:
+        with pytest.raises(ArgumentError, match=message):
+            plan(tmp_path, **alone | change)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "runs": 3}'])
+def test_spoilt_baseline(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ArgumentError, match="--baseline"):
+        read_stored(tmp_path)
+
+
+def test_stored_results_come_back_as_they_were(finished, tmp_path):
+    stored = gather(finished, {"Pendulum-v1": -1200.0}, [], "command")
+    stored.write(tmp_path / "results.json")
+    again = read_stored(tmp_path)
+    pd.testing.assert_frame_equal(again.results.evaluations, stored.results.evaluations)
+    assert again.results.runs == stored.results.runs
+    assert again.protocol == {"Pendulum-v1": {"steps": 300, "evaluations": 10, "eval_episodes": 2}}
+    assert (again.results.random_scores, again.results.command) == ({"Pendulum-v1": -1200.0}, "command")
+
+
+def test_run_ends_when_who_began_it_is_killed(tmp_path):
+    settings = {"policy": "MlpPolicy", "n_timesteps": 10**6, "policy_kwargs": {"net_arch": [8, 8]}}
+    spec = RunSpec("a", "ddpg", "Pendulum-v1", 0, 10**6, 10, 1, "cpu", settings)
+    code = (
+        "import sys, json; from pathlib import Path; from sb3_ddpg_scratch.zoo.run_process import RunProcesses;"
+        "from sb3_ddpg_scratch.zoo.runs import RunSpec;"
+        "RunProcesses(Path(sys.argv[1])).run(RunSpec(**json.loads(sys.argv[2])), print)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), json.dumps(asdict(spec))])
+    wait_for(lambda: processes_of(tmp_path))
+    process.kill()
+    process.wait()
+    wait_for(lambda: not processes_of(tmp_path))
+    assert finished_result(spec, tmp_path) is None
+
+
+def test_failed_runs_are_told_and_the_others_go_on(tmp_path, monkeypatch, shown):
+    made = plan(tmp_path / "out", seeds=3)
+
+    def run(self, spec, progress):
+        if (spec.arm, spec.seed) == ("sb3", 1):
+            write_whole(spec.log_file(self.out), "one\ntwo\n[ValueError] it broke\n")
+            return False
+        progress(spec.steps)
+        fake = {"spec": asdict(spec), "timesteps": [300], "seconds": [1.0], "returns": [-5.0], "return_stds": [0.0]}
+        fake |= {"hyperparameters": {}, "versions": {}, "machine": {}, "training_seconds": 1.0, "updates": 3}
+        write_whole(spec.result_file(self.out), json.dumps(fake))
+        return True
+
+    monkeypatch.setattr(run_process.RunProcesses, "run", run)
+    console = Console(record=True, width=300)
+    outcome = run_comparison(made, console, "command")
+    text = console.export_text()
+    assert [(spec.arm, spec.seed) for spec in outcome.failed] == [("sb3", 1)]
+    assert "Failed: sb3, seed 1, on Pendulum-v1. See" in text
+    assert "[ValueError] it broke" in text
+    (results,) = shown
+    assert len(results.runs) == 5
+    ((arm, env, seed, why),) = results.missing
+    assert (arm, env, seed) == ("sb3", "Pendulum-v1", 1)
+    assert "seed_1.log" in why
+
+
+def test_threads_and_jobs_fit_the_cores(tmp_path, monkeypatch):
+    seen = []
+
+    def perform_runs(specs, out, executor, jobs, console):
+        seen.append((jobs, executor.threads))
+        return []
+
+    monkeypatch.setattr("sb3_ddpg_scratch.compare.comparison.perform_runs", perform_runs)
+    monkeypatch.setattr("sb3_ddpg_scratch.compare.comparison.usable_cores", lambda: 8)
+    monkeypatch.setattr("sb3_ddpg_scratch.compare.comparison.try_out", lambda specs: None)
+    for jobs, threads in ((100, 1), (100, 3), (2, 2), (1, 16)):
+        run_comparison(plan(tmp_path, jobs=jobs, threads=threads), Console(quiet=True), "command")
+    assert seen == [(8, 1), (2, 3), (2, 2), (1, 16)]
+    limits = run_process.thread_limits(3)
+    assert limits["OMP_NUM_THREADS"] == limits["MKL_NUM_THREADS"] == "3"
+    assert os.environ.get("XLA_FLAGS", "") in limits["XLA_FLAGS"]
+
+
+class Paid(gym.Env):
+    """Pays what the action is, ten times."""
+
+    observation_space = spaces.Box(0, 1, (1,), np.float32)
+    action_space = spaces.Box(1, 5, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.clock = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.clock += 1
+        return np.zeros(1, np.float32), float(action[0]), self.clock == 10, False, {}
+
+
+def test_random_policy_is_uniform():
+    gym.register("Paid-v0", Paid)
+    score = random_score("Paid-v0", episodes=400)
+    # Ten actions of mean 3 and variance 16/12 in each of 400 episodes: four standard errors.
+    assert abs(score - 30) < 4 * np.sqrt(10 * 16 / 12 / 400)
+    assert score == random_score("Paid-v0", episodes=400)
+    assert score != random_score("Paid-v0", episodes=400, seed=1)
