@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import ArgumentError, cli
+from sb3_ddpg_scratch.compare import summary
 from sb3_ddpg_scratch.compare.comparison import gather, run_comparison
 from sb3_ddpg_scratch.compare.experiment import experiment_from
 from sb3_ddpg_scratch.compare.plan import plan_comparison
@@ -34,17 +34,12 @@ OPTIONS = ["compare", "--arm", ARMS[0], "--arm", ARMS[1], "--env", "Pendulum-v1"
 OPTIONS += ["--steps", "300", "--evaluations", "10", "--eval-episodes", "2"]
 
 
-@pytest.fixture(autouse=True)
-def shown(monkeypatch):
-    """Statistics and report have tests of their own; here it counts what they are given. Holds that: a list of results."""
+@pytest.fixture
+def summarized(monkeypatch):
+    """The results that statistics and report were made of, in a list."""
     given = []
-    summary, report = types.ModuleType("summary"), types.ModuleType("report")
-    summary.summarize = lambda results, margin: given.append(results) or {"margin": margin}
-    summary.show = lambda summary, console: console.print("the verdicts")
-    summary.worst_verdict = lambda summary: "worse"
-    report.write_report = lambda results, summary, out: out / "report.html"
-    monkeypatch.setitem(sys.modules, "sb3_ddpg_scratch.compare.summary", summary)
-    monkeypatch.setitem(sys.modules, "sb3_ddpg_scratch.compare.report", report)
+    summarize = summary.summarize
+    monkeypatch.setattr(summary, "summarize", lambda results, margin: given.append(results) or summarize(results, margin))
     return given
 
 
@@ -87,7 +82,7 @@ def test_interrupted_comparison_leaves_a_usable_folder(interrupted):
     out, output, status = interrupted
     assert status == 130
     assert "the same command goes on from there" in output
-    assert "No verdicts yet: ours has 1 finished run" in output
+    assert json.loads((out / "summary.json").read_text())["comparisons"][0]["verdict"] == "undecided"
     assert "Traceback" not in output
     assert processes_of(out) == []
     stored = read_stored(out).results
@@ -114,15 +109,20 @@ def finished(interrupted):
     return made
 
 
-def test_same_command_goes_on_and_ends_with_everything(finished, shown, monkeypatch):
+def test_same_command_goes_on_and_ends_with_everything(finished, summarized, monkeypatch):
     out = finished.experiment.out
     monkeypatch.setattr(run_process.subprocess, "Popen", lambda *_, **__: pytest.fail("a finished run was begun again"))
     result = CliRunner().invoke(cli.app, [*OPTIONS, "--out", str(out), "--margin", "0.2"])
     assert result.exit_code == 0, result.output
     assert "All 4 runs are finished already." in result.output
-    assert "the verdicts" in result.output
-    assert json.loads((out / "summary.json").read_text()) == {"margin": 0.2}
-    results = shown[0]
+    assert "undecided" in result.output
+    comparison = json.loads((out / "summary.json").read_text())["comparisons"][0]
+    assert (comparison["env"], comparison["a"], comparison["b"]) == ("Pendulum-v1", "ours", "sb3")
+    assert comparison["verdict"] == "undecided"
+    assert (out / "report.html").stat().st_size > 10**6
+    results = summarized[0]
+    baseline_mean = np.mean(json.loads((out / "summary.json").read_text())["arms"]["sb3"]["scores"]["Pendulum-v1"])
+    assert comparison["margin"] == pytest.approx(0.2 * abs(baseline_mean - results.random_scores["Pendulum-v1"]))
     assert (results.baseline, results.missing) == ("sb3", [])
     table = pd.read_csv(out / "evaluations.csv")
     pd.testing.assert_frame_equal(table, results.evaluations, check_dtype=False)
@@ -147,9 +147,11 @@ def test_same_command_goes_on_and_ends_with_everything(finished, shown, monkeypa
     assert table[(table["seed"] == 1) & (table["step"] == 30)]["mean_return"].iloc[0] != first.iloc[0]
 
 
-def test_fail_on_worse_sets_the_exit_status(finished):
+@pytest.mark.parametrize(("verdict", "status"), [("worse", 1), ("undecided", 0), ("better", 0)])
+def test_fail_on_worse_sets_the_exit_status(finished, monkeypatch, verdict, status):
+    monkeypatch.setattr(summary, "worst_verdict", lambda _: verdict)
     arguments = [*OPTIONS, "--out", str(finished.experiment.out), "--fail-on", "worse"]
-    assert CliRunner().invoke(cli.app, arguments).exit_code == 1
+    assert CliRunner().invoke(cli.app, arguments).exit_code == status
 
 
 def test_stored_result_is_a_baseline(finished, tmp_path, monkeypatch):
@@ -209,7 +211,7 @@ def test_run_ends_when_who_began_it_is_killed(tmp_path):
     assert finished_result(spec, tmp_path) is None
 
 
-def test_failed_runs_are_told_and_the_others_go_on(tmp_path, monkeypatch, shown):
+def test_failed_runs_are_told_and_the_others_go_on(tmp_path, monkeypatch, summarized):
     made = plan(tmp_path / "out", seeds=3)
 
     def run(self, spec, progress):
@@ -229,7 +231,7 @@ def test_failed_runs_are_told_and_the_others_go_on(tmp_path, monkeypatch, shown)
     assert [(spec.arm, spec.seed) for spec in outcome.failed] == [("sb3", 1)]
     assert "Failed: sb3, seed 1, on Pendulum-v1. See" in text
     assert "[ValueError] it broke" in text
-    (results,) = shown
+    (results,) = summarized
     assert len(results.runs) == 5
     ((arm, env, seed, why),) = results.missing
     assert (arm, env, seed) == ("sb3", "Pendulum-v1", 1)

@@ -1,6 +1,5 @@
 """A whole comparison: runs performed, results gathered and stored, verdicts and report written."""
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ RUNS_IN_RAY = 256
 class Outcome:
     """
     :param failed: runs that failed
-    :param summary: what ``summary.json`` holds; ``None`` where too few runs are finished to say anything
+    :param summary: what ``summary.json`` holds; ``None`` where no run is finished
     """
 
     failed: list[RunSpec]
@@ -141,16 +140,14 @@ def _conclude(
     write_whole(out / "evaluations.csv", results.evaluations.to_csv(index=False))
     if plan.experiment.diagnostics:
         _draw_diagnostics(plan, console)
-    for arm, env_id in dict.fromkeys((spec.arm, spec.env_id) for spec in plan.specs):
-        finished = sum((run.arm, run.env) == (arm, env_id) for run in results.runs)
-        if finished < 2:
-            console.print(f"No verdicts yet: {arm} has {finished} finished runs on {env_id}, and needs 2.", highlight=False)
-            return None
+    if not results.runs:
+        console.print("No run is finished: there is nothing to compare yet.")
+        return None
     from sb3_ddpg_scratch.compare.report import write_report
-    from sb3_ddpg_scratch.compare.summary import show, summarize
+    from sb3_ddpg_scratch.compare.summary import show, summarize, write_summary
 
     summary: dict[str, Any] = summarize(results, plan.experiment.margin)
-    write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_summary(summary, out)
     page = write_report(results, summary, out)
     show(summary, console)
     console.print(f"Wrote {page}, beside summary.json, evaluations.csv and {FILE}", highlight=False, soft_wrap=True)
