@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
 from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
+from sb3_ddpg_scratch.model_file import SafeLoading
 from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise, make_noise
 from sb3_ddpg_scratch.policies import Actor, CnnPolicy, Critic, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer, packable
@@ -31,7 +32,7 @@ from sb3_ddpg_scratch.validation import (
 SelfScratchDDPG = TypeVar("SelfScratchDDPG", bound="ScratchDDPG")
 
 
-class ScratchDDPG(DeterministicRollout):
+class ScratchDDPG(SafeLoading, DeterministicRollout):
     """
     Deep Deterministic Policy Gradient (Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971), written by hand.
 
