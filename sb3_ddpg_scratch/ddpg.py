@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
+from sb3_ddpg_scratch.environment_check import checkpoint_hint, watch_first_outputs
 from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
 from sb3_ddpg_scratch.model_file import SafeLoading
 from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise, make_noise
@@ -312,7 +313,7 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
                     "diverged and the networks are of no more use. Try a smaller learning rate (now "
                     f"learning_rate={actor_rate:g} for the actor and {critic_rate:g} for the critic), a limit for gradients "
                     f"(max_grad_norm=1.0; now {self.max_grad_norm}), or smaller rewards and observations (VecNormalize). "
-                    "VecCheckNan shows whether the environment itself returns NaN."
+                    "What the environment returns was finite." + checkpoint_hint(self.last_checkpoint)
                 )
 
     # --------------------------------------------------------------------------------------------------------- Logging
@@ -385,6 +386,8 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
         elif hasattr(noise, "base_noise") and (self.env.num_envs == 1 or noise.n_envs != self.env.num_envs):
             # Vectorised for another number of environments, by an earlier learn(): SB3 vectorises its base anew.
             self.action_noise = noise = noise.base_noise
+        self._outputs_checked = False
+        watch_first_outputs(self.env)
         try:
             return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
@@ -395,6 +398,7 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread"]
+        ours += ["last_checkpoint", "_outputs_checked"]
         return super()._excluded_save_params() + ours
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
