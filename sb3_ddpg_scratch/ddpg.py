@@ -1,6 +1,7 @@
 """ScratchDDPG: Deep Deterministic Policy Gradient inside Stable-Baselines3's API."""
 
 import math
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -12,7 +13,9 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ddpg_scratch import export
 from sb3_ddpg_scratch.environment_check import checkpoint_hint, watch_first_outputs
 from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
 from sb3_ddpg_scratch.model_file import SafeLoading
@@ -403,3 +406,24 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []
+
+    def export_onnx(self, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+        """
+        Write the policy as ONNX: the environment's observation in, the action in environment units out, with all
+        preprocessing and VecNormalize's statistics inside. See :func:`sb3_ddpg_scratch.export.export_onnx`.
+
+        :param path: the file, written whole or not at all
+        :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any
+        :raises ExportError: for a policy that ONNX cannot express
+        """
+        export.export_onnx(self, path, vec_normalize)
+
+    def export_torch(self, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+        """
+        Write the policy as a program of ``torch.export``, with the same inputs and output as :meth:`export_onnx`.
+
+        :param path: the file (``.pt2``), written whole or not at all
+        :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any
+        :raises ExportError: for a policy that torch.export cannot follow
+        """
+        export.export_torch(self, path, vec_normalize)

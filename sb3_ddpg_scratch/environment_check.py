@@ -79,7 +79,9 @@ def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: 
     if rewards is not None:
         array = np.asarray(rewards)
         if array.shape != (n_envs,) or array.dtype.kind not in "fiub":
-            _fail("The environments", f"rewards of shape {array.shape} and dtype {array.dtype}", f"numbers of shape ({n_envs},)")
+            _fail(
+                "The environments", f"rewards of shape {array.shape} and dtype {array.dtype}", f"numbers of shape ({n_envs},)"
+            )
 
 
 def watch_first_outputs(env: VecEnv) -> None:

@@ -434,7 +434,15 @@ def test_a_loss_that_is_not_finite_stops_training():
     with pytest.raises(DivergenceError) as error:
         model.learn(1000)
     message = str(error.value)
-    words = ("critic_loss=", "update", "step", "learning_rate", "max_grad_norm", "VecNormalize", "checkpoint is runs/checkpoint-40")
+    words = (
+        "critic_loss=",
+        "update",
+        "step",
+        "learning_rate",
+        "max_grad_norm",
+        "VecNormalize",
+        "checkpoint is runs/checkpoint-40",
+    )
     assert all(word in message for word in words)
     assert 50 <= model.num_timesteps < 120
 

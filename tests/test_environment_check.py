@@ -98,7 +98,10 @@ WRONG = {
     "too long": (lambda observation, reward: (np.append(observation, 0), reward), r"shape \(4,\)"),
     "object": (lambda observation, reward: (observation.astype(object), reward), "dtype object"),
     "complex": (lambda observation, reward: (observation.astype(complex), reward), "dtype complex128"),
-    "reward of one": (lambda observation, reward: (observation, np.array([reward])), r"a reward of shape \(1,\).*float\(reward\)"),
+    "reward of one": (
+        lambda observation, reward: (observation, np.array([reward])),
+        r"a reward of shape \(1,\).*float\(reward\)",
+    ),
     "reward of text": (lambda observation, reward: (observation, "1.0"), "dtype <U3"),
     "no reward": (lambda observation, reward: (observation, None), "dtype object"),
 }

@@ -318,7 +318,10 @@ def test_a_bomb_does_not_go_off(model_zip, tmp_path, member):
 def test_a_bomb_inside_of_the_tensors(model_zip, tmp_path):
     def change(members):
         made = io.BytesIO()
-        with zipfile.ZipFile(io.BytesIO(members["policy.pth"])) as inner, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as out:
+        with (
+            zipfile.ZipFile(io.BytesIO(members["policy.pth"])) as inner,
+            zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as out,
+        ):
             for name in inner.namelist():
                 out.writestr(name, bytes(50_000_000) if name.endswith("data/0") else inner.read(name))
         members["policy.pth"] = made.getvalue()
