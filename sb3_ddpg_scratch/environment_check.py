@@ -46,15 +46,16 @@ def stop_if_not_finite(
         if infos[index].get("terminal_observation") is not None:
             values |= _named("terminal observation", infos[index]["terminal_observation"])
         for name, value in values.items():
-            bad = np.argwhere(~np.isfinite(value)) if np.asarray(value).dtype.kind in "fc" else ()
-            if len(bad):
-                place = tuple(int(number) for number in bad[0])
-                where = f"{name}{list(place) if place else ''}"
-                raise DivergenceError(
-                    f"Environment {index} returned {where} = {np.asarray(value)[place]} at environment step {step}. It was not "
-                    "stored and nothing was learned from it. See what the environment computes there (for actions near the "
-                    "bounds, and in states that training rarely reaches)." + checkpoint_hint(last_checkpoint)
-                )
+            array = np.asarray(value)
+            if array.dtype.kind not in "fc" or np.isfinite(array).all():
+                continue
+            place = tuple(int(number) for number in np.argwhere(~np.isfinite(array))[0])
+            where = f"{name}{list(place) if place else ''}"
+            raise DivergenceError(
+                f"Environment {index} returned {where} = {array[place]} at environment step {step}. It was not stored and "
+                "nothing was learned from it. See what the environment computes there (for actions near the bounds, and in "
+                "states that training rarely reaches)." + checkpoint_hint(last_checkpoint)
+            )
 
 
 def checkpoint_hint(last_checkpoint: str | None) -> str:

@@ -29,6 +29,9 @@ _OPSET = 18
 class _Normalization(nn.Module):
     """VecNormalize's ``(x - mean) / sqrt(var + epsilon)``, clipped, in its own float64."""
 
+    mean: th.Tensor
+    scale: th.Tensor
+
     def __init__(self, statistics: Any, epsilon: float, clip: float) -> None:
         super().__init__()
         self.register_buffer("mean", th.as_tensor(np.asarray(statistics.mean, np.float64)))
@@ -47,6 +50,9 @@ class ExportedPolicy(nn.Module):
     :param vec_normalize: whose statistics to apply, if any
     :param channels_last: whether images come as (height, width, channels) to a policy that has the channels first
     """
+
+    low: th.Tensor
+    high: th.Tensor
 
     def __init__(self, model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None, channels_last: bool) -> None:
         super().__init__()
@@ -123,7 +129,7 @@ def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: VecN
                 verbose=False,
             )
             assert program is not None
-            program.save(content)
+            program.save(content)  # type: ignore[arg-type]  # takes open files too
         except Exception as error:
             raise _not_exportable(policy, "ONNX", error) from error
     write_whole(Path(path), content.getvalue())

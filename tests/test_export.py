@@ -42,19 +42,19 @@ def trained(env, observation="vector", **policy_kwargs):
 
 
 def normalized(env):
-    wrapped = VecNormalize(make_vec_env(lambda: env, 1, seed=0), clip_obs=1.5)
-    return wrapped
+    return VecNormalize(make_vec_env(lambda: env, 1, seed=0), clip_obs=1.5)
 
 
 CASES = {
     "mlp": lambda: trained(PointEnv()),
     "layer norm": lambda: trained(PointEnv(), norm="layer", activation_fn="elu"),
-    "batch norm": lambda: trained(PointEnv(), norm="batch"),
     "image": lambda: trained(PointEnv("image"), "image"),
     "dict": lambda: trained(PointEnv("dict"), "dict"),
+    "codes": lambda: trained(
+        Observing(spaces.Dict(one=spaces.Discrete(5), many=spaces.MultiDiscrete([2, 3]), bits=spaces.MultiBinary(4))),
+        "dict",
+    ),
     "discrete": lambda: trained(Observing(spaces.Discrete(5))),
-    "multi-discrete": lambda: trained(Observing(spaces.MultiDiscrete([2, 3]))),
-    "multi-binary": lambda: trained(Observing(spaces.MultiBinary(4))),
     "float64 matrix": lambda: trained(Observing(spaces.Box(-1, 1, (2, 3), np.float64))),
     "vec normalize": lambda: trained(normalized(PointEnv())),
     "vec normalize, dict": lambda: trained(
@@ -164,3 +164,19 @@ def test_what_cannot_be_exported_says_so_and_leaves_the_file(tmp_path):
         with pytest.raises(ExportError, match="Branching"):
             write(path)
     assert path.read_bytes() == b"the last one"
+
+
+def test_the_command(tmp_path):
+    from typer.testing import CliRunner
+
+    from sb3_ddpg_scratch.cli import app
+
+    model = trained(normalized(PointEnv()))
+    model.save(tmp_path / "model")
+    model.get_vec_normalize_env().save(str(tmp_path / "stats.pkl"))
+    arguments = ["export", str(tmp_path / "model.zip"), "--vecnormalize", str(tmp_path / "stats.pkl")]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "policy.onnx")])
+    assert result.exit_code == 0, result.output
+    raw = raw_observations(model, 3)
+    np.testing.assert_allclose(onnx_actions(tmp_path / "policy.onnx", raw), expected_actions(model, raw), rtol=1e-5, atol=1e-5)
+    assert CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "policy.txt")]).exit_code != 0

@@ -144,7 +144,7 @@ def look_up(module: str, name: str, classes_are_values: bool) -> Any:
 def _class_to_build(module: str, name: str) -> type | None:
     if name in BUILT.get(module, ()):
         return getattr(importlib.import_module(module), name)
-    return _own_class(module, name)
+    return own_class(module, name)
 
 
 def _class_in_settings(module: str, name: str) -> type | None:
@@ -153,8 +153,12 @@ def _class_in_settings(module: str, name: str) -> type | None:
     return _TORCH.get((module, name))
 
 
-def _own_class(module: str, name: str) -> type | None:
-    """A class that the running program has imported from its own code, not from Python's or an installed package's."""
+def own_class(module: str, name: str) -> type | None:
+    """
+    :param module: name of a module
+    :param name: name of a class in it
+    :return: the class, if the running program has imported it from its own code, not from Python's or an installed package's
+    """
     loaded = sys.modules.get(module)
     if loaded is None or module.partition(".")[0] in _KNOWN_PACKAGES or not _is_own(module, getattr(loaded, "__file__", None)):
         return None
