@@ -56,7 +56,7 @@ class ExportedPolicy(nn.Module):
 
     def __init__(self, model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None, channels_last: bool) -> None:
         super().__init__()
-        actor: Any = model.actor  # type: ignore[attr-defined]
+        actor: Any = model.actor
         # The optimiser is no part of it, and would be copied too.
         self.actor = copy.deepcopy(actor, {id(actor.optimizer): None}).cpu()
         self.actor.set_training_mode(False)

@@ -46,7 +46,6 @@ def normalized(env):
 
 
 CASES = {
-    "mlp": lambda: trained(PointEnv()),
     "layer norm": lambda: trained(PointEnv(), norm="layer", activation_fn="elu"),
     "image": lambda: trained(PointEnv("image"), "image"),
     "dict": lambda: trained(PointEnv("dict"), "dict"),
@@ -54,7 +53,6 @@ CASES = {
         Observing(spaces.Dict(one=spaces.Discrete(5), many=spaces.MultiDiscrete([2, 3]), bits=spaces.MultiBinary(4))),
         "dict",
     ),
-    "discrete": lambda: trained(Observing(spaces.Discrete(5))),
     "float64 matrix": lambda: trained(Observing(spaces.Box(-1, 1, (2, 3), np.float64))),
     "vec normalize": lambda: trained(normalized(PointEnv())),
     "vec normalize, dict": lambda: trained(

@@ -231,6 +231,8 @@ NUMPY = {
     + b"\x86R.",
     "a call of ndarray": b"\x80\x04" + global_of("numpy", "ndarray") + b"\x8a\x06\x00\x00\x00\x00\x00\x01\x85R.",
     "bytes that are not there": b"\x80\x05\x96" + (10**14).to_bytes(8, "little") + b"abc.",
+    "a text that is not there": b"\x80\x04\x8d" + (10**13).to_bytes(8, "little") + b"abc.",
+    "a frame that is not there": b"\x80\x04\x95" + (10**13).to_bytes(8, "little") + b"abc.",
     "a generator with a position": calls("numpy.random._pickle", "__bit_generator_ctor", "MT19937"),
     "a deque of a file": calls("collections", "deque", "abc", "x"),
 }

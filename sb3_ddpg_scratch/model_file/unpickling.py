@@ -35,6 +35,20 @@ class RefusedError(Exception):
     """A pickle that asks for more than data."""
 
 
+class _Bounded:
+    """A file that is never asked for more than it has: some kinds of files make room for all of it before they look."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+        self.readline = file.readline
+        self.readinto = file.readinto  # type: ignore[attr-defined]
+
+    def read(self, size: int) -> bytes:
+        if size > self._size:
+            raise RefusedError(f"it declares {size} bytes and has {self._size} in all")
+        return self._file.read(size)
+
+
 class DataUnpickler(_PythonUnpickler):
     """
     Reads a pickle of what :mod:`~sb3_ddpg_scratch.model_file.allowed` lists.
@@ -47,7 +61,7 @@ class DataUnpickler(_PythonUnpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
 
     def __init__(self, file: BinaryIO, size: int, classes_are_values: bool = False) -> None:
-        super().__init__(file, fix_imports=False)
+        super().__init__(_Bounded(file, size), fix_imports=False)
         self._size = size
         self._classes_are_values = classes_are_values
         # The instances whose attributes have not been set yet, by identity; kept alive so that no other takes their place.
