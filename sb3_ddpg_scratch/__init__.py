@@ -3,7 +3,15 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
-from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError, DivergenceError
+from sb3_ddpg_scratch.errors import (
+    ActionSpaceError,
+    ArgumentError,
+    DivergenceError,
+    EnvironmentOutputError,
+    ExportError,
+    ModelFileError,
+    UnsafeFileError,
+)
 from sb3_ddpg_scratch.noise import GaussianNoise, OUNoise
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
 from sb3_ddpg_scratch.soft_update import soft_update
@@ -18,11 +26,15 @@ __all__ = [
     "ArgumentError",
     "CnnPolicy",
     "DivergenceError",
+    "EnvironmentOutputError",
+    "ExportError",
     "GaussianNoise",
     "MlpPolicy",
+    "ModelFileError",
     "MultiInputPolicy",
     "OUNoise",
     "ScratchDDPG",
     "ScratchDDPGPolicy",
+    "UnsafeFileError",
     "soft_update",
 ]

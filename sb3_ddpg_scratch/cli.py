@@ -15,7 +15,7 @@ from sb3_ddpg_scratch import __version__
 from sb3_ddpg_scratch.compare.parity import ParityResult, run_parity
 from sb3_ddpg_scratch.compare_command import compare
 from sb3_ddpg_scratch.demo import run_demo
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import ArgumentError, EnvironmentOutputError, ExportError, ModelFileError
 from sb3_ddpg_scratch.zoo_commands import add_zoo_commands
 
 app = typer.Typer(
@@ -152,6 +152,31 @@ def bench(
 
 
 app.command()(compare)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A saved model (.zip).")],
+    out: Annotated[Path, typer.Option(help="The file: .onnx, or .pt2 for torch.export.")],
+    vecnormalize: Annotated[
+        Path | None, typer.Option(help="VecNormalize's statistics, for a model trained with them.")
+    ] = None,
+) -> None:
+    """Write a model's policy for use without this package: observation in, action in environment units out."""
+    from sb3_ddpg_scratch.ddpg import ScratchDDPG
+    from sb3_ddpg_scratch.model_file import load_vec_normalize
+
+    if not model.is_file():
+        raise ArgumentError("MODEL", str(model), "a saved model")
+    if out.suffix not in (".onnx", ".pt2"):
+        raise ArgumentError("--out", str(out), "a file that ends in .onnx or .pt2")
+    loaded = ScratchDDPG.load(model, device="cpu", buffer_size=1)
+    statistics = None if vecnormalize is None else load_vec_normalize(vecnormalize, None)
+    write = loaded.export_onnx if out.suffix == ".onnx" else loaded.export_torch
+    write(out, statistics)
+    typer.echo(f"Wrote {out}")
+
+
 add_zoo_commands(app)
 
 
@@ -159,7 +184,7 @@ def main() -> None:
     """Run the command; wrong input and interruptions end it with a sentence instead of a traceback."""
     try:
         app()
-    except (ArgumentError, gym.error.Error) as error:
+    except (ArgumentError, EnvironmentOutputError, ExportError, ModelFileError, gym.error.Error) as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         raise SystemExit(WRONG_INPUT) from error
     except KeyboardInterrupt as error:

@@ -1,6 +1,7 @@
 """ScratchDDPG: Deep Deterministic Policy Gradient inside Stable-Baselines3's API."""
 
 import math
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -12,8 +13,12 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ddpg_scratch import export
+from sb3_ddpg_scratch.environment_check import checkpoint_hint, watch_first_outputs
 from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
+from sb3_ddpg_scratch.model_file import SafeLoading
 from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise, make_noise
 from sb3_ddpg_scratch.policies import Actor, CnnPolicy, Critic, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer, packable
@@ -31,7 +36,7 @@ from sb3_ddpg_scratch.validation import (
 SelfScratchDDPG = TypeVar("SelfScratchDDPG", bound="ScratchDDPG")
 
 
-class ScratchDDPG(DeterministicRollout):
+class ScratchDDPG(SafeLoading, DeterministicRollout):
     """
     Deep Deterministic Policy Gradient (Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971), written by hand.
 
@@ -311,7 +316,7 @@ class ScratchDDPG(DeterministicRollout):
                     "diverged and the networks are of no more use. Try a smaller learning rate (now "
                     f"learning_rate={actor_rate:g} for the actor and {critic_rate:g} for the critic), a limit for gradients "
                     f"(max_grad_norm=1.0; now {self.max_grad_norm}), or smaller rewards and observations (VecNormalize). "
-                    "VecCheckNan shows whether the environment itself returns NaN."
+                    "What the environment returns was finite." + checkpoint_hint(self.last_checkpoint)
                 )
 
     # --------------------------------------------------------------------------------------------------------- Logging
@@ -384,6 +389,8 @@ class ScratchDDPG(DeterministicRollout):
         elif hasattr(noise, "base_noise") and (self.env.num_envs == 1 or noise.n_envs != self.env.num_envs):
             # Vectorised for another number of environments, by an earlier learn(): SB3 vectorises its base anew.
             self.action_noise = noise = noise.base_noise
+        self._outputs_checked = False
+        watch_first_outputs(self.env)
         try:
             return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
@@ -394,7 +401,29 @@ class ScratchDDPG(DeterministicRollout):
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread"]
+        ours += ["last_checkpoint", "_outputs_checked"]
         return super()._excluded_save_params() + ours
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []
+
+    def export_onnx(self, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+        """
+        Write the policy as ONNX: the environment's observation in, the action in environment units out, with all
+        preprocessing and VecNormalize's statistics inside. See :func:`sb3_ddpg_scratch.export.export_onnx`.
+
+        :param path: the file, written whole or not at all
+        :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any
+        :raises ExportError: for a policy that ONNX cannot express
+        """
+        export.export_onnx(self, path, vec_normalize)
+
+    def export_torch(self, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+        """
+        Write the policy as a program of ``torch.export``, with the same inputs and output as :meth:`export_onnx`.
+
+        :param path: the file (``.pt2``), written whole or not at all
+        :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any
+        :raises ExportError: for a policy that torch.export cannot follow
+        """
+        export.export_torch(self, path, vec_normalize)

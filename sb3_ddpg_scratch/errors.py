@@ -29,4 +29,40 @@ class ActionSpaceError(ArgumentError, AssertionError):
 
 
 class DivergenceError(RuntimeError):
-    """Training has produced a loss that is not a finite number."""
+    """Training met a number that is not finite: a loss, or an observation or a reward of the environment."""
+
+
+class ModelFileError(ValueError):
+    """
+    A file of a model, of a replay buffer or of statistics that cannot be read.
+
+    :param path: the file
+    :param reason: what is wrong with it
+    :param member: the part of the archive that it is about, if any
+    :param key: the entry in that part, if any
+    :param advice: what to do about it
+    """
+
+    def __init__(self, path: Any, reason: str, member: str = "", key: str = "", advice: str = "") -> None:
+        place = "".join(f", {word} {name!r}" for word, name in (("member", member), ("key", key)) if name)
+        super().__init__(f"{path}{place}: {reason}.{' ' + advice if advice else ''}")
+        self.path = str(path)
+        self.reason = reason
+        self.member = member
+        self.key = key
+        self.advice = advice
+
+    def __reduce__(self) -> tuple[type["ModelFileError"], tuple[str, str, str, str, str]]:
+        return type(self), (self.path, self.reason, self.member, self.key, self.advice)
+
+
+class UnsafeFileError(ModelFileError):
+    """A file that holds what could run code, or that would take more memory than is allowed; nothing of it was run."""
+
+
+class EnvironmentOutputError(ValueError):
+    """The environment gave an observation or a reward of the wrong shape or dtype."""
+
+
+class ExportError(ValueError):
+    """A policy that cannot be exported, or not in this form."""

@@ -7,6 +7,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_ddpg_scratch.environment_check import all_finite, check_outputs, stop_if_not_finite
 from sb3_ddpg_scratch.noise import check_noise_sample
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
@@ -19,6 +20,9 @@ class DeterministicRollout(OffPolicyAlgorithm):
     policy: ScratchDDPGPolicy
     random_steps: int | None
     _updater: Updater
+    # Where the last good state of training is; whoever saves checkpoints says so here.
+    last_checkpoint: str | None = None
+    _outputs_checked: bool = False
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -69,7 +73,15 @@ class DeterministicRollout(OffPolicyAlgorithm):
         :param reward: the rewards
         :param dones: whether episodes ended
         :param infos: of each environment; ``terminal_observation`` is an ended episode's last observation
+        :raises DivergenceError: if an observation or a reward is not finite
+        :raises EnvironmentOutputError: at the first step, if one has the wrong shape or dtype
         """
+        if not self._outputs_checked:
+            check_outputs(self.observation_space, new_obs, reward, self.n_envs)
+            self._outputs_checked = True
+        # The last observations of ended episodes are looked at one by one.
+        if not all_finite(new_obs, reward) or dones.any():
+            stop_if_not_finite(new_obs, reward, infos, self.num_timesteps, self.last_checkpoint)
         if self._vec_normalize_env is not None or not isinstance(replay_buffer, PackedReplayBuffer):
             super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
             return

@@ -1,7 +1,6 @@
 """A policy at work: one noise-free episode as an animated GIF, from an actor's weights that are read as data."""
 
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.diagnostics.reading import Recording
 from sb3_ddpg_scratch.diagnostics.recording import POLICY_FILE, write_whole
+from sb3_ddpg_scratch.model_file.archive import read_members
+from sb3_ddpg_scratch.model_file.tensors import read_tensors
 
 MOST_FRAMES = 150
 LARGEST_SIDE = 320
@@ -64,8 +65,9 @@ def _read_weights(recording: Recording, model: Path | None) -> tuple[dict[str, t
             content = th.load(path, map_location="cpu", weights_only=True)
             return dict(content["actor"]), content["normalization"]
         # Of the model's file only the weights are read: the rest of it may hold code.
-        with zipfile.ZipFile(path) as archive:
-            policy = th.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            content = read_members(file, path, lambda name: name == "policy.pth")["policy.pth"]
+        policy = read_tensors(content, path, "policy.pth")
     except Exception as error:
         raise VideoError(f"{path}: no weights can be read from it ({type(error).__name__}: {error}).") from error
     if (recording.header.get("normalized") or {}).get("observations"):

@@ -140,7 +140,7 @@ def as_data(settings: dict[str, Any], where: str) -> dict[str, Any]:
     settings = plain_numbers(settings)
     for key in _MAPPINGS:
         if isinstance(settings.get(key), str):
-            settings[key] = _mapping(f"{where}: {key}", settings[key])
+            settings[key] = mapping_from_text(f"{where}: {key}", settings[key])
     for key in _LEARNING_RATES:
         value = settings.get(key)
         if isinstance(value, str) and not _is_linear(value):
@@ -156,8 +156,15 @@ def _is_linear(text: str) -> bool:
         return False
 
 
-def _mapping(name: str, text: str) -> dict[str, Any]:
-    """``"dict(net_arch=[64, 64])"``, as the Zoo's own files have it, is understood without being run."""
+def mapping_from_text(name: str, text: str) -> dict[str, Any]:
+    """
+    Understand ``"dict(net_arch=[64, 64])"``, as the Zoo's own files have it, without running it.
+
+    :param name: the setting, for the error
+    :param text: its value
+    :return: the dict
+    :raises ArgumentError: for anything but a dict of plain values
+    """
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "dict" and not call.args:
@@ -174,7 +181,7 @@ def _mapping(name: str, text: str) -> dict[str, Any]:
 
 def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Call):
-        return _mapping("dict(...)", ast.unparse(node))
+        return mapping_from_text("dict(...)", ast.unparse(node))
     if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("nn", "th.nn", "torch.nn"):
         return {module.__name__: name for name, module in ACTIVATIONS.items()}.get(node.attr, node.attr)
     return ast.literal_eval(node)

@@ -17,8 +17,10 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.model_file import read_pickle
 from sb3_ddpg_scratch.zoo import diagnose
 from sb3_ddpg_scratch.zoo.files import ALGO, near, preset_file, preset_names
+from sb3_ddpg_scratch.zoo.reading import safe_reading, trusted
 from sb3_ddpg_scratch.zoo.registry import register
 
 DEFAULT_ENV = "Pendulum-v1"
@@ -60,6 +62,7 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
         stack.enter_context(mock.patch.object(sys, "argv", [f"sb3-ddpg-scratch {command}", *arguments]))
         stack.enter_context(_parser_of(command, parsed))
         stack.enter_context(_own_subprocesses())
+        stack.enter_context(safe_reading(parsed))
         if command == "train":
             stack.enter_context(diagnose.diagnosed(parsed))
         if command in _PLAY_BACK:
@@ -69,7 +72,7 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
         if command in _DRAW:
             stack.enter_context(_pictures(parsed))
         if command == "plot-from-file":
-            stack.enter_context(_single_runs())
+            stack.enter_context(_single_runs(parsed))
         if function is None:
             sys.modules.pop(module, None)  # or runpy warns of a module that was imported before it is run
             runpy.run_module(module, run_name="__main__")
@@ -112,6 +115,8 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
             metavar="FILE",
             help="Save the plot to this file (.png, .svg, .pdf; several get numbers) and show nothing",
         )
+    if command in (*_PLAY_BACK, "train", "plot-from-file"):
+        ours.add_argument("--trusted", action="store_true", help="Read files as the Zoo does, which runs code from them")
     # Defaults that go with our algorithm only, so that they wait until it is known which it is.
     wanted = {"env": DEFAULT_ENV, "folder": LOG_FOLDER}
     later = {
@@ -225,12 +230,12 @@ def _hub_metadata() -> Iterator[None]:
 
 
 @contextmanager
-def _single_runs() -> Iterator[None]:
+def _single_runs(parsed: list[argparse.Namespace]) -> Iterator[None]:
     # all-plots writes the score of a single run as a number, which plot-from-file skips, and then has nothing to draw.
     original = pickle.load
 
     def load(file: Any) -> Any:
-        results = original(file)
+        results = original(file) if trusted(parsed) else read_pickle(file)
         for environment in results.values():
             for entry in environment.values():
                 if isinstance(entry, dict) and "last_evals" in entry:

@@ -1,0 +1,147 @@
+"""What an environment returns: its shape and dtype at the first step, and in every step whether it is finite."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+
+from sb3_ddpg_scratch.errors import DivergenceError, EnvironmentOutputError
+
+Observations = np.ndarray | Mapping[str, np.ndarray]
+
+
+def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
+    """
+    Whether every number is finite. Almost always a sum of squares says so, in some four microseconds.
+
+    :param observations: of all environments, an array or a dict of arrays
+    :param rewards: of all environments
+    :return: whether all of them are finite
+    """
+    arrays = observations.values() if isinstance(observations, Mapping) else (observations,)
+    for array in (rewards, *arrays):
+        # A square that is too large for its dtype is no harm: then each number is looked at.
+        if array.dtype.kind == "f" and not (math.isfinite(np.vdot(array, array)) or np.isfinite(array).all()):
+            return False
+    return True
+
+
+def stop_if_not_finite(
+    observations: Observations, rewards: np.ndarray, infos: list[dict[str, Any]], step: int, last_checkpoint: str | None
+) -> None:
+    """
+    :param observations: the next observations of all environments
+    :param rewards: their rewards
+    :param infos: of each environment; ``terminal_observation`` is an ended episode's last observation
+    :param step: environment steps so far
+    :param last_checkpoint: where the last good state of training is, if anywhere
+    :raises DivergenceError: if a number is not finite; names the first environment that has one, the step and the value
+    """
+    for index in range(len(rewards)):
+        values = {"reward": rewards[index]} | _named("observation", _row(observations, index))
+        if infos[index].get("terminal_observation") is not None:
+            values |= _named("terminal observation", infos[index]["terminal_observation"])
+        for name, value in values.items():
+            array = np.asarray(value)
+            if array.dtype.kind not in "fc" or np.isfinite(array).all():
+                continue
+            place = tuple(int(number) for number in np.argwhere(~np.isfinite(array))[0])
+            where = f"{name}{list(place) if place else ''}"
+            raise DivergenceError(
+                f"Environment {index} returned {where} = {array[place]} at environment step {step}. It was not stored and "
+                "nothing was learned from it. See what the environment computes there (for actions near the bounds, and in "
+                "states that training rarely reaches)." + checkpoint_hint(last_checkpoint)
+            )
+
+
+def checkpoint_hint(last_checkpoint: str | None) -> str:
+    """
+    :param last_checkpoint: where the last good state of training is, if anywhere
+    :return: a sentence that says so
+    """
+    return f" The last good checkpoint is {last_checkpoint}." if last_checkpoint else ""
+
+
+def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: int) -> None:
+    """
+    What a VecEnv returned, against the observation space.
+
+    :param space: the observation space of one environment
+    :param observations: observations of all environments
+    :param rewards: rewards of all environments; ``None`` after a reset
+    :param n_envs: number of environments
+    :raises EnvironmentOutputError: for a wrong shape or dtype
+    """
+    _check_observation(space, observations, (n_envs,), "The environments")
+    if rewards is not None:
+        array = np.asarray(rewards)
+        if array.shape != (n_envs,) or array.dtype.kind not in "fiub":
+            _fail(
+                "The environments", f"rewards of shape {array.shape} and dtype {array.dtype}", f"numbers of shape ({n_envs},)"
+            )
+
+
+def watch_first_outputs(env: VecEnv) -> None:
+    """
+    Have each environment's own next ``reset`` and ``step`` checked, once. A DummyVecEnv copies what environments return into
+    arrays of its own, where a wrong shape is broadcast and a wrong dtype is converted without a word.
+
+    :param env: environments; only those of a ``DummyVecEnv`` can be reached
+    """
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    for index, one in enumerate(env.envs if isinstance(env, DummyVecEnv) else ()):
+        _watch(one, "reset", f"Environment {index}")
+        _watch(one, "step", f"Environment {index}")
+
+
+def _watch(env: gym.Env, method: str, who: str) -> None:
+    original: Callable[..., Any] = getattr(env, method)
+    if method in vars(env):
+        # Watched already, or replaced by somebody else.
+        return
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        vars(env).pop(method, None)
+        returned = original(*args, **kwargs)
+        _check_observation(env.observation_space, returned[0], (), who)
+        if method == "step":
+            reward = np.asarray(returned[1])
+            if reward.shape != () or reward.dtype.kind not in "fiub":
+                _fail(who, f"a reward of shape {reward.shape} and dtype {reward.dtype}", "a number", "Return float(reward).")
+        return returned
+
+    vars(env)[method] = checked
+
+
+def _check_observation(space: spaces.Space, observation: Any, lead: tuple[int, ...], who: str, name: str = "") -> None:
+    if isinstance(space, spaces.Dict):
+        if not isinstance(observation, Mapping) or set(observation) != set(space.spaces):
+            keys = sorted(observation) if isinstance(observation, Mapping) else type(observation).__name__
+            _fail(who, f"an observation with {keys}", f"a dict with {sorted(space.spaces)}")
+        for key, part in space.spaces.items():
+            _check_observation(part, observation[key], lead, who, f"[{key!r}]")
+        return
+    array = np.asarray(observation)
+    shape, dtype = (*lead, *(space.shape or ())), space.dtype
+    if array.shape != shape or array.dtype.kind not in "fiub" or not np.can_cast(array.dtype, dtype or float, "same_kind"):
+        got = f"an observation{name} of shape {array.shape} and dtype {array.dtype}"
+        _fail(who, got, f"shape {shape} and dtype {dtype}, by its observation space {space}")
+
+
+def _fail(who: str, got: str, expected: str, advice: str = "Correct the environment, or its observation space.") -> None:
+    raise EnvironmentOutputError(f"{who} returned {got}, but it must be {expected}. {advice}")
+
+
+def _row(observations: Observations, index: int) -> Any:
+    if isinstance(observations, Mapping):
+        return {key: array[index] for key, array in observations.items()}
+    return observations[index]
+
+
+def _named(name: str, value: Any) -> dict[str, Any]:
+    return {f"{name}[{key!r}]": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}

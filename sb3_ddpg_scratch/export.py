@@ -1,0 +1,204 @@
+"""
+A trained policy as a file of its own: the environment's observation in, the action in the environment's units out.
+
+The graph holds all that stands between the two in training: VecNormalize's statistics, the scaling and the channels of images,
+one-hot codes, the actor, and the way from [-1, 1] to the action's bounds.
+"""
+
+import copy
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage, is_vecenv_wrapped
+from torch import nn
+
+from sb3_ddpg_scratch.diagnostics.recording import write_whole
+from sb3_ddpg_scratch.errors import ArgumentError, ExportError
+
+ACTION, OBSERVATION, BATCH = "action", "observation", "batch"
+_OPSET = 18
+
+
+class _Normalization(nn.Module):
+    """VecNormalize's ``(x - mean) / sqrt(var + epsilon)``, clipped, in its own float64."""
+
+    mean: th.Tensor
+    scale: th.Tensor
+
+    def __init__(self, statistics: Any, epsilon: float, clip: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", th.as_tensor(np.asarray(statistics.mean, np.float64)))
+        self.register_buffer("scale", th.as_tensor(np.sqrt(np.asarray(statistics.var, np.float64) + epsilon)))
+        self.clip = clip
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return th.clamp((x.double() - self.mean) / self.scale, -self.clip, self.clip).float()
+
+
+class ExportedPolicy(nn.Module):
+    """
+    From the environment's observation to its action.
+
+    :param model: the algorithm
+    :param vec_normalize: whose statistics to apply, if any
+    :param channels_last: whether images come as (height, width, channels) to a policy that has the channels first
+    """
+
+    low: th.Tensor
+    high: th.Tensor
+
+    def __init__(self, model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None, channels_last: bool) -> None:
+        super().__init__()
+        actor: Any = model.actor
+        # The optimiser is no part of it, and would be copied too.
+        self.actor = copy.deepcopy(actor, {id(actor.optimizer): None}).cpu()
+        self.actor.set_training_mode(False)
+        space = model.observation_space
+        self.spaces: dict[str, spaces.Space] = dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
+        self.is_dict = isinstance(space, spaces.Dict)
+        self.transposed = {key for key, part in self.spaces.items() if channels_last and is_image_space(part)}
+        self.normalizations = nn.ModuleDict(_normalizations(vec_normalize, self.spaces, self.is_dict))
+        action_space = model.action_space
+        assert isinstance(action_space, spaces.Box)
+        self.register_buffer("low", th.as_tensor(action_space.low))
+        self.register_buffer("high", th.as_tensor(action_space.high))
+
+    def forward(self, *observations: th.Tensor) -> th.Tensor:
+        """
+        :param observations: one for each key of a Dict space, in its order; shape ``(batch, ...)``
+        :return: actions in environment units, shape ``(batch, *action_shape)``
+        """
+        prepared = {}
+        for key, value in zip(self.spaces, observations, strict=True):
+            x = self.normalizations[key](value) if key in self.normalizations else value
+            prepared[key] = x.permute(0, 3, 1, 2) if key in self.transposed else x
+        scaled = self.actor(prepared if self.is_dict else prepared[OBSERVATION])
+        low, high = self.low, self.high
+        actions = low + 0.5 * (scaled.reshape(-1, *low.shape) + 1.0) * (high - low)
+        # Rounding may lead past a bound by its last digit.
+        return th.minimum(th.maximum(actions, low), high)
+
+    def example(self) -> tuple[th.Tensor, ...]:
+        """
+        :return: two observations, of the shapes and dtypes that the environment has
+        """
+        return tuple(self._example(key, space) for key, space in self.spaces.items())
+
+    def _example(self, key: str, space: spaces.Space) -> th.Tensor:
+        shape = space.shape or ()
+        if key in self.transposed:
+            shape = (*shape[1:], shape[0])
+        return th.zeros((2, *shape), dtype=th.from_numpy(np.zeros(0, space.dtype)).dtype)
+
+
+def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+    """
+    Write the policy as ONNX, with inputs ``observation`` (or the keys of a Dict space) and the output ``action``. The number
+    of observations in a batch is free.
+
+    :param model: the algorithm
+    :param path: the file, written whole or not at all
+    :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any
+    :raises ImportError: if onnx or onnxscript is missing
+    :raises ExportError: for a policy that ONNX cannot express
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError("ONNX files need onnx and onnxscript: pip install 'sb3-ddpg-scratch[onnx]'") from error
+    policy = _prepare(model, vec_normalize)
+    content = io.BytesIO()
+    with _quiet():
+        try:
+            program = th.onnx.export(
+                policy,
+                policy.example(),
+                dynamo=True,
+                input_names=list(policy.spaces),
+                output_names=[ACTION],
+                dynamic_shapes=_dynamic(policy),
+                opset_version=_OPSET,
+                verbose=False,
+            )
+            assert program is not None
+            program.save(content)  # type: ignore[arg-type]  # takes open files too
+        except Exception as error:
+            raise _not_exportable(policy, "ONNX", error) from error
+    write_whole(Path(path), content.getvalue())
+
+
+def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+    """
+    Write the policy as a program of ``torch.export``, which ``torch.export.load(path).module()`` reads without this package.
+    It takes what the ONNX file takes: observations (of a Dict space one for each key, in its order), as tensors.
+
+    :param model: the algorithm
+    :param path: the file (``.pt2``), written whole or not at all
+    :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any
+    :raises ExportError: for a policy that torch.export cannot follow
+    """
+    policy = _prepare(model, vec_normalize)
+    content = io.BytesIO()
+    with _quiet():
+        try:
+            th.export.save(th.export.export(policy, policy.example(), dynamic_shapes=_dynamic(policy)), content)
+        except Exception as error:
+            raise _not_exportable(policy, "torch.export", error) from error
+    write_whole(Path(path), content.getvalue())
+
+
+def _prepare(model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None) -> ExportedPolicy:
+    if not (vec_normalize is None or isinstance(vec_normalize, VecNormalize)):
+        raise ArgumentError("vec_normalize", vec_normalize, "a VecNormalize, or None")
+    env = model.get_env()
+    # Without an environment nobody knows how images will come: then as the policy has them.
+    channels_last = env is not None and is_vecenv_wrapped(env, VecTransposeImage)
+    return ExportedPolicy(model, vec_normalize or model.get_vec_normalize_env(), channels_last).eval()
+
+
+def _normalizations(
+    vec_normalize: VecNormalize | None, parts: dict[str, spaces.Space], is_dict: bool
+) -> dict[str, _Normalization]:
+    if vec_normalize is None or not vec_normalize.norm_obs:
+        return {}
+    statistics: Any = vec_normalize.obs_rms
+    if not isinstance(statistics, dict):
+        statistics = {} if is_dict else {OBSERVATION: statistics}
+    made = {}
+    for key, one in statistics.items():
+        if key not in parts or np.shape(one.mean) != parts[key].shape:
+            shape = parts[key].shape if key in parts else "nothing of that name"
+            reason = f"its statistics of {key!r} have the shape {np.shape(one.mean)} and the policy takes {shape}"
+            raise ExportError(f"This VecNormalize does not belong to the policy: {reason}.")
+        made[key] = _Normalization(one, vec_normalize.epsilon, vec_normalize.clip_obs)
+    return made
+
+
+def _dynamic(policy: ExportedPolicy) -> Any:
+    batch = th.export.Dim(BATCH)
+    # One entry for each argument of *observations.
+    return (tuple({0: batch} for _ in policy.spaces),)
+
+
+def _not_exportable(policy: ExportedPolicy, form: str, error: Exception) -> ExportError:
+    extractor = type(policy.actor.features_extractor).__name__
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    advice = "Its forward must be made of tensor operations alone, with no branches on values."
+    return ExportError(f"The policy, with its features extractor {extractor}, cannot be written by {form}: {reason}. {advice}")
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801  # a context manager, used like a function
+    """torch's exporters warn of their own insides."""
+
+    def __enter__(self) -> Any:
+        entered = super().__enter__()
+        warnings.simplefilter("ignore")
+        return entered

@@ -1,0 +1,13 @@
+"""
+Reading models, replay buffers and statistics without running anybody's code.
+
+From the bottom: ``archive`` opens the zip within limits, ``arrays`` and ``allowed`` say what a pickle may build,
+``unpickling`` builds it and nothing else, ``pickles`` reads files of it, ``tensors`` reads weights and checks them against
+the policy, ``contents`` puts a model's file together, and ``loading`` gives all of it to the algorithm.
+"""
+
+from sb3_ddpg_scratch.model_file.archive import MAX_BYTES
+from sb3_ddpg_scratch.model_file.loading import SafeLoading
+from sb3_ddpg_scratch.model_file.pickles import load_vec_normalize, read_pickle
+
+__all__ = ["MAX_BYTES", "SafeLoading", "load_vec_normalize", "read_pickle"]

@@ -1,0 +1,179 @@
+"""
+What a pickle may name, each by its full name: the types that SB3, the Zoo and this package put into a model's file.
+
+A pickle may call whatever it names, with arguments of its choice, so that no module is allowed as a whole, and nothing is
+looked up by a name from the file: a name is a key of these tables, or it is refused. What stands here as a class is never
+called either; only the few :data:`CALLS`, which check their arguments, are.
+"""
+
+import importlib
+import sys
+import sysconfig
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from numpy.random import bit_generator
+
+from sb3_ddpg_scratch.model_file import arrays
+
+# Instances of these are rebuilt from their attributes, without their constructor.
+BUILT: dict[str, tuple[str, ...]] = {
+    "gymnasium.spaces.box": ("Box",),
+    "gymnasium.spaces.dict": ("Dict",),
+    "gymnasium.spaces.discrete": ("Discrete",),
+    "gymnasium.spaces.multi_binary": ("MultiBinary",),
+    "gymnasium.spaces.multi_discrete": ("MultiDiscrete",),
+    "gymnasium.spaces.tuple": ("Tuple",),
+    "rl_zoo3.utils": ("SimpleLinearSchedule",),
+    "sb3_ddpg_scratch.noise": ("GaussianNoise", "OUNoise"),
+    "sb3_ddpg_scratch.replay": ("BatchColumns", "PackedNStepReplayBuffer", "PackedReplayBuffer"),
+    "stable_baselines3.common.buffers": ("DictReplayBuffer", "NStepReplayBuffer", "ReplayBuffer"),
+    "stable_baselines3.common.noise": ("NormalActionNoise", "OrnsteinUhlenbeckActionNoise", "VectorizedActionNoise"),
+    "stable_baselines3.common.running_mean_std": ("RunningMeanStd",),
+    "stable_baselines3.common.type_aliases": ("TrainFreq", "TrainFrequencyUnit"),
+    "stable_baselines3.common.utils": ("ConstantSchedule", "FloatSchedule", "LinearSchedule"),
+    "stable_baselines3.common.vec_env.vec_normalize": ("VecNormalize",),
+    "stable_baselines3.her.goal_selection_strategy": ("GoalSelectionStrategy",),
+    "stable_baselines3.her.her_replay_buffer": ("HerReplayBuffer",),
+}
+# The value of a setting may be one of these classes itself.
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "sb3_ddpg_scratch.policies": ("CnnPolicy", "MultiInputPolicy", "ScratchDDPGPolicy"),
+    "stable_baselines3.common.torch_layers": ("BaseFeaturesExtractor", "CombinedExtractor", "FlattenExtractor", "NatureCNN"),
+    "stable_baselines3.td3.policies": ("CnnPolicy", "MultiInputPolicy", "TD3Policy"),
+    "stable_baselines3.common.sb2_compat.rmsprop_tf_like": ("RMSpropTFLike",),
+}
+# Types of numbers and what the calls below take for arguments. They can be named anywhere and are never called.
+_PLAIN = [np.ndarray, np.random.PCG64, np.random.PCG64DXSM, np.random.SFC64, np.random.SeedSequence, np.bool_]
+_PLAIN += [kind for name, kind in vars(np).items() if isinstance(kind, type) and issubclass(kind, np.number)]
+
+
+class Call:
+    """
+    What a pickle may call. It is not callable itself, so that no attribute that it is stored in can call it later.
+
+    :param function: what is called in its place; checks its arguments
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+
+class Handle:
+    """
+    A class that a pickle may build instances of, where the class itself is no value.
+
+    :param kind: the class
+    """
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+
+def _ordered_dict(*arguments: Any) -> OrderedDict[Any, Any]:
+    if arguments:
+        raise ValueError("an OrderedDict is not as Python writes it")
+    return OrderedDict()
+
+
+def _deque(items: Any = (), maxlen: Any = None) -> deque[Any]:
+    if not isinstance(items, (list, tuple)) or not (maxlen is None or isinstance(maxlen, int)):
+        raise ValueError("a deque is not as Python writes it")
+    return deque(items, maxlen)
+
+
+def _device(kind: Any, index: Any = None) -> th.device:
+    if not isinstance(kind, str) or not (index is None or isinstance(index, int)):
+        raise ValueError("a device is not as torch writes it")
+    return th.device(kind) if index is None else th.device(kind, index)
+
+
+def _enum_member(kind: Any, name: Any) -> Enum:
+    # The way in which Python 3.11.0 to 3.11.3 pickle a member of an Enum.
+    kind = kind.kind if isinstance(kind, Handle) else kind
+    if not (isinstance(kind, type) and issubclass(kind, Enum) and isinstance(name, str)):
+        raise ValueError("getattr is allowed for the members of an Enum only")
+    return kind[name]
+
+
+CALLS: dict[tuple[str, str], Call] = {
+    ("builtins", "getattr"): Call(_enum_member),
+    ("collections", "OrderedDict"): Call(_ordered_dict),
+    ("collections", "deque"): Call(_deque),
+    ("numpy", "dtype"): Call(arrays.make_dtype),
+    ("numpy._core.multiarray", "_reconstruct"): Call(arrays.empty_array),
+    ("numpy._core.multiarray", "scalar"): Call(arrays.make_scalar),
+    ("numpy._core.numeric", "_frombuffer"): Call(arrays.array_from_buffer),
+    ("numpy.random._pickle", "__bit_generator_ctor"): Call(arrays.make_bit_generator),
+    ("numpy.random._pickle", "__generator_ctor"): Call(arrays.make_generator),
+    (bit_generator.__name__, "__pyx_unpickle_SeedSequence"): Call(arrays.make_seed_sequence),
+    ("torch", "device"): Call(_device),
+}
+_ANYWHERE: dict[tuple[str, str], Any] = CALLS | {(kind.__module__, kind.__qualname__): kind for kind in _PLAIN}
+_TORCH = {
+    (kind.__module__, kind.__qualname__): kind
+    for module, base in ((th.nn, th.nn.Module), (th.optim, th.optim.Optimizer))
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, base)
+}
+_KNOWN_PACKAGES = ("cloudpickle", "gymnasium", "numpy", "rl_zoo3", "sb3_ddpg_scratch", "stable_baselines3", "torch")
+
+
+def look_up(module: str, name: str, classes_are_values: bool) -> Any:
+    """
+    :param module: module that a pickle names
+    :param name: what it names in there
+    :param classes_are_values: whether the class itself may be a value
+    :return: a :class:`Call`, a :class:`Handle`, or a class; ``None`` for anything that is not allowed
+    """
+    if module.startswith("numpy.core."):
+        module = "numpy._core." + module.removeprefix("numpy.core.")
+    if (module, name) in _ANYWHERE:
+        return _ANYWHERE[module, name]
+    kind = _class_to_build(module, name)
+    if kind is not None and not classes_are_values:
+        return Handle(kind)
+    return kind or (_class_in_settings(module, name) if classes_are_values else None)
+
+
+def _class_to_build(module: str, name: str) -> type | None:
+    if name in BUILT.get(module, ()):
+        return getattr(importlib.import_module(module), name)
+    return own_class(module, name)
+
+
+def _class_in_settings(module: str, name: str) -> type | None:
+    if name in _SETTINGS.get(module, ()):
+        return getattr(importlib.import_module(module), name)
+    return _TORCH.get((module, name))
+
+
+def own_class(module: str, name: str) -> type | None:
+    """
+    :param module: name of a module
+    :param name: name of a class in it
+    :return: the class, if the running program has imported it from its own code, not from Python's or an installed package's
+    """
+    loaded = sys.modules.get(module)
+    if loaded is None or module.partition(".")[0] in _KNOWN_PACKAGES or not _is_own(module, getattr(loaded, "__file__", None)):
+        return None
+    kind = vars(loaded).get(name)
+    if not isinstance(kind, type) or kind.__module__ != module or kind.__qualname__ != name:
+        return None
+    return kind
+
+
+def _is_own(module: str, file: str | None) -> bool:
+    if file is None:
+        # An interactive session, or `python -c`.
+        return module == "__main__"
+    path = Path(file).resolve()
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return False
+    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return not any(path.is_relative_to(folder) for folder in installed)

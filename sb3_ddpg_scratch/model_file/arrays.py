@@ -1,0 +1,182 @@
+"""
+NumPy's arrays, scalars and random generators, rebuilt from what a pickle says of them.
+
+NumPy's own functions for this trust their arguments: a dtype with made-up flags reads pointers from the file, a shape alone
+allocates any amount of memory. So each argument is checked before it reaches them. Structured dtypes and generators with a
+position inside of a buffer (MT19937, Philox) have no place in a model and are refused.
+"""
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+from numpy.random import PCG64, PCG64DXSM, SFC64, BitGenerator, Generator, SeedSequence
+from numpy.random.bit_generator import BitGenerator as _BitGenerator
+
+_PLAIN_DTYPE = re.compile(r"[<>=|]?([biufc]\d{1,2}|[?bBhHiIlLqQefdg]|[SU]\d{1,6}|O8?)")
+_GENERATORS: dict[str, type[_BitGenerator]] = {kind.__name__: kind for kind in (PCG64, PCG64DXSM, SFC64)}
+_MAX_POOL = 64
+
+
+def make_dtype(code: Any, align: Any = False, copy: Any = False) -> np.dtype:
+    """
+    :param code: dtype of numbers, truth values, text or objects, such as ``"f4"``
+    :param align: of no effect for these
+    :param copy: of no effect: it is always a dtype of its own, since its byte order may be set next
+    :return: the dtype
+    """
+    _expect(isinstance(code, str) and _PLAIN_DTYPE.fullmatch(code) is not None, "a dtype")
+    return np.dtype(code, copy=True)
+
+
+def set_dtype_state(dtype: np.dtype, state: Any) -> None:
+    """
+    :param dtype: from :func:`make_dtype`
+    :param state: its byte order, with all else as it is already
+    """
+    _expect(isinstance(state, tuple) and len(state) == 8 and state[1] in ("<", ">", "|", "="), "a dtype's state")
+    true_state = np.dtype(dtype.str).__reduce__()[2]
+    _expect(state[:1] + state[2:] == true_state[:1] + true_state[2:], "a dtype's state")
+    dtype.__setstate__(state)  # type: ignore[attr-defined]
+
+
+def array_from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    """
+    :param buffer: the array's bytes
+    :param dtype: its dtype, of no objects
+    :param shape: its shape
+    :param order: ``"C"`` or ``"F"``
+    :return: the array, on these bytes
+    """
+    _expect(isinstance(buffer, (bytes, bytearray)) and order in ("C", "F"), "an array's buffer")
+    _check_layout(dtype, shape, len(buffer))
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+
+
+def empty_array(subtype: Any, shape: Any, code: Any) -> np.ndarray:
+    """
+    :param subtype: ``numpy.ndarray``
+    :param shape: ``(0,)``, as pickles have it before an array's state follows
+    :param code: of no effect
+    :return: an array for :func:`set_array_state`
+    """
+    _expect(subtype is np.ndarray and shape == (0,), "an array to be filled")
+    return np.empty(0, np.int8)
+
+
+def set_array_state(array: np.ndarray, state: Any) -> None:
+    """
+    :param array: from :func:`empty_array`
+    :param state: version, shape, dtype, whether in Fortran's order, and the bytes or the list of objects
+    """
+    _expect(isinstance(state, tuple) and len(state) == 5 and array.size == 0, "an array's state")
+    version, shape, dtype, fortran, content = state
+    _expect(version == 1 and isinstance(fortran, (bool, int)), "an array's state")
+    if isinstance(dtype, np.dtype) and dtype.hasobject:
+        _expect(isinstance(content, list) and _whole(shape) and math.prod(shape) == len(content), "an array of objects")
+    else:
+        _expect(isinstance(content, bytes), "an array's bytes")
+        _check_layout(dtype, shape, len(content))
+    array.__setstate__(state)
+
+
+def make_scalar(dtype: Any, content: Any) -> Any:
+    """
+    :param dtype: a dtype of no objects
+    :param content: the number's bytes
+    :return: a NumPy scalar
+    """
+    _expect(isinstance(content, bytes), "a number's bytes")
+    _check_layout(dtype, (), len(content))
+    return np.frombuffer(content, dtype)[0]
+
+
+def make_bit_generator(kind: Any = "PCG64") -> BitGenerator:
+    """
+    :param kind: one of NumPy's bit generators that have no buffer, or its name
+    :return: a new one
+    """
+    kind = kind.__name__ if isinstance(kind, type) else kind
+    _expect(isinstance(kind, str) and kind in _GENERATORS, "a bit generator")
+    return _GENERATORS[kind](0)
+
+
+def set_bit_generator_state(generator: BitGenerator, state: Any) -> None:
+    """
+    :param generator: from :func:`make_bit_generator`
+    :param state: a dict, or (since NumPy 2) a dict and the seed sequence
+    """
+    numbers, sequence = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    _expect(isinstance(numbers, dict) and (sequence is None or type(sequence) is SeedSequence), "a generator's state")
+    if sequence is None:
+        generator.state = numbers
+    else:
+        generator.__setstate__((numbers, sequence))  # type: ignore[attr-defined]
+
+
+def make_generator(bit_generator: Any = "PCG64", constructor: Any = None) -> Generator:
+    """
+    :param bit_generator: from :func:`make_bit_generator`, or a name for it
+    :param constructor: of no effect
+    :return: a generator
+    """
+    return Generator(bit_generator if isinstance(bit_generator, BitGenerator) else make_bit_generator(bit_generator))
+
+
+def set_generator_state(generator: Generator, state: Any) -> None:
+    """
+    :param generator: from :func:`make_generator`
+    :param state: its bit generator's
+    """
+    if state is not None:
+        set_bit_generator_state(generator.bit_generator, state)
+
+
+def make_seed_sequence(kind: Any, checksum: Any, state: Any) -> SeedSequence:
+    """
+    :param kind: ``numpy.random.SeedSequence``
+    :param checksum: of no effect
+    :param state: ``None``, or what :func:`set_seed_sequence_state` takes
+    :return: a seed sequence
+    """
+    _expect(kind is SeedSequence, "a seed sequence")
+    sequence = SeedSequence(0)
+    if state is not None:
+        set_seed_sequence_state(sequence, state)
+    return sequence
+
+
+def set_seed_sequence_state(sequence: SeedSequence, state: Any) -> None:
+    """
+    :param sequence: from :func:`make_seed_sequence`
+    :param state: entropy, number of children, pool, its size, and the key
+    """
+    _expect(isinstance(state, tuple) and len(state) == 5, "a seed sequence's state")
+    entropy, children, pool, pool_size, key = state
+    plain = entropy is None or _is_whole(entropy) or _whole(entropy)
+    plain = plain or (isinstance(entropy, np.ndarray) and entropy.dtype.kind in "iu" and entropy.ndim <= 1)
+    _expect(plain and _is_whole(children) and _whole(key), "a seed sequence's state")
+    _expect(_is_whole(pool_size) and 4 <= pool_size <= _MAX_POOL, "a seed sequence's pool")
+    fits = isinstance(pool, np.ndarray) and pool.dtype == np.uint32 and pool.shape == (pool_size,)
+    _expect(fits and pool.flags.c_contiguous, "a seed sequence's pool")
+    sequence.__setstate__(state)  # type: ignore[attr-defined]
+
+
+def _check_layout(dtype: Any, shape: Any, n_bytes: int) -> None:
+    _expect(isinstance(dtype, np.dtype) and not dtype.hasobject, "an array's dtype")
+    shape = (shape,) if _is_whole(shape) else shape
+    _expect(_whole(shape) and math.prod(shape) * dtype.itemsize == n_bytes, "an array's shape")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _whole(values: Any) -> bool:
+    return isinstance(values, (tuple, list)) and all(_is_whole(value) for value in values)
+
+
+def _expect(fits: bool, what: str) -> None:
+    if not fits:
+        raise ValueError(f"{what} is not as NumPy writes it, or of a kind that no model has")

@@ -1,0 +1,209 @@
+"""A model's file as SB3 writes it, read as data: settings, weights and optimiser states."""
+
+import base64
+import binascii
+import inspect
+import io
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import TrainFreq
+from stable_baselines3.common.utils import get_device
+
+from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
+from sb3_ddpg_scratch.model_file.archive import MAX_BYTES, read_members
+from sb3_ddpg_scratch.model_file.pickles import TRUST, unpickle_value
+from sb3_ddpg_scratch.model_file.tensors import read_tensors
+
+_DATA, _SYSTEM_INFO = "data", "system_info.txt"
+_VARIABLES = ("pytorch_variables.pth", "tensors.pth")
+# Made anew from the other settings by every model that is loaded, so that nobody needs to read them. SB3 before 2.7 has a
+# function among them.
+_MADE_ANEW = (
+    "lr_schedule",
+    "qf_lr_schedule",
+    *(f"{net}_batch_norm_stats{of}" for net in ("actor", "critic") for of in ("", "_target")),
+)
+# What no model saves, and what would stand in the way of one that is loaded.
+_NEVER_SAVED: tuple[str, ...] = (
+    "policy",
+    "device",
+    "env",
+    "rollout_buffer",
+    "_vec_normalize_env",
+    "_episode_storage",
+    "_logger",
+    "_custom_logger",
+)
+_NEVER_SAVED += ("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread")
+_HOLD_CLASSES = ("policy_class", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
+_NEEDED = ("policy_class", "observation_space", "action_space", "policy_kwargs", "verbose")
+
+_OBSERVATIONS = (np.ndarray, dict, type(None))
+# Of what type a setting is, where it is more than a number or a text.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "observation_space": (spaces.Space,),
+    "action_space": (spaces.Space,),
+    "action_noise": (ActionNoise, dict, str, type(None)),
+    "policy_class": (type,),
+    "policy_kwargs": (dict,),
+    "replay_buffer_class": (type, type(None)),
+    "replay_buffer_kwargs": (dict,),
+    "replay_buffer": (ReplayBuffer, type(None)),
+    "train_freq": (TrainFreq, int, list),
+    "ep_info_buffer": (deque, type(None)),
+    "ep_success_buffer": (deque, type(None)),
+    "_last_obs": _OBSERVATIONS,
+    "_last_original_obs": _OBSERVATIONS,
+    "_last_episode_starts": _OBSERVATIONS,
+}
+_SCHEDULES = ("learning_rate", "qf_learning_rate")
+# Of what class a class is.
+_BASES: dict[str, type] = {
+    "policy_class": BasePolicy,
+    "replay_buffer_class": ReplayBuffer,
+    "features_extractor_class": BaseFeaturesExtractor,
+    "optimizer_class": th.optim.Optimizer,
+    "activation_fn": th.nn.Module,
+}
+
+
+class ModelContents(NamedTuple):
+    """What a model's file holds."""
+
+    data: dict[str, Any]
+    params: dict[str, Any]
+    variables: dict[str, Any]
+
+
+def read_model(
+    path: str | Path | io.BufferedIOBase,
+    model_class: type,
+    device: th.device | str = "auto",
+    custom_objects: dict[str, Any] | None = None,
+    load_data: bool = True,
+    max_bytes: int = MAX_BYTES,
+    print_system_info: bool = False,
+) -> ModelContents:
+    """
+    Read a model's file without running code from it.
+
+    :param path: the file, with or without ``.zip``, or an open one
+    :param model_class: the algorithm that is loaded
+    :param device: device of the tensors
+    :param custom_objects: settings that are taken from here and not read from the file
+    :param load_data: whether to read the settings, or the weights alone
+    :param max_bytes: what all of it may take in memory
+    :param print_system_info: whether to print what the file says of the system that wrote it
+    :return: settings, states of networks and optimisers, and other tensors
+    :raises UnsafeFileError: if reading it would run code, write somewhere, or take more memory than allowed
+    :raises ModelFileError: if it is damaged, or no model's file
+    """
+    if not (custom_objects is None or isinstance(custom_objects, dict)):
+        raise ValueError("custom_objects argument must be a dict or None")
+    wanted = {_SYSTEM_INFO} if print_system_info else set()
+    wanted |= {_DATA} if load_data else set()
+    file: Any = open_path(path, "r", suffix="zip")
+    try:
+        members = read_members(file, path, lambda name: name in wanted or _is_state(name), max_bytes)
+    finally:
+        if isinstance(path, (str, Path)):
+            file.close()
+    if _SYSTEM_INFO in members:
+        print("== SAVED MODEL SYSTEM INFO ==")
+        print(members[_SYSTEM_INFO].decode(errors="replace"))
+    data = {}
+    if load_data:
+        if _DATA not in members:
+            raise ModelFileError(path, "it has no settings, so that it is no model's file", _DATA)
+        data = _read_settings(members[_DATA], path, model_class, custom_objects or {})
+    torch_device = get_device(device)
+    tensors = {
+        name: read_tensors(content, path, name, torch_device, max_bytes)
+        for name, content in members.items()
+        if _is_state(name)
+    }
+    variables = {key: value for name in _VARIABLES for key, value in _as_dict(tensors.pop(name, None)).items()}
+    if variables:
+        raise UnsafeFileError(path, f"it sets {min(variables)}, which is no network of a DDPG", _VARIABLES[0])
+    return ModelContents(data, {name.removesuffix(".pth"): value for name, value in tensors.items()}, variables)
+
+
+def _is_state(name: str) -> bool:
+    return name.endswith(".pth")
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
+
+
+def _read_settings(content: bytes, path: Any, model_class: type, custom_objects: dict[str, Any]) -> dict[str, Any]:
+    try:
+        entries = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(path, f"it is not JSON ({str(error)[:200]})", _DATA) from error
+    if not isinstance(entries, dict):
+        raise ModelFileError(path, "it is no mapping of settings", _DATA)
+    settings = {}
+    arguments = set(inspect.signature(model_class).parameters)
+    for key, entry in entries.items():
+        if key in custom_objects:
+            settings[key] = custom_objects[key]
+        elif key not in _MADE_ANEW:
+            _check_name(key, path, model_class)
+            settings[key] = _read_setting(key, entry, path, arguments)
+    for key in _NEEDED:
+        if key not in settings:
+            raise ModelFileError(path, "it lacks this setting", _DATA, key, f"Give custom_objects={{{key!r}: ...}}.")
+    return settings
+
+
+def _check_name(key: str, path: Any, model_class: type) -> None:
+    in_the_way = key in _NEVER_SAVED or callable(getattr(model_class, key, None))
+    if in_the_way or not key.isidentifier() or key.startswith("__"):
+        reason = "it would take the place of a part of the algorithm, which no model saves"
+        raise UnsafeFileError(path, reason, _DATA, key, TRUST.format("pass trusted=True"))
+
+
+def _read_setting(key: str, entry: Any, path: Any, arguments: set[str]) -> Any:
+    pickled = isinstance(entry, dict) and ":serialized:" in entry
+    value = entry
+    if pickled:
+        try:
+            content = base64.b64decode(entry[":serialized:"], validate=True)
+        except (binascii.Error, ValueError, TypeError, AttributeError) as error:
+            raise ModelFileError(path, f"it is not in base64 ({error})", _DATA, key) from error
+        value = unpickle_value(content, key in _HOLD_CLASSES, path, _DATA, key)
+    _check_type(key, value, pickled and key in arguments, path)
+    _check_classes(key, value, path)
+    return value
+
+
+def _check_type(key: str, value: Any, pickled_argument: bool, path: Any) -> None:
+    if key in _SCHEDULES:
+        fits = isinstance(value, (int, float, np.number)) or value is None or (callable(value) and not isinstance(value, type))
+    elif key in _TYPES:
+        fits = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
+    else:
+        # Any other argument is a number or a text, by JSON or from NumPy; what is no argument is the model's own affair.
+        fits = not pickled_argument or isinstance(value, np.generic)
+    if not fits:
+        raise ModelFileError(path, f"it is {type(value).__name__}, which this setting cannot be", _DATA, key)
+
+
+def _check_classes(key: str, value: Any, path: Any) -> None:
+    for name, kind in ({key: value} | (value if key == "policy_kwargs" else {})).items():
+        base = _BASES.get(name)
+        if base is not None and isinstance(kind, type) and not issubclass(kind, base):
+            reason = f"{name} is {kind.__module__}.{kind.__qualname__}, which is no {base.__name__}"
+            raise UnsafeFileError(path, reason, _DATA, key)

@@ -1,0 +1,93 @@
+"""Pickles as data: a value in a model's file, a replay buffer, VecNormalize's statistics."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from stable_baselines3.common.save_util import load_from_pkl, open_path
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
+from sb3_ddpg_scratch.model_file.unpickling import DataUnpickler, RefusedError
+
+TRUST = "If you trust whoever made the file, {}, which loads as SB3 does and runs code from the file."
+
+
+def unpickle(file: BinaryIO, size: int, classes_are_values: bool, path: Any, member: str, key: str, advice: str) -> Any:
+    """
+    :param file: a pickle
+    :param size: its bytes
+    :param classes_are_values: whether its value may be, or hold, a class
+    :param path: the file it is from, for errors
+    :param member: the part of that file
+    :param key: the entry in that part
+    :param advice: what to do if it is refused
+    :return: its value
+    :raises UnsafeFileError: if it asks for more than data
+    :raises ModelFileError: if it is damaged
+    """
+    try:
+        return DataUnpickler(file, size, classes_are_values).load()
+    except RefusedError as error:
+        raise UnsafeFileError(path, str(error), member, key, advice) from error
+    # Whatever a damaged pickle makes of the stack of its reader.
+    except Exception as error:
+        reason = f"it is no pickle of data, or a damaged one ({type(error).__name__}: {str(error)[:200]})"
+        raise ModelFileError(path, reason, member, key, advice) from error
+
+
+def unpickle_value(content: bytes, classes_are_values: bool, path: Any, member: str, key: str) -> Any:
+    """
+    :param content: a pickle, as one entry of a model's settings
+    :param classes_are_values: whether its value may be, or hold, a class
+    :param path: the model's file
+    :param member: the part of that file
+    :param key: the entry
+    :return: its value
+    :raises ModelFileError: if it asks for more than data, or is damaged
+    """
+    advice = f"Give custom_objects={{{key!r}: ...}} in its place. {TRUST.format('pass trusted=True')}"
+    return unpickle(io.BytesIO(content), len(content), classes_are_values, path, member, key, advice)
+
+
+def read_pickle(path: str | Path | io.BufferedIOBase, verbose: int = 0, trusted: bool = False) -> Any:
+    """
+    Read a pickle file of replay buffers, statistics, numbers and arrays.
+
+    :param path: the file, with or without ``.pkl``, or an open one
+    :param verbose: 2 for warnings about the file's name
+    :param trusted: read whatever it holds, and run code from it
+    :return: its value
+    :raises UnsafeFileError: if it asks for more than data
+    :raises ModelFileError: if it is damaged
+    """
+    if trusted:
+        return load_from_pkl(path, verbose)
+    file: Any = open_path(path, "r", verbose=verbose, suffix="pkl")
+    try:
+        begin = file.tell()
+        size = file.seek(0, os.SEEK_END) - begin
+        file.seek(begin)
+        return unpickle(file, size, False, path, "", "", TRUST.format("pass trusted=True"))
+    finally:
+        if isinstance(path, (str, Path)):
+            file.close()
+
+
+def load_vec_normalize(path: str | Path, venv: VecEnv | None, trusted: bool = False) -> VecNormalize:
+    """
+    ``VecNormalize.load`` without running code from the file.
+
+    :param path: what ``VecNormalize.save`` wrote
+    :param venv: the environments to wrap; ``None`` for the statistics alone
+    :param trusted: read whatever it holds, and run code from it
+    :return: the wrapper with its statistics
+    :raises ModelFileError: if it holds anything else, or is damaged
+    """
+    statistics = read_pickle(path, trusted=trusted)
+    if not isinstance(statistics, VecNormalize):
+        raise ModelFileError(path, f"it holds {type(statistics).__name__} and no VecNormalize")
+    if venv is not None:
+        statistics.set_venv(venv)
+    return statistics

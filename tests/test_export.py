@@ -1,0 +1,180 @@
+"""Exported policies against ``predict``: onnxruntime's numbers, and a torch program's, for every kind of observation."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from conftest import POLICY_OF, PointEnv
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ddpg_scratch import ScratchDDPG
+from sb3_ddpg_scratch.errors import ExportError
+
+ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+SMALL = {"buffer_size": 200, "learning_starts": 10, "batch_size": 8, "seed": 0, "device": "cpu", "updater": "autograd"}
+
+
+class Observing(gym.Env):
+    """Random observations of any space, with asymmetric action bounds."""
+
+    action_space = spaces.Box(np.array([-2.0, 0.5], np.float32), np.array([1.0, 3.0], np.float32))
+
+    def __init__(self, space):
+        self.observation_space = space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, self.np_random.random() < 0.05, {}
+
+
+def trained(env, observation="vector", **policy_kwargs):
+    settings = SMALL | {"policy_kwargs": {"net_arch": [16]} | policy_kwargs}
+    return ScratchDDPG(POLICY_OF[observation], env, **settings).learn(25)
+
+
+def normalized(env):
+    return VecNormalize(make_vec_env(lambda: env, 1, seed=0), clip_obs=1.5)
+
+
+CASES = {
+    "layer norm": lambda: trained(PointEnv(), norm="layer", activation_fn="elu"),
+    "image": lambda: trained(PointEnv("image"), "image"),
+    "dict": lambda: trained(PointEnv("dict"), "dict"),
+    "codes": lambda: trained(
+        Observing(spaces.Dict(one=spaces.Discrete(5), many=spaces.MultiDiscrete([2, 3]), bits=spaces.MultiBinary(4))),
+        "dict",
+    ),
+    "float64 matrix": lambda: trained(Observing(spaces.Box(-1, 1, (2, 3), np.float64))),
+    "vec normalize": lambda: trained(normalized(PointEnv())),
+    "vec normalize, dict": lambda: trained(
+        normalized(Observing(spaces.Dict(b=spaces.Box(-9, 9, (3,)), a=spaces.Box(-1, 1, (2,))))), "dict"
+    ),
+}
+
+
+def raw_observations(model, number):
+    """Observations as the environment itself returns them."""
+    env = model.get_env().unwrapped.envs[0]
+    seen = [env.reset(seed=index)[0] for index in range(number)]
+    # Far beyond what was seen in training, where normalisation clips.
+    if isinstance(seen[0], dict):
+        return {key: np.stack([one[key] for one in seen]) for key in seen[0]}
+    return np.stack(seen)
+
+
+def expected_actions(model, raw):
+    normalization = model.get_vec_normalize_env()
+    actions, _ = model.predict(raw if normalization is None else normalization.normalize_obs(raw), deterministic=True)
+    return actions
+
+
+def onnx_actions(path, raw):
+    session = ort.InferenceSession(str(path))
+    assert [output.name for output in session.get_outputs()] == ["action"]
+    inputs = {one.name for one in session.get_inputs()}
+    feeds = raw if isinstance(raw, dict) else {"observation": raw}
+    assert inputs == set(feeds)
+    return session.run(None, feeds)[0]
+
+
+def torch_actions(path, model, raw):
+    program = th.export.load(path).module()
+    keys = model.observation_space.spaces if isinstance(raw, dict) else ["observation"]
+    feeds = raw if isinstance(raw, dict) else {"observation": raw}
+    return program(*(th.as_tensor(feeds[key]) for key in keys)).detach().numpy()
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_exports_act_as_predict_does(tmp_path, name):
+    model = CASES[name]()
+    model.export_onnx(tmp_path / "policy.onnx")
+    model.export_torch(tmp_path / "policy.pt2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["policy.onnx", "policy.pt2"]
+    for number in (1, 7):
+        raw = raw_observations(model, number)
+        expected = expected_actions(model, raw)
+        for actions in (onnx_actions(tmp_path / "policy.onnx", raw), torch_actions(tmp_path / "policy.pt2", model, raw)):
+            assert actions.shape == expected.shape
+            assert actions.dtype == model.action_space.dtype
+            np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
+    spread = np.ptp(expected_actions(model, raw_observations(model, 7)), axis=0)
+    assert (spread > 0).any(), "every observation has the same action, which would prove nothing"
+
+
+def test_actions_stay_within_their_bounds(tmp_path):
+    model = trained(PointEnv())
+    with th.no_grad():
+        model.actor.mu[-2].weight.mul_(1e6)
+    model.export_onnx(tmp_path / "policy.onnx")
+    actions = onnx_actions(tmp_path / "policy.onnx", raw_observations(model, 50))
+    low, high = model.action_space.low, model.action_space.high
+    assert ((actions >= low) & (actions <= high)).all()
+    assert set(np.unique(actions)) <= {*low, *high}
+
+
+def test_a_loaded_model_takes_statistics_from_a_file(tmp_path):
+    model = trained(normalized(PointEnv()))
+    model.save(tmp_path / "model")
+    raw = raw_observations(model, 5)
+    loaded = ScratchDDPG.load(tmp_path / "model")
+    loaded.export_onnx(tmp_path / "policy.onnx", vec_normalize=model.get_vec_normalize_env())
+    np.testing.assert_allclose(onnx_actions(tmp_path / "policy.onnx", raw), expected_actions(model, raw), rtol=1e-5, atol=1e-5)
+    other = normalized(gym.make("Pendulum-v1"))
+    other.observation_space = spaces.Box(-1, 1, (4,))
+    other.obs_rms.mean = np.zeros(4)
+    with pytest.raises(ExportError, match=r"\(4,\).*\(3,\)"):
+        loaded.export_onnx(tmp_path / "policy.onnx", vec_normalize=other)
+
+
+def test_exporting_changes_nothing(tmp_path):
+    model = trained(PointEnv(), norm="batch")
+    model.policy.set_training_mode(True)
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    state = th.random.get_rng_state()
+    model.export_torch(tmp_path / "policy.pt2")
+    assert model.actor.training
+    assert all(th.equal(before[name], tensor) for name, tensor in model.policy.state_dict().items())
+    assert th.equal(state, th.random.get_rng_state())
+    assert model.actor.optimizer is not None
+
+
+class Branching(FlattenExtractor):
+    """Decides by the values that it sees."""
+
+    def forward(self, observations):
+        return super().forward(observations) if observations.sum() > 0 else super().forward(-observations)
+
+
+def test_what_cannot_be_exported_says_so_and_leaves_the_file(tmp_path):
+    model = trained(PointEnv(), features_extractor_class=Branching)
+    path = tmp_path / "policy.onnx"
+    path.write_bytes(b"the last one")
+    for write in (model.export_onnx, model.export_torch):
+        with pytest.raises(ExportError, match="Branching"):
+            write(path)
+    assert path.read_bytes() == b"the last one"
+
+
+def test_the_command(tmp_path):
+    from typer.testing import CliRunner
+
+    from sb3_ddpg_scratch.cli import app
+
+    model = trained(normalized(PointEnv()))
+    model.save(tmp_path / "model")
+    model.get_vec_normalize_env().save(str(tmp_path / "stats.pkl"))
+    arguments = ["export", str(tmp_path / "model.zip"), "--vecnormalize", str(tmp_path / "stats.pkl")]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "policy.onnx")])
+    assert result.exit_code == 0, result.output
+    raw = raw_observations(model, 3)
+    np.testing.assert_allclose(onnx_actions(tmp_path / "policy.onnx", raw), expected_actions(model, raw), rtol=1e-5, atol=1e-5)
+    assert CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "policy.txt")]).exit_code != 0
