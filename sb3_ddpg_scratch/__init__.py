@@ -2,8 +2,9 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from sb3_ddpg_scratch.checkpoint import ResumableCheckpoint
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
-from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError, DivergenceError
+from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError, CheckpointError, DivergenceError
 from sb3_ddpg_scratch.noise import GaussianNoise, OUNoise
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
 from sb3_ddpg_scratch.soft_update import soft_update
@@ -16,12 +17,14 @@ except PackageNotFoundError:  # imported from a folder that was never installed
 __all__ = [
     "ActionSpaceError",
     "ArgumentError",
+    "CheckpointError",
     "CnnPolicy",
     "DivergenceError",
     "GaussianNoise",
     "MlpPolicy",
     "MultiInputPolicy",
     "OUNoise",
+    "ResumableCheckpoint",
     "ScratchDDPG",
     "ScratchDDPGPolicy",
     "soft_update",

@@ -21,6 +21,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.utils import set_random_seed
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.zoo.files import ALGO, plain_numbers, preset_file, read_settings, section_for
 from sb3_ddpg_scratch.zoo.manager import ScratchExperimentManager
 
@@ -156,17 +157,6 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None]) -> dict[str, 
     }
     write_whole(spec.result_file(out), json.dumps(result, indent=2) + "\n")
     return result
-
-
-def write_whole(path: Path, text: str) -> None:
-    """
-    :param path: file to write, whole or not at all; its folder is made
-    :param text: what it holds
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text)
-    aside.replace(path)
 
 
 class _Ticks(BaseCallback):
