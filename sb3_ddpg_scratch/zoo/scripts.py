@@ -16,6 +16,7 @@ from unittest import mock
 import gymnasium as gym
 import numpy as np
 
+from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.zoo import diagnose
 from sb3_ddpg_scratch.zoo.files import ALGO, near, preset_file, preset_names
@@ -275,7 +276,5 @@ def save_figure(figure: Any, path: Path) -> None:
     formats = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".") not in formats:
         raise ArgumentError("--picture", str(path), f"a file that ends in one of {', '.join('.' + name for name in formats)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    figure.savefig(aside, bbox_inches="tight")
-    aside.replace(path)
+    with whole_file(path) as file:
+        figure.savefig(file, bbox_inches="tight", format=path.suffix.lstrip("."))
