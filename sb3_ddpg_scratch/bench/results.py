@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from sb3_ddpg_scratch.atomic import write_whole
+
 # Result of one measurement, by contender and number of cores, of one round.
 Round = dict[tuple[str, int], dict[str, float | str]]
-
-from sb3_ddpg_scratch.atomic import write_whole
 
 
 @dataclass
