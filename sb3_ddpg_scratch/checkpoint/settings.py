@@ -5,24 +5,16 @@ import sys
 from typing import Any
 
 import numpy as np
+import stable_baselines3.common.noise as sb3_noise
 import torch as th
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.noise import (
-    ActionNoise,
-    NormalActionNoise,
-    OrnsteinUhlenbeckActionNoise,
-    VectorizedActionNoise,
-)
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq
 
+from sb3_ddpg_scratch import noise as our_noise
 from sb3_ddpg_scratch.checkpoint.data import Encoder, NotDataError
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
-from sb3_ddpg_scratch.noise import GaussianNoise, OUNoise
 
-_NOISES = {
-    cls.__name__: cls
-    for cls in (OUNoise, GaussianNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise)
-}
 # Classes that settings may name: of these kinds, and of packages that are no user's.
 _NAMED = (th.nn.Module, th.optim.Optimizer, ReplayBuffer)
 _PACKAGES = ("torch", "stable_baselines3", "sb3_ddpg_scratch")
@@ -56,7 +48,7 @@ def capture_settings(model: ScratchDDPG) -> tuple[dict[str, Any], dict[str, str]
             missing[name] = str(problem)
     try:
         settings["action_noise"] = capture_noise(model.action_noise)
-        if settings["action_noise"] is not None and settings["action_noise"]["class"] not in _NOISES:
+        if model.action_noise is not None and _noise_class(type(model.action_noise).__name__) is not type(model.action_noise):
             raise NotDataError("action_noise", model.action_noise)
     except NotDataError as problem:
         settings.pop("action_noise", None)
@@ -142,11 +134,18 @@ def make_noise_from(captured: dict[str, Any] | None) -> Any:
     """
     if captured is None:
         return None
-    if captured["class"] not in _NOISES:
+    found = _noise_class(captured["class"])
+    if found is None:
         raise ValueError(f"{captured['class']} is no noise of this package or SB3's")
-    noise = object.__new__(_NOISES[captured["class"]])
+    noise = object.__new__(found)
     restore_noise(noise, captured)
     return noise
+
+
+def _noise_class(name: str) -> type[ActionNoise] | None:
+    """This package's or SB3's class of that name."""
+    found = (getattr(module, name, None) for module in (our_noise, sb3_noise))
+    return next((cls for cls in found if isinstance(cls, type) and issubclass(cls, ActionNoise)), None)
 
 
 def restore_noise(noise: Any, captured: dict[str, Any]) -> None:

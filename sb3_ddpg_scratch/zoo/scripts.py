@@ -18,7 +18,7 @@ import numpy as np
 
 from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.zoo import diagnose
+from sb3_ddpg_scratch.zoo import diagnose, resume
 from sb3_ddpg_scratch.zoo.files import ALGO, near, preset_file, preset_names
 from sb3_ddpg_scratch.zoo.registry import register
 
@@ -47,7 +47,7 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
     Run one of RL Zoo's scripts as its own command line would, with all of its options and some of ours.
 
     ``--algo`` is ``scratch_ddpg`` unless given. With it, ``--env`` is ``Pendulum-v1`` and trained agents are looked for
-    where ``train`` puts them. ``train`` takes ``--preset`` and ``--diagnostics``, and what draws takes ``--picture``.
+    where ``train`` puts them. ``train`` takes ``--preset``, ``--diagnostics``, ``--checkpoint-every`` and ``--resume``, and what draws takes ``--picture``.
 
     :param command: one of :data:`SCRIPTS`
     :param arguments: its arguments
@@ -63,6 +63,7 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
         stack.enter_context(_own_subprocesses())
         if command == "train":
             stack.enter_context(diagnose.diagnosed(parsed))
+            stack.enter_context(resume.checkpointed(parsed))
         if command in _PLAY_BACK:
             stack.enter_context(_small_replay_buffer())
         if command == "push-to-hub":
@@ -107,6 +108,7 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
         help_text = f"Settings of a known DDPG instead of {ALGO}.yml: {', '.join(preset_names())}"
         ours.add_argument("--preset", metavar="NAME", help=help_text)
         diagnose.add_option(ours)
+        resume.add_options(ours)
     if command in _DRAW:
         ours.add_argument(
             "--picture",
@@ -124,6 +126,8 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
         actions[dest].default = None
 
     def finish(arguments: argparse.Namespace) -> None:
+        if command == "train":
+            resume.adopt_run(arguments, parser)
         for dest, (theirs, value) in later.items():
             if getattr(arguments, dest) is None:
                 chosen = value if arguments.algo == ALGO else theirs
@@ -139,6 +143,7 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
 
 def _finish_train(arguments: argparse.Namespace) -> None:
     diagnose.check_option(arguments)
+    resume.check_options(arguments)
     if arguments.preset is not None:
         path = preset_file(arguments.preset)
         if arguments.algo != ALGO:
