@@ -73,6 +73,11 @@ class ScratchExperimentManager(ExperimentManager):
         saved = OrderedDict((key, deepcopy(settings[key])) for key in sorted(settings))
         return settings, saved
 
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        # Of a run that goes on they are there, and would be torn if it were killed while they are written.
+        if getattr(self.args, "resume", None) is None:
+            super()._save_config(saved_hyperparams)
+
     def _settings_of_run(self, config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """What an interrupted run was given, its file and its command line joined."""
         from sb3_ddpg_scratch.zoo.resume import read_saved

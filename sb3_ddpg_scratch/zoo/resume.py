@@ -1,4 +1,4 @@
-"""``train --checkpoint-every N`` and ``train --resume RUN_DIR``: trainings of the Zoo that lose nothing when they are killed."""
+"""``train --checkpoint-every N`` and ``train --resume RUN_DIR``: trainings of the Zoo that lose nothing when killed."""
 
 import argparse
 from collections.abc import Iterator
@@ -141,10 +141,12 @@ def _ordered(loader: yaml.SafeLoader, node: Any) -> dict[Any, Any]:
     return dict(loader.construct_sequence(node, deep=True)[0])
 
 
+def _tuple(loader: yaml.SafeLoader, node: Any) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
 _Loader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered)
-_Loader.add_constructor(
-    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
-)
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
 def read_saved(path: Path) -> dict[str, Any]:

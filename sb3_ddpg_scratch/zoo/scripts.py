@@ -47,7 +47,8 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
     Run one of RL Zoo's scripts as its own command line would, with all of its options and some of ours.
 
     ``--algo`` is ``scratch_ddpg`` unless given. With it, ``--env`` is ``Pendulum-v1`` and trained agents are looked for
-    where ``train`` puts them. ``train`` takes ``--preset``, ``--diagnostics``, ``--checkpoint-every`` and ``--resume``, and what draws takes ``--picture``.
+    where ``train`` puts them. ``train`` takes ``--preset``, ``--diagnostics``, ``--checkpoint-every`` and ``--resume``, and
+    what draws takes ``--picture``.
 
     :param command: one of :data:`SCRIPTS`
     :param arguments: its arguments
