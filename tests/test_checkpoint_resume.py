@@ -76,6 +76,12 @@ def disturb():
     th.manual_seed(97)
 
 
+def flat(name, observation):
+    """An observation's arrays, one by one."""
+    parts = observation.items() if isinstance(observation, dict) else [("", observation)]
+    return {f"{name} {key}": part for key, part in parts}
+
+
 def left_by(model):
     """Everything that a training leaves, gathered independently of the checkpoints' code."""
     arrays = {f"policy {name}": tensor.numpy() for name, tensor in model.policy.state_dict().items()}
@@ -83,7 +89,7 @@ def left_by(model):
         for index, entry in getattr(model, network).optimizer.state_dict()["state"].items():
             arrays |= {f"{network} {index} {name}": tensor.numpy() for name, tensor in entry.items()}
     arrays |= {f"replay {name}": column for name, column in columns_of(model.replay_buffer).items()}
-    arrays |= {"last_obs": model._last_obs, "numpy": np.random.get_state()[1], "torch": th.get_rng_state().numpy()}
+    arrays |= flat("last_obs", model._last_obs) | {"numpy": np.random.get_state()[1], "torch": th.get_rng_state().numpy()}
     if isinstance(model.action_noise, OUNoise):
         arrays["noise"] = model.action_noise.state
     if isinstance(model.action_noise, (OUNoise, GaussianNoise)):
@@ -98,7 +104,7 @@ def left_by(model):
     # The environments' own state, episode and generator: what they do next, through the end of an episode.
     for number in range(40):
         stepped = model.env.step(np.full((model.n_envs, *model.action_space.shape), model.action_space.high * 0.3))
-        arrays |= {f"step {number} {part}": value for part, value in enumerate(stepped[:3])}
+        arrays |= flat(f"step {number}", stepped[0]) | {f"step {number} reward": stepped[1], f"step {number} done": stepped[2]}
     return arrays
 
 

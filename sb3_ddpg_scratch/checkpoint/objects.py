@@ -11,14 +11,14 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers.utils import RunningMeanStd as GymnasiumRunningMeanStd
+from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_ddpg_scratch.checkpoint.data import Encoder, NotDataError
 
-# Attributes that hold how an object was made and shown, not what it has come to.
-_MADE_WITH = ("spec", "metadata", "_metadata", "_cached_spec", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs")
-_SHOWN_WITH = ("render_mode", "mujoco_renderer", "screen", "clock", "surf", "viewer", "results_writer")
+# Gymnasium's names for the arguments that an object was made with, and for how it is shown.
+_MADE_WITH = ("_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "render_mode")
 _CODE = (
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -28,7 +28,9 @@ _CODE = (
     np.ufunc,
     type,
     EnvSpec,
+    ResultsWriter,
 )
+_DISPLAYS = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering")
 _OPENED = (RunningMeanStd, GymnasiumRunningMeanStd, StackedObservations)
 
 
@@ -38,10 +40,6 @@ def qualified_name(value: Any) -> str:
     :return: its class, with its module
     """
     return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def _package(value: Any) -> str:
-    return type(value).__module__.partition(".")[0]
 
 
 def capture_attributes(holder: Any, skipped: tuple[str, ...] = ()) -> tuple[dict[str, Any], str | None]:
@@ -56,13 +54,13 @@ def capture_attributes(holder: Any, skipped: tuple[str, ...] = ()) -> tuple[dict
     physics: dict[str, Any] = {}
     obstacle = None
     for name, value in vars(holder).items():
-        if name in skipped or name in _MADE_WITH or name in _SHOWN_WITH or isinstance(value, _CODE):
+        if name in skipped or name in _MADE_WITH or isinstance(value, _CODE) or type(value).__module__.startswith(_DISPLAYS):
             continue
         if isinstance(value, spaces.Space):
             generators[name] = space_generators(value)
         elif isinstance(value, _OPENED) or _is_opened_dict(value):
             opened[name] = _open(value)
-        elif _package(value) == "mujoco":
+        elif type(value).__module__.startswith("mujoco"):
             # The model is how the physics was made; the data is what it has come to.
             if type(value).__name__ == "MjData":
                 physics[name] = _capture_physics(holder.model, value)
