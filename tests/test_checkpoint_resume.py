@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -304,6 +305,50 @@ def test_sigterm_makes_a_checkpoint_and_ends_learn(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
     resumed = ScratchDDPG.resume(tmp_path, envs()).learn(120)
     assert_equal(left_by(resumed), expected)
+
+
+def test_sigterm_to_all_processes(tmp_path):
+    """As schedulers send it: the environments' processes get it too, and have to live until their state was captured."""
+
+    def make():
+        return envs(n_envs=2, kind=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"})
+
+    env = make()
+    expected = left_by(ScratchDDPG("MlpPolicy", env, **SMALL).learn(120))
+    env.close()
+
+    def terminate():
+        for process in env.processes:
+            process.terminate()
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    env = make()
+    checkpoints = ResumableCheckpoint(tmp_path, every=1000)
+    ScratchDDPG("MlpPolicy", env, **SMALL).learn(120, callback=[AtStep(70, terminate), checkpoints])
+    # Afterwards they end when they are told to.
+    for process in env.processes:
+        process.terminate()
+        process.join(10)
+        assert not process.is_alive()
+    env = make()
+    assert_equal(left_by(ScratchDDPG.resume(tmp_path, env).learn(120)), expected)
+    env.close()
+
+
+def test_sigterm_before_the_first_step(tmp_path):
+    class Early(BaseCallback):
+        def _on_training_start(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def _on_step(self):
+            return True
+
+    expected = left_by(ScratchDDPG("MlpPolicy", envs(), **SMALL).learn(60))
+    ScratchDDPG("MlpPolicy", envs(), **SMALL).learn(60, callback=[ResumableCheckpoint(tmp_path), Early()])
+    resumed = ScratchDDPG.resume(tmp_path, envs())
+    assert resumed.num_timesteps == 0
+    assert_equal(left_by(resumed.learn(60)), expected)
 
 
 def test_the_handler_is_gone_after_an_error(tmp_path):

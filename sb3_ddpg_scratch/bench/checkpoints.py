@@ -1,4 +1,4 @@
-"""What a checkpoint costs when the replay buffer is full: time, bytes and memory, of the first one and of those that follow."""
+"""What a checkpoint costs when the replay buffer is full: seconds, bytes and memory."""
 
 import resource
 import tempfile

@@ -11,7 +11,9 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_ddpg_scratch.checkpoint.callback_states import environments_of
 from sb3_ddpg_scratch.checkpoint.data import NotDataError
+from sb3_ddpg_scratch.checkpoint.environments import outlive_termination
 from sb3_ddpg_scratch.checkpoint.files import (
     checkpoints_in,
     newest_whole,
@@ -175,6 +177,9 @@ class ResumableCheckpoint(BaseCallback):
             before: Any = signal.signal(signal.SIGTERM, self._terminate)
             restored = signal.SIG_DFL if before is None else before
             self._scratch_model._after_learn.callback(signal.signal, signal.SIGTERM, restored)
+            for env in (self.training_env, *environments_of(self._root)):
+                outlive_termination(env, outlive=True)
+                self._scratch_model._after_learn.callback(outlive_termination, env, outlive=False)
         # After an error, nothing is at rest.
         self._scratch_model._after_learn.callback(setattr, self, "_at_rest", False)
 

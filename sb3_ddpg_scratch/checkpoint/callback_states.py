@@ -1,5 +1,6 @@
 """What callbacks have counted and gathered, so that evaluations and logs go on when training is resumed."""
 
+import warnings
 from typing import Any
 
 from stable_baselines3.common.callbacks import (
@@ -13,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.checkpoint.environments import capture_vec_env, restore_vec_env
 from sb3_ddpg_scratch.checkpoint.objects import qualified_name
+from sb3_ddpg_scratch.errors import CheckpointError
 
 # What each class counts. All else of a callback is how it was made, which the resumed training may change.
 _COUNTED: dict[Any, tuple[str, ...]] = {
@@ -41,6 +43,15 @@ def callbacks_in(root: BaseCallback) -> list[BaseCallback]:
     children += [getattr(root, name, None) for name in ("callback", "callback_on_new_best")]
     below = [found for child in children if isinstance(child, BaseCallback) for found in callbacks_in(child)]
     return [root, *below]
+
+
+def environments_of(root: BaseCallback) -> list[VecEnv]:
+    """
+    :param root: a callback
+    :return: the environments that it and those it calls evaluate on
+    """
+    found = (getattr(callback, "eval_env", None) for callback in callbacks_in(root))
+    return [env for env in found if isinstance(env, VecEnv)]
 
 
 def capture_callbacks(root: BaseCallback) -> list[dict[str, Any]]:
@@ -76,7 +87,10 @@ def restore_callbacks(root: BaseCallback, states: list[dict[str, Any]]) -> None:
         waiting.remove(state)
         vars(callback).update({name: value for name, value in state["counted"].items() if name in _names_of(callback)})
         if "eval_env" in state and isinstance(getattr(callback, "eval_env", None), VecEnv):
-            restore_vec_env(callback.eval_env, state["eval_env"])  # type: ignore[attr-defined]
+            try:
+                restore_vec_env(callback.eval_env, state["eval_env"])  # type: ignore[attr-defined]
+            except CheckpointError as error:
+                warnings.warn(f"Evaluations begin anew, on another environment than before. {error}", stacklevel=2)
         if "own" in state:
             callback.set_training_state(state["own"])  # type: ignore[attr-defined]
 

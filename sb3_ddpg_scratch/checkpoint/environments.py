@@ -12,11 +12,13 @@ neither is reset when training is resumed.
 """
 
 import functools
+import signal
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_ddpg_scratch.checkpoint.objects import capture_attributes, qualified_name, restore_attributes
 from sb3_ddpg_scratch.errors import CheckpointError
@@ -186,6 +188,31 @@ def restore_vec_env(vec_env: VecEnv, state: dict[str, Any]) -> None:
     for index, problem in enumerate(problems):
         if problem is not None:
             raise CheckpointError(f"environment {index}", f"is another than the checkpoint's: {problem}")
+
+
+class _TerminationHandler:
+    """Sent like :class:`_Installer`, to set what a process does on SIGTERM."""
+
+    def __init__(self, handler: signal.Handlers) -> None:
+        self.handler = handler
+
+    def __instancecheck__(self, env: Any) -> bool:
+        signal.signal(signal.SIGTERM, self.handler)
+        return True
+
+
+def outlive_termination(vec_env: VecEnv, outlive: bool) -> None:
+    """
+    Schedulers send SIGTERM to a whole group of processes, and without its environments no checkpoint could be made.
+
+    :param vec_env: environments
+    :param outlive: whether their processes, where they have some, ignore SIGTERM from now on, or end again
+    """
+    _, base = _vec_layers(vec_env)
+    if isinstance(base, SubprocVecEnv) and not base.closed:
+        handler = signal.SIG_IGN if outlive else signal.SIG_DFL
+        with suppress(OSError, EOFError):
+            base.env_is_wrapped(_TerminationHandler(handler))  # type: ignore[arg-type]
 
 
 def _vec_layers(vec_env: VecEnv) -> tuple[list[VecEnvWrapper], Any]:

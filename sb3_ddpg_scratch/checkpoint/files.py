@@ -128,7 +128,7 @@ def prune(path: Path, kept: Mapping[Path, set[str]]) -> None:
     for unfinished in path.glob(f".*{_UNFINISHED}"):
         shutil.rmtree(unfinished, ignore_errors=True)
     needed = set().union(*kept.values())
-    for file in (path / FOLDER).iterdir():
+    for file in (path / FOLDER).glob("*"):
         if file.name not in needed:
             file.unlink(missing_ok=True)
 

@@ -62,8 +62,10 @@ def capture_attributes(holder: Any, skipped: tuple[str, ...] = ()) -> tuple[dict
             opened[name] = _open(value)
         elif type(value).__module__.startswith("mujoco"):
             # The model is how the physics was made; the data is what it has come to.
-            if type(value).__name__ == "MjData":
+            if type(value).__name__ == "MjData" and hasattr(holder, "model"):
                 physics[name] = _capture_physics(holder.model, value)
+            elif type(value).__name__ != "MjModel":
+                obstacle = obstacle or f"{type(holder).__name__}{NotDataError(f'.{name}', value)}"
         else:
             try:
                 Encoder().encode(value, f".{name}")
