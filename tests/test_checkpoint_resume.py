@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from sb3_ddpg_scratch import ArgumentError, CheckpointError, GaussianNoise, OUNoise, ResumableCheckpoint, ScratchDDPG
 from sb3_ddpg_scratch.checkpoint.files import newest_whole
 from sb3_ddpg_scratch.checkpoint.replay_segments import columns_of
+from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
 
 SMALL = {"learning_starts": 20, "batch_size": 8, "buffer_size": 100, "seed": 0, "updater": "analytic", "device": "cpu"}
 SMALL |= {"policy_kwargs": {"net_arch": [6, 6]}}
@@ -139,6 +140,14 @@ CASES = {
     "pendulum": ({}, {}),
     "reference": ({}, {"updater": "autograd"}),
     "optimised": ({"n_envs": 2}, {"optimize_memory_usage": True}),
+    "optimised reference": (
+        {"n_envs": 2},
+        {
+            "optimize_memory_usage": True,
+            "updater": "autograd",
+            "replay_buffer_kwargs": {"handle_timeout_termination": False},
+        },
+    ),
     "n-step": ({"n_envs": 2}, {"n_steps": 3}),
     "n-step reference": ({}, {"n_steps": 3, "updater": "autograd"}),
     "td3": ({}, {"policy_delay": 2, "target_policy_noise": 0.2, "policy_kwargs": {"net_arch": [6], "n_critics": 2}}),
@@ -241,12 +250,14 @@ def test_callbacks_go_on(tmp_path):
         )
         saving = CheckpointCallback(30, str(tmp_path / name / "models"))
         checkpoints = ResumableCheckpoint(tmp_path / "checkpoints", every=40, keep=9)
-        return CallbackList([saving, CallbackList([evaluation]), *([checkpoints] if name == "whole" else [])])
+        diagnostics = DiagnosticsCallback(tmp_path / name / "diagnostics", every=20, eval_env="Pendulum-v1", eval_every=50)
+        return CallbackList([saving, CallbackList([evaluation]), diagnostics, *([checkpoints] if name == "whole" else [])])
 
     model = ScratchDDPG("MlpPolicy", envs(), **SMALL)
     model.learn(120, callback=callbacks("whole"))
     resumed = ScratchDDPG.resume(tmp_path / "checkpoints" / "step_000000000080", envs())
     resumed.learn(120, callback=callbacks("resumed"))
+    assert all(th.equal(a, b) for a, b in zip(model.policy.parameters(), resumed.policy.parameters(), strict=True))
     whole, again = (np.load(tmp_path / name / "evaluations.npz") for name in ("whole", "resumed"))
     assert whole["timesteps"].tolist() == again["timesteps"].tolist() == [25, 50, 75, 100]
     np.testing.assert_array_equal(whole["results"], again["results"])

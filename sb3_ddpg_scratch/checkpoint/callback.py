@@ -4,7 +4,8 @@ import signal
 import sys
 import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -149,15 +150,14 @@ class ResumableCheckpoint(BaseCallback):
             return
         assert model.replay_buffer is not None
         try:
-            self._log.save(model.replay_buffer, (step - self._saved_at) // model.n_envs)
+            with self._told_if_the_disk_is_full():
+                self._log.save(model.replay_buffer, (step - self._saved_at) // model.n_envs)
             state = capture_training(model, self._root, self._log.written)
-            folder = write_checkpoint(self.path, step, state, self._log.segments)
+            with self._told_if_the_disk_is_full():
+                folder = write_checkpoint(self.path, step, state, self._log.segments)
         except NotDataError as error:
             advice = "Give it the methods get_training_state() and set_training_state(state)."
             raise CheckpointError(self.path, f"cannot hold this training: {error}", advice) from error
-        except OSError as error:
-            good = f"The last good checkpoint is {self.last}." if self.last else "There is no earlier checkpoint."
-            raise CheckpointError(self.path, f"could not be written to ({error.strerror})", good) from error
         obstacle = state["env"]["obstacle"]
         if obstacle is not None and not self._kept:
             warnings.warn(f"{obstacle}: resumed trainings will begin a new episode there.", stacklevel=2)
@@ -169,6 +169,14 @@ class ResumableCheckpoint(BaseCallback):
         self.last, self._saved_at = folder, step
         if self.verbose:
             print(f"Checkpoint: {folder}")
+
+    @contextmanager
+    def _told_if_the_disk_is_full(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            good = f"The last good checkpoint is {self.last}." if self.last else "There is no earlier checkpoint."
+            raise CheckpointError(self.path, f"could not be written to ({error.strerror})", good) from error
 
     # ----------------------------------------------------------------------------------------------------- Termination
 

@@ -152,16 +152,23 @@ def capture_vec_env(vec_env: VecEnv) -> EnvironmentStates:
         captured_wrappers.append({"class": qualified_name(wrapper)} | captured)
     others = tuple(name for name in vars(base) if name not in _VEC_ENV_MEMORY)
     captured_base, _ = capture_attributes(base, skipped=others)
-    if hasattr(base, "envs"):
-        envs = [capture_env(env) for env in base.envs]
-    elif all(base.env_is_wrapped(_Installer())):
-        envs = base.env_method(_CAPTURE)
-    else:
-        envs = []
-        obstacle = "Environments in other processes can only be reached through a wrapper, as make_vec_env's Monitor is"
+    envs, problem = _capture_envs(base)
+    obstacle = obstacle or problem
     obstacle = next((env["obstacle"] for env in envs if env["obstacle"] is not None), obstacle)
     state = {"wrappers": captured_wrappers, "class": qualified_name(base), "base": captured_base, "envs": envs}
     return EnvironmentStates(state | {"obstacle": obstacle}, obstacle)
+
+
+def _capture_envs(base: Any) -> tuple[list[dict[str, Any]], str | None]:
+    """The states of the environments themselves, and what keeps them from being reached, in words."""
+    if hasattr(base, "envs"):
+        return [capture_env(env) for env in base.envs], None
+    try:
+        if all(base.env_is_wrapped(_Installer())):
+            return base.env_method(_CAPTURE), None
+    except (AttributeError, NotImplementedError):
+        return [], f"The environments of {type(base).__name__} cannot be reached"
+    return [], "Environments in other processes can only be reached through a wrapper, as make_vec_env's Monitor is"
 
 
 def restore_vec_env(vec_env: VecEnv, state: dict[str, Any]) -> None:
