@@ -41,6 +41,10 @@ class ResumableCheckpoint(BaseCallback):
     at the end of training. SIGTERM, as schedulers send it, makes one as well and ends ``learn`` as if it were through;
     ``terminated`` tells whether that has happened. (Only the main thread can have signals handled.)
 
+    What other callbacks have counted is kept where it is known (evaluations, numbers of calls), or where they offer
+    ``get_training_state()`` and ``set_training_state(state)``. One that draws random numbers when a rollout starts has to
+    stand behind this one, or it would draw twice.
+
     Environments that cannot be captured (see :mod:`sb3_ddpg_scratch.checkpoint.environments`) begin a new episode when
     training is resumed, which is said in a warning at the first checkpoint.
 
