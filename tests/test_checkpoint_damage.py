@@ -122,7 +122,7 @@ def test_cut_off_longer_or_missing(folder, data):
             expect_refusal(folder, file)
 
 
-@settings(**CASES | {"max_examples": 150})
+@settings(**CASES | {"max_examples": 300})
 @given(st.data())
 def test_mixed_up(folder, data):
     """A file, whole in itself, that is another one's: of the other checkpoint, or of the same."""

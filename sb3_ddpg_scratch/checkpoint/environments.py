@@ -8,8 +8,8 @@ more than data (a physics engine's objects, a connection) can offer a pair of me
 ``set_training_state(state)`` puts a fresh environment into that state.
 
 What lies outside of attributes (closures, modules, objects in C, a MuJoCo model that is changed while training) is not seen:
-such an environment needs the methods too. Random generators (``np_random``, the spaces') are captured in any case and need not be in it. An environment that has
-neither is reset when training is resumed.
+such an environment needs the methods too. Random generators (``np_random``, the spaces') are captured in any case and need
+not be in it. An environment that keeps more than data and has no such methods is reset when training is resumed.
 """
 
 import functools

@@ -175,18 +175,13 @@ def check_segment(folder: Path, segment: Segment) -> None:
         if size != segment.bytes:
             raise CheckpointError(file, f"has {size} bytes instead of {segment.bytes}")
         with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256") if hasattr(hashlib, "file_digest") else _digest(opened)
+            digest = hashlib.sha256()
+            while block := opened.read(2**20):
+                digest.update(block)
     except OSError as error:
         raise CheckpointError(file, f"cannot be read ({error.strerror})") from error
     if digest.hexdigest() != segment.sha256:
         raise CheckpointError(file, "was changed: its SHA-256 is not the manifest's")
-
-
-def _digest(opened: Any) -> Any:
-    digest = hashlib.sha256()
-    while block := opened.read(2**20):
-        digest.update(block)
-    return digest
 
 
 def restore_buffer(
