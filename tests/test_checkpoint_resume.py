@@ -414,6 +414,8 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
         ScratchDDPG.resume(trained, envs(), policy_kwargs={"net_arch": [5]})
     with pytest.raises(CheckpointError, match="another replay buffer"):
         ScratchDDPG.resume(trained, envs(), buffer_size=50)
+    with pytest.raises(CheckpointError, match="has 1 environments, and here are 2"):
+        ScratchDDPG.resume(trained, envs(n_envs=2))
     with pytest.raises(CheckpointError, match="VecNormalize"):
         ScratchDDPG.resume(trained, envs(normalize=True))
     with pytest.raises(CheckpointError, match="another than the checkpoint"):

@@ -119,6 +119,9 @@ def _restore(model: ScratchDDPG, checkpoint: Checkpoint) -> None:
     state = checkpoint.state
     assert model.env is not None
     assert model.replay_buffer is not None
+    recorded = len(state["env"]["envs"])
+    if recorded and recorded != model.env.num_envs:
+        raise CheckpointError(checkpoint.folder, f"has {recorded} environments, and here are {model.env.num_envs}")
     _check_tensors(model.policy.state_dict(), state["policy"], checkpoint)
     buffer = state["buffer"]
     restore_buffer(
@@ -132,10 +135,6 @@ def _restore(model: ScratchDDPG, checkpoint: Checkpoint) -> None:
     model.policy.load_state_dict(state["policy"])
     for name, optimizer in state["optimizers"].items():
         getattr(model.policy, name).optimizer.load_state_dict(optimizer)
-    if not model.env.num_envs == len(state["env"]["envs"]) and state["env"]["envs"]:
-        raise CheckpointError(
-            checkpoint.folder, f"has {len(state['env']['envs'])} environments, and here {model.env.num_envs}"
-        )
     restore_vec_env(model.env, state["env"])
     _restore_noise(model, state["noise"], checkpoint)
     for name, value in state["counters"].items():
