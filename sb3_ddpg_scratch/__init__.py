@@ -2,10 +2,12 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from sb3_ddpg_scratch.checkpoint import ResumableCheckpoint
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import (
     ActionSpaceError,
     ArgumentError,
+    CheckpointError,
     DivergenceError,
     EnvironmentOutputError,
     ExportError,
@@ -24,6 +26,7 @@ except PackageNotFoundError:  # imported from a folder that was never installed
 __all__ = [
     "ActionSpaceError",
     "ArgumentError",
+    "CheckpointError",
     "CnnPolicy",
     "DivergenceError",
     "EnvironmentOutputError",
@@ -33,6 +36,7 @@ __all__ = [
     "ModelFileError",
     "MultiInputPolicy",
     "OUNoise",
+    "ResumableCheckpoint",
     "ScratchDDPG",
     "ScratchDDPGPolicy",
     "UnsafeFileError",

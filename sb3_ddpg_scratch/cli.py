@@ -15,7 +15,13 @@ from sb3_ddpg_scratch import __version__
 from sb3_ddpg_scratch.compare.parity import ParityResult, run_parity
 from sb3_ddpg_scratch.compare_command import compare
 from sb3_ddpg_scratch.demo import run_demo
-from sb3_ddpg_scratch.errors import ArgumentError, EnvironmentOutputError, ExportError, ModelFileError
+from sb3_ddpg_scratch.errors import (
+    ArgumentError,
+    CheckpointError,
+    EnvironmentOutputError,
+    ExportError,
+    ModelFileError,
+)
 from sb3_ddpg_scratch.zoo_commands import add_zoo_commands
 
 app = typer.Typer(
@@ -139,13 +145,18 @@ def bench(
     env: Annotated[str, typer.Option(help="A registered environment with bounded Box actions.")] = "Pendulum-v1",
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
     sweep: Annotated[Path | None, typer.Option(help="Instead, draw how cost grows with sizes to this PNG file.")] = None,
+    checkpoint: Annotated[bool, typer.Option("--checkpoint", help="Instead, time checkpoints of a full buffer.")] = False,
 ) -> None:
     """Time our updaters against SB3's DDPG, SBX's and the bare matrix products, each in a process of its own."""
     from sb3_ddpg_scratch.bench.show import run_and_draw_sweep, run_bench
 
     if env not in gym.registry:
         raise ArgumentError("--env", env, "a registered environment")
-    if sweep is not None:
+    if checkpoint:
+        from sb3_ddpg_scratch.bench.checkpoints import run_checkpoints
+
+        run_checkpoints(env, quick, Console())
+    elif sweep is not None:
         run_and_draw_sweep(env, quick, sweep, Console())
     else:
         run_bench(env, quick, 1 if quick else rounds, json, Console())
@@ -184,7 +195,7 @@ def main() -> None:
     """Run the command; wrong input and interruptions end it with a sentence instead of a traceback."""
     try:
         app()
-    except (ArgumentError, EnvironmentOutputError, ExportError, ModelFileError, gym.error.Error) as error:
+    except (ArgumentError, CheckpointError, EnvironmentOutputError, ExportError, ModelFileError, gym.error.Error) as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         raise SystemExit(WRONG_INPUT) from error
     except KeyboardInterrupt as error:

@@ -1,8 +1,13 @@
 """ScratchDDPG: Deep Deterministic Policy Gradient inside Stable-Baselines3's API."""
 
+import io
 import math
+import time
+import warnings
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch as th
 from gymnasium import spaces
@@ -16,8 +21,10 @@ from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch import export
+from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.environment_check import checkpoint_hint, watch_first_outputs
 from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
+from sb3_ddpg_scratch.interruption import InterruptedLearn
 from sb3_ddpg_scratch.model_file import SafeLoading
 from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise, make_noise
 from sb3_ddpg_scratch.policies import Actor, CnnPolicy, Critic, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
@@ -166,6 +173,11 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
         self.target_noise_clip = target_noise_clip
         self.updater = updater
         self._statistics_unread = False
+        # What ``resume`` has read, until the first ``learn`` goes on with it.
+        self._interrupted_learn: InterruptedLearn | None = None
+        self._resumed_from: Path | None = None
+        # What is to be done when ``learn`` ends, however it ends.
+        self._after_learn = ExitStack()
 
         if _init_setup_model:
             self._setup_model()
@@ -353,6 +365,9 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
         """
         Train.
 
+        The first ``learn`` of a model that was resumed goes on with the interrupted one: nothing is reset, whatever
+        ``reset_num_timesteps`` says, and ``total_timesteps`` is that of the whole, as it was given then.
+
         :param total_timesteps: environment steps to train for (at least)
         :param callback: callback or callbacks, called in every step
         :param log_interval: episodes between two logs
@@ -361,14 +376,15 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
         :param progress_bar: whether to show a progress bar
         :return: the trained model
         """
-        return super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
+        with self._after_learn:
+            return super().learn(
+                total_timesteps=total_timesteps,
+                callback=callback,
+                log_interval=log_interval,
+                tb_log_name=tb_log_name,
+                reset_num_timesteps=reset_num_timesteps,
+                progress_bar=progress_bar,
+            )
 
     def _setup_learn(
         self,
@@ -379,6 +395,8 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         assert self.env is not None, "no environment: call set_env() before learn()"
+        if self._interrupted_learn is not None:
+            return self._go_on_learning(self._interrupted_learn, total_timesteps, callback, tb_log_name, progress_bar)
         noise: Any = self.action_noise
         if isinstance(noise, VectorNoise):
             # SB3 resets the noise at every learn() and copies it for each environment; ours needs neither.
@@ -390,18 +408,91 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
             # Vectorised for another number of environments, by an earlier learn(): SB3 vectorises its base anew.
             self.action_noise = noise = noise.base_noise
         self._outputs_checked = False
-        watch_first_outputs(self.env)
+        watch_first_outputs(self.env, reset=reset_num_timesteps or self._last_obs is None)
         try:
             return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
             if isinstance(noise, VectorNoise):
                 self.action_noise = noise
 
-    # ---------------------------------------------------------------------------------------------------------- Saving
+    def _go_on_learning(
+        self,
+        interrupted: InterruptedLearn,
+        total_timesteps: int,
+        callback: MaybeCallback,
+        tb_log_name: str,
+        progress_bar: bool,
+    ) -> tuple[int, BaseCallback]:
+        self._interrupted_learn = None
+        noise, self.action_noise = self.action_noise, None
+        _, callback = super()._setup_learn(total_timesteps, callback, False, tb_log_name, progress_bar)
+        self.action_noise = noise
+        self._num_timesteps_at_start = interrupted.first_timestep
+        self._total_timesteps = interrupted.first_timestep + total_timesteps
+        if self._total_timesteps != interrupted.total_timesteps:
+            warnings.warn(
+                f"The interrupted learn() was to make {interrupted.total_timesteps - interrupted.first_timestep} steps, "
+                f"{self.num_timesteps - interrupted.first_timestep} of which were made. This one, with "
+                f"total_timesteps={total_timesteps}, ends after {total_timesteps} of them, and schedules follow that number.",
+                stacklevel=4,
+            )
+        interrupted.restore(callback)
+        self.start_time = time.time_ns() - interrupted.elapsed_ns
+        return self._total_timesteps, callback
+
+    # ---------------------------------------------------------------------------------------------- Saving and resuming
+
+    @classmethod
+    def resume(cls: type[SelfScratchDDPG], path: str | Path, env: GymEnv | str, **settings: Any) -> SelfScratchDDPG:
+        """
+        Read the newest whole checkpoint of :class:`~sb3_ddpg_scratch.checkpoint.callback.ResumableCheckpoint`. The model's
+        next ``learn``, with the same ``total_timesteps``, goes on where the interrupted one was, to the same result bit
+        for bit::
+
+            model = ScratchDDPG.resume("runs/pendulum", "Pendulum-v1")
+            model.learn(100_000, callback=ResumableCheckpoint("runs/pendulum"))
+
+        :param path: a folder of checkpoints, or one checkpoint
+        :param env: environments made as those of the interrupted training
+        :param settings: constructor arguments that a checkpoint cannot hold, such as functions; others override its own
+        :return: the model
+        :raises CheckpointError: if there is no checkpoint that is whole and fits
+        :raises ArgumentError: for an argument that the checkpoint cannot hold and that is not given
+        """
+        # Checkpoints make models of this class, and so stand above it.
+        from sb3_ddpg_scratch.checkpoint.resuming import resume
+
+        return resume(cls, path, env, **settings)
+
+    def save(
+        self,
+        path: str | Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model as a zip file, which SB3 and RL Zoo read as well. The file is whole or absent: it is written aside,
+        handed to the disk, and renamed.
+
+        :param path: the file, to which ``.zip`` is added if it has no suffix, or an open file
+        :param exclude: attributes to leave out besides those that always are
+        :param include: attributes to save though they would be left out
+        :raises OSError: if it cannot be written; what was there before is untouched
+        """
+        if not isinstance(path, (str, Path)):
+            super().save(path, exclude, include)
+            return
+        target = Path(path) if Path(path).suffix else Path(f"{path}.zip")
+        if target.is_dir():
+            # SB3's way out.
+            target = Path(f"{target}_2")
+        with whole_file(target) as file:
+            super().save(cast("io.BufferedIOBase", file), exclude, include)
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread"]
         ours += ["last_checkpoint", "_outputs_checked"]
+        ours += ["_interrupted_learn", "_resumed_from", "_after_learn"]
         return super()._excluded_save_params() + ours
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -85,17 +85,19 @@ def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: 
             )
 
 
-def watch_first_outputs(env: VecEnv) -> None:
+def watch_first_outputs(env: VecEnv, reset: bool = True) -> None:
     """
     Have each environment's own next ``reset`` and ``step`` checked, once. A DummyVecEnv copies what environments return into
     arrays of its own, where a wrong shape is broadcast and a wrong dtype is converted without a word.
 
     :param env: environments; only those of a ``DummyVecEnv`` can be reached
+    :param reset: whether they are about to be reset, too
     """
     while isinstance(env, VecEnvWrapper):
         env = env.venv
     for index, one in enumerate(env.envs if isinstance(env, DummyVecEnv) else ()):
-        _watch(one, "reset", f"Environment {index}")
+        if reset:
+            _watch(one, "reset", f"Environment {index}")
         _watch(one, "step", f"Environment {index}")
 
 

@@ -66,3 +66,22 @@ class EnvironmentOutputError(ValueError):
 
 class ExportError(ValueError):
     """A policy that cannot be exported, or not in this form."""
+
+
+class CheckpointError(RuntimeError):
+    """
+    A checkpoint that cannot be written, read, or put into this model.
+
+    :param path: the file or folder
+    :param problem: what is wrong with it, in words that follow its name
+    :param advice: what to do about it
+    """
+
+    def __init__(self, path: Any, problem: str, advice: str = "") -> None:
+        super().__init__(f"{path} {problem}.{' ' + advice if advice else ''}")
+        self.path = path
+        self.problem = problem
+        self.advice = advice
+
+    def __reduce__(self) -> tuple[type["CheckpointError"], tuple[Any, str, str]]:
+        return type(self), (self.path, self.problem, self.advice)

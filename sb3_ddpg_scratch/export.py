@@ -19,7 +19,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage, is_vecenv_wrapped
 from torch import nn
 
-from sb3_ddpg_scratch.diagnostics.recording import write_whole
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.errors import ArgumentError, ExportError
 
 ACTION, OBSERVATION, BATCH = "action", "observation", "batch"

@@ -15,11 +15,15 @@ from pathlib import Path
 
 import torch as th
 
+from sb3_ddpg_scratch.atomic import write_whole
+
 # Set to "off", nothing is measured or remembered and the plain way is taken.
 SWITCH = "SB3_DDPG_SCRATCH_TUNING"
 FOLDER = "SB3_DDPG_SCRATCH_CACHE"
 
 _known: dict[str, str] = {}
+# Those of a training that is resumed, which go before this machine's own and are not remembered as its own.
+_adopted: dict[str, str] = {}
 
 
 def tuning_enabled() -> bool:
@@ -42,8 +46,10 @@ def remembered_choice(key: str, measure: Callable[[], str]) -> str:
     :param measure: makes the choice
     :return: the choice
     """
+    if key in _adopted:
+        return _adopted[key]
     if key not in _known:
-        path = cache_folder() / f"choices-{_machine()}.json"
+        path = cache_folder() / f"choices-{machine_name()}.json"
         _known.update(_read(path))
         if key not in _known:
             choice = measure()
@@ -53,12 +59,28 @@ def remembered_choice(key: str, measure: Callable[[], str]) -> str:
     return _known[key]
 
 
+def known_choices() -> dict[str, str]:
+    """All choices that this process knows."""
+    return _known | _adopted
+
+
+def adopt(choices: dict[str, str]) -> None:
+    """
+    Choose as another process did, whose results this one shall go on with.
+
+    :param choices: from its :func:`known_choices`
+    """
+    _adopted.update(choices)
+
+
 def forget() -> None:
     """Forget what this process knows; the file stays."""
     _known.clear()
+    _adopted.clear()
 
 
-def _machine() -> str:
+def machine_name() -> str:
+    """A short text that differs for another kind of processor, or version of torch."""
     processor = platform.processor() or platform.machine()
     with suppress(OSError), open("/proc/cpuinfo") as file:
         processor += "".join(line for line in file if line.startswith(("model name", "flags")))
@@ -76,7 +98,4 @@ def _read(path: Path) -> dict[str, str]:
 def _write(path: Path, content: dict[str, str]) -> None:
     # In a home that cannot be written to, the choice stands for this process.
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        aside.write_text(json.dumps(content, indent=1, sort_keys=True))
-        aside.replace(path)
+        write_whole(path, json.dumps(content, indent=1, sort_keys=True))

@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 HELP = {
-    "train": "Train, tune (-optimize) or continue (-i) an agent with RL Zoo; --preset NAME for a known DDPG.",
+    "train": "Train, tune (-optimize), continue (-i) or --resume an agent with RL Zoo; --preset NAME for a known DDPG.",
     "enjoy": "Play episodes with a trained agent.",
     "plot-train": "Plot the training returns of agents.",
     "all-plots": "Gather evaluations of several agents into a plot, a table and a file.",

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from sb3_ddpg_scratch.bench import run as running
 from sb3_ddpg_scratch.bench import show, sweep
+from sb3_ddpg_scratch.bench.checkpoints import measure_checkpoints
 from sb3_ddpg_scratch.bench.results import Setting, table, write_json
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
 from sb3_ddpg_scratch.cli import app
@@ -154,3 +155,16 @@ def test_scores_are_of_the_last_ten_evaluations(monkeypatch):
     assert saved[0]["timesteps"].tolist() == list(range(20, 401, 20))
     assert value == pytest.approx(saved[0]["results"][10:].mean())
     assert seconds > 0
+
+
+def test_the_cost_of_checkpoints(monkeypatch):
+    monkeypatch.setattr("sb3_ddpg_scratch.bench.checkpoints.EVERY", 100)
+    costs = measure_checkpoints("Pendulum-v1", 2000)
+    # Rows of 3 + 1 + 1 + 1 + 3 numbers and a byte: 2000 of them at first; then 100, or 200 when two segments are joined,
+    # and one more.
+    first, following, resume = costs["first checkpoint"], costs["a following one"], costs["resume"]
+    others = first[1] - 2000 * 37
+    assert others > 0
+    assert following[1] - others == pytest.approx(201 * 37, abs=2000)
+    assert resume[1] == 2000 * 36
+    assert all(seconds > 0 for seconds, _, _ in costs.values())

@@ -18,6 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import ArgumentError, cli
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare import summary
 from sb3_ddpg_scratch.compare.comparison import gather, run_comparison
 from sb3_ddpg_scratch.compare.experiment import experiment_from
@@ -25,7 +26,7 @@ from sb3_ddpg_scratch.compare.plan import plan_comparison
 from sb3_ddpg_scratch.compare.random_policy import random_score
 from sb3_ddpg_scratch.compare.stored import read_stored
 from sb3_ddpg_scratch.zoo import run_process
-from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result, write_whole
+from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
 
 TINY = "learning_starts=50,batch_size=16,policy_kwargs={net_arch: [8, 8]}"
 ARMS = [f"ours=scratch_ddpg:yaml=ddpg,updater=autograd,{TINY}", f"sb3=ddpg:{TINY}"]

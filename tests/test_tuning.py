@@ -1,5 +1,6 @@
 """Measured choices: made once, remembered, shared between processes, and switched off."""
 
+import json
 import subprocess
 import sys
 
@@ -180,3 +181,18 @@ def test_what_cannot_be_done_by_hand_falls_back_or_says_why(policy_kwargs, word,
     for name in ("analytic", "compiled"):
         with pytest.raises(ArgumentError, match=word):
             make_model(policy_kwargs=policy_kwargs, updater=name)
+
+
+def test_the_choices_of_a_resumed_training_go_first_and_are_not_remembered_as_this_machines(monkeypatch, tmp_path):
+    monkeypatch.setenv(tuning.FOLDER, str(tmp_path))
+    tuning.forget()
+    try:
+        assert tuning.remembered_choice("a", lambda: "mine") == "mine"
+        tuning.adopt({"a": "theirs", "b": "theirs"})
+        assert tuning.remembered_choice("a", lambda: "mine") == tuning.remembered_choice("b", lambda: "mine") == "theirs"
+        assert tuning.known_choices() == {"a": "theirs", "b": "theirs"}
+        assert tuning.remembered_choice("c", lambda: "mine") == "mine"
+        (file,) = tmp_path.iterdir()
+        assert json.loads(file.read_text()) == {"a": "mine", "c": "mine"}
+    finally:
+        tuning.forget()

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from sb3_ddpg_scratch.atomic import write_whole
+
 # Result of one measurement, by contender and number of cores, of one round.
 Round = dict[tuple[str, int], dict[str, float | str]]
 
@@ -81,10 +83,7 @@ def write_json(settings: list[Setting], machine: dict[str, str], command: str, p
             for setting in settings
         ],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(content, indent=1) + "\n")
-    aside.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def table(setting: Setting) -> tuple[list[str], list[list[str]]]:

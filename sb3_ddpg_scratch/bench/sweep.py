@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.bench.workload import Workload, measure
 
 AXES: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -78,7 +79,5 @@ def draw(results: Points, path: Path) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    figure.savefig(aside, dpi=120, format="png")
-    aside.replace(path)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=120, format="png")

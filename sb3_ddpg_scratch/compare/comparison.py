@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.folder import check_folder, claim_folder
 from sb3_ddpg_scratch.compare.plan import Plan, try_out
 from sb3_ddpg_scratch.compare.random_policy import random_score
@@ -18,7 +19,7 @@ from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.machine import usable_cores
 from sb3_ddpg_scratch.zoo.run_batch import RunExecutor, perform_runs
 from sb3_ddpg_scratch.zoo.run_process import RunProcesses
-from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result, write_whole
+from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
 
 # Handed to Ray at a time: more than any cluster has room for at once, so that it is Ray that decides what waits.
 RUNS_IN_RAY = 256

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.zoo.runs import RunSpec, write_whole
+from sb3_ddpg_scratch.zoo.runs import RunSpec
 
 FILE = "experiment.json"
 _ADVICE = "Choose another folder, or the settings that it was made by."

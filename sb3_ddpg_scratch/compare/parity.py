@@ -19,6 +19,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.validation import check_action_space, check_whole_number
@@ -75,10 +76,7 @@ class ParityResult:
         }
         # JSON knows no infinity: a difference that is none is written as a word.
         text = json.dumps(content, indent=2).replace(": Infinity", ': "infinite"')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(path.name + ".tmp")
-        aside.write_text(text + "\n")
-        aside.replace(path)
+        write_whole(path, text + "\n")
 
 
 def flatten(state: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,8 +5,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.curves import Curve
-from sb3_ddpg_scratch.diagnostics.recording import write_whole
 
 COLORS = ("#0b61a4", "#b8460e", "#0a7a55", "#7a2fa3", "#8a6100", "#b3246b", "#3f4a56", "#00707f")
 MOST_COLUMNS = 3

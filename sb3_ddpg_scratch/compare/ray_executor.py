@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import Any
 
 import sb3_ddpg_scratch
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.zoo.run_batch import StepsMade
 from sb3_ddpg_scratch.zoo.run_process import RunProcesses
-from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result, write_whole
+from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
 
 # A run whose node or worker dies begins again on another, so many times. What fails by itself is not tried again.
 RETRIES = 10

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.curves import Curve, curves_of
 from sb3_ddpg_scratch.compare.figures import Figure, differences, learning_curves, profiles, score_distribution
 from sb3_ddpg_scratch.compare.picture import draw
@@ -13,7 +14,7 @@ from sb3_ddpg_scratch.compare.scores import Scores, scores_of
 from sb3_ddpg_scratch.compare.settings import settings_section
 from sb3_ddpg_scratch.compare.summary import OVERALL, comparable
 from sb3_ddpg_scratch.compare.verdict import p_value
-from sb3_ddpg_scratch.diagnostics.recording import plain, write_whole
+from sb3_ddpg_scratch.diagnostics.recording import plain
 from sb3_ddpg_scratch.page.figure import color_style, framed, named
 from sb3_ddpg_scratch.page.shell import alarm, assemble, bullets
 from sb3_ddpg_scratch.page.words import number, percent

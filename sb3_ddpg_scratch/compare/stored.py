@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.results import Results, Run
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.zoo.runs import write_whole
 
 FILE = "results.json"
 FORMAT = 1

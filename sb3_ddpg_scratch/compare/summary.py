@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.results import Results
 from sb3_ddpg_scratch.compare.scores import SCORED_EVALUATIONS, Scores, scores_of
 from sb3_ddpg_scratch.compare.statistics import (
@@ -26,7 +27,6 @@ from sb3_ddpg_scratch.compare.statistics import (
     seeds_needed,
 )
 from sb3_ddpg_scratch.compare.verdict import WORST_FIRST, Comparison, decide, reasons
-from sb3_ddpg_scratch.diagnostics.recording import write_whole
 from sb3_ddpg_scratch.page.words import percent
 from sb3_ddpg_scratch.validation import check_number
 

@@ -15,13 +15,14 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic, noise_sigma
 from sb3_ddpg_scratch.diagnostics.description import describe, normalization
 from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_return
 from sb3_ddpg_scratch.diagnostics.overestimation import discounted_returns, evaluate, tail_value
 from sb3_ddpg_scratch.diagnostics.probes import STATES_PER_PROBE, ProbeStates, select
 from sb3_ddpg_scratch.diagnostics.reading import UnreadableRecordingError, read_header
-from sb3_ddpg_scratch.diagnostics.recording import POLICY_FILE, RECORDING_FILE, RecordingWriter, write_whole
+from sb3_ddpg_scratch.diagnostics.recording import POLICY_FILE, RECORDING_FILE, RecordingWriter
 from sb3_ddpg_scratch.diagnostics.undisturbed import undisturbed
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.validation import check_choice, check_whole_number

@@ -8,8 +8,9 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
-from sb3_ddpg_scratch.diagnostics.recording import PROBES_FILE, write_whole
+from sb3_ddpg_scratch.diagnostics.recording import PROBES_FILE
 
 Observations = np.ndarray | dict[str, np.ndarray]
 

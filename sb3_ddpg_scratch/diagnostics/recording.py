@@ -52,25 +52,6 @@ def encode(record: dict[str, Any]) -> bytes:
     return json.dumps(plain(record), allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """
-    Write a file that is whole or absent: aside first, then renamed.
-
-    :param path: the file; its folder is made
-    :param content: what is to be in it
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 class RecordingWriter:
     """
     Appends records to the recording of a folder.

@@ -8,10 +8,11 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.diagnostics.figures import Figure, Run, time_figures
 from sb3_ddpg_scratch.diagnostics.probe_figures import probe_figures
 from sb3_ddpg_scratch.diagnostics.reading import UnreadableRecordingError, read_recording
-from sb3_ddpg_scratch.diagnostics.recording import plain, write_whole
+from sb3_ddpg_scratch.diagnostics.recording import plain
 from sb3_ddpg_scratch.diagnostics.summary import LATEST, WINDOW, Summary, in_words, summarize
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.page.figure import color_style, framed, named

@@ -10,9 +10,10 @@ import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.diagnostics.reading import Recording
-from sb3_ddpg_scratch.diagnostics.recording import POLICY_FILE, write_whole
+from sb3_ddpg_scratch.diagnostics.recording import POLICY_FILE
 from sb3_ddpg_scratch.model_file.archive import read_members
 from sb3_ddpg_scratch.model_file.tensors import read_tensors
 

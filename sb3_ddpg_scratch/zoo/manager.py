@@ -59,6 +59,8 @@ class ScratchExperimentManager(ExperimentManager):
         :raises ArgumentError: for a key that is unknown, or text that only Python could understand
         """
         env_id, where = self.env_name.gym_id, self.config
+        if getattr(self.args, "resume", None) is not None:
+            return self._settings_of_run(Path(self.params_path) / "config.yml")
         if self.config.endswith((".yml", ".yaml")):
             content = read_settings(Path(self.config))
             section = section_for(content, env_id, self.config)
@@ -70,6 +72,20 @@ class ScratchExperimentManager(ExperimentManager):
         check_settings(settings, f"-params over {where}" if self.custom_hyperparams else where)
         saved = OrderedDict((key, deepcopy(settings[key])) for key in sorted(settings))
         return settings, saved
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        # Of a run that goes on they are there, and would be torn if it were killed while they are written.
+        if getattr(self.args, "resume", None) is None:
+            super()._save_config(saved_hyperparams)
+
+    def _settings_of_run(self, config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What an interrupted run was given, its file and its command line joined."""
+        from sb3_ddpg_scratch.zoo.resume import read_saved
+
+        print(f"Loading hyperparameters from: {config}")
+        settings = as_data(read_saved(config), str(config))
+        check_settings(settings, str(config))
+        return deepcopy(settings), OrderedDict(sorted(settings.items()))
 
     @staticmethod
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ddpg_scratch.zoo.runs import SCORED_EVALUATIONS, write_whole
+from sb3_ddpg_scratch.atomic import write_whole
+from sb3_ddpg_scratch.zoo.runs import SCORED_EVALUATIONS
 from sb3_ddpg_scratch.zoo.scripts import save_figure
 
 Result = Mapping[str, Any]

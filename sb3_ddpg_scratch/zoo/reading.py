@@ -1,7 +1,6 @@
 """What the Zoo's scripts read of a trained agent's folder, read as data: YAML, VecNormalize's statistics, gathered results."""
 
 import argparse
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,29 +14,11 @@ from sb3_ddpg_scratch.errors import UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize
 from sb3_ddpg_scratch.model_file.allowed import own_class
 from sb3_ddpg_scratch.zoo.manager import mapping_from_text
+from sb3_ddpg_scratch.zoo.saved_yaml import SavedYamlLoader
 
 ADVICE = "If you trust whoever made the folder, give --trusted, which reads as the Zoo does and runs code from files."
 # Where the wrappers are that an agent's settings may name without being trusted.
 _WRAPPERS = ("gymnasium.wrappers.", "rl_zoo3.wrappers.", "sb3_contrib.common.wrappers.", "stable_baselines3.common.")
-
-
-class _DataLoader(yaml.SafeLoader):
-    """Plain YAML, and the two containers that the Zoo writes."""
-
-
-def _ordered_dict(loader: yaml.SafeLoader, node: yaml.Node) -> OrderedDict[Any, Any]:
-    assert isinstance(node, yaml.SequenceNode)
-    arguments = loader.construct_sequence(node, deep=True)
-    return OrderedDict((key, value) for pairs in arguments for key, value in pairs)
-
-
-def _tuple(loader: yaml.SafeLoader, node: yaml.Node) -> tuple[Any, ...]:
-    assert isinstance(node, yaml.SequenceNode)
-    return tuple(loader.construct_sequence(node, deep=True))
-
-
-_DataLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered_dict)
-_DataLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
 def trusted(parsed: list[argparse.Namespace]) -> bool:
@@ -67,7 +48,7 @@ def safe_reading(parsed: list[argparse.Namespace]) -> Iterator[None]:
             return load_yaml(stream, Loader)
         path = getattr(stream, "name", "YAML")
         try:
-            return _without_code(load_yaml(stream, _DataLoader), path)
+            return _without_code(load_yaml(stream, SavedYamlLoader), path)
         except (yaml.YAMLError, AssertionError, TypeError, ValueError) as error:
             if isinstance(error, UnsafeFileError):
                 raise

@@ -18,6 +18,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.utils import set_random_seed
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.machine import memory_gib, processor, usable_cores, versions
 from sb3_ddpg_scratch.policies import ACTIVATIONS
 from sb3_ddpg_scratch.zoo.files import ALGO
@@ -202,17 +203,6 @@ def hyperparameters(spec: RunSpec) -> dict[str, Any]:
     merged = defaults | spec.settings | {"n_timesteps": spec.steps}
     content: dict[str, Any] = json.loads(json.dumps(merged, sort_keys=True))
     return content
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """
-    :param path: file to write, whole or not at all; its folder is made
-    :param content: what it holds
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_bytes(content.encode() if isinstance(content, str) else content)
-    aside.replace(path)
 
 
 def _objects(spec: RunSpec) -> dict[str, Any] | None:

@@ -16,9 +16,10 @@ from unittest import mock
 import gymnasium as gym
 import numpy as np
 
+from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.model_file import read_pickle
-from sb3_ddpg_scratch.zoo import diagnose
+from sb3_ddpg_scratch.zoo import diagnose, resume
 from sb3_ddpg_scratch.zoo.files import ALGO, near, preset_file, preset_names
 from sb3_ddpg_scratch.zoo.reading import safe_reading, trusted
 from sb3_ddpg_scratch.zoo.registry import register
@@ -48,7 +49,8 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
     Run one of RL Zoo's scripts as its own command line would, with all of its options and some of ours.
 
     ``--algo`` is ``scratch_ddpg`` unless given. With it, ``--env`` is ``Pendulum-v1`` and trained agents are looked for
-    where ``train`` puts them. ``train`` takes ``--preset`` and ``--diagnostics``, and what draws takes ``--picture``.
+    where ``train`` puts them. ``train`` takes ``--preset``, ``--diagnostics``, ``--checkpoint-every`` and ``--resume``, and
+    what draws takes ``--picture``.
 
     :param command: one of :data:`SCRIPTS`
     :param arguments: its arguments
@@ -65,6 +67,7 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
         stack.enter_context(safe_reading(parsed))
         if command == "train":
             stack.enter_context(diagnose.diagnosed(parsed))
+            stack.enter_context(resume.checkpointed(parsed))
         if command in _PLAY_BACK:
             stack.enter_context(_small_replay_buffer())
         if command == "push-to-hub":
@@ -105,18 +108,7 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
     for dest, default in (("algo", ALGO), ("algos", [ALGO])):
         if dest in actions:
             actions[dest].default, actions[dest].required = default, False
-    if command == "train":
-        help_text = f"Settings of a known DDPG instead of {ALGO}.yml: {', '.join(preset_names())}"
-        ours.add_argument("--preset", metavar="NAME", help=help_text)
-        diagnose.add_option(ours)
-    if command in _DRAW:
-        ours.add_argument(
-            "--picture",
-            metavar="FILE",
-            help="Save the plot to this file (.png, .svg, .pdf; several get numbers) and show nothing",
-        )
-    if command in (*_PLAY_BACK, "train", "plot-from-file"):
-        ours.add_argument("--trusted", action="store_true", help="Read files as the Zoo does, which runs code from them")
+    _add_options(command, ours)
     # Defaults that go with our algorithm only, so that they wait until it is known which it is.
     wanted = {"env": DEFAULT_ENV, "folder": LOG_FOLDER}
     later = {
@@ -128,6 +120,8 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
         actions[dest].default = None
 
     def finish(arguments: argparse.Namespace) -> None:
+        if command == "train":
+            resume.adopt_run(arguments, parser)
         for dest, (theirs, value) in later.items():
             if getattr(arguments, dest) is None:
                 chosen = value if arguments.algo == ALGO else theirs
@@ -141,8 +135,25 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
     return finish
 
 
+def _add_options(command: str, group: argparse._ArgumentGroup) -> None:
+    if command == "train":
+        help_text = f"Settings of a known DDPG instead of {ALGO}.yml: {', '.join(preset_names())}"
+        group.add_argument("--preset", metavar="NAME", help=help_text)
+        diagnose.add_option(group)
+        resume.add_options(group)
+    if command in _DRAW:
+        group.add_argument(
+            "--picture",
+            metavar="FILE",
+            help="Save the plot to this file (.png, .svg, .pdf; several get numbers) and show nothing",
+        )
+    if command in (*_PLAY_BACK, "train", "plot-from-file"):
+        group.add_argument("--trusted", action="store_true", help="Read files as the Zoo does, which runs code from them")
+
+
 def _finish_train(arguments: argparse.Namespace) -> None:
     diagnose.check_option(arguments)
+    resume.check_options(arguments)
     if arguments.preset is not None:
         path = preset_file(arguments.preset)
         if arguments.algo != ALGO:
@@ -280,7 +291,5 @@ def save_figure(figure: Any, path: Path) -> None:
     formats = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".") not in formats:
         raise ArgumentError("--picture", str(path), f"a file that ends in one of {', '.join('.' + name for name in formats)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    figure.savefig(aside, bbox_inches="tight")
-    aside.replace(path)
+    with whole_file(path) as file:
+        figure.savefig(file, bbox_inches="tight", format=path.suffix.lstrip("."))

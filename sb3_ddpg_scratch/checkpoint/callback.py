@@ -1,0 +1,202 @@
+"""ResumableCheckpoint: the callback that writes checkpoints while a model trains."""
+
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_ddpg_scratch.checkpoint.callback_states import environments_of
+from sb3_ddpg_scratch.checkpoint.data import NotDataError
+from sb3_ddpg_scratch.checkpoint.environments import outlive_termination
+from sb3_ddpg_scratch.checkpoint.files import (
+    checkpoints_in,
+    newest_whole,
+    prune,
+    read_manifest,
+    segments_of,
+    step_of,
+    write_checkpoint,
+)
+from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, SegmentLog, why_not_saved
+from sb3_ddpg_scratch.checkpoint.training import capture_training
+from sb3_ddpg_scratch.ddpg import ScratchDDPG
+from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError
+from sb3_ddpg_scratch.validation import check_whole_number
+
+
+class ResumableCheckpoint(BaseCallback):
+    """
+    Writes checkpoints from which training goes on as if it had never been interrupted, bit for bit: networks, optimisers,
+    replay buffer, counters, noise, all random generators, ``VecNormalize``, and the environments in the midst of their
+    episodes. ``ScratchDDPG.resume(path, env)`` reads them.
+
+    They are written between an update and the next step, the first time that ``every`` more steps have been made there, and
+    at the end of training. SIGTERM, as schedulers send it, makes one as well and ends ``learn`` as if it were through;
+    ``terminated`` tells whether that has happened. (Only the main thread can have signals handled.)
+
+    What other callbacks have counted is kept where it is known (evaluations, numbers of calls), or where they offer
+    ``get_training_state()`` and ``set_training_state(state)``. One that draws random numbers when a rollout starts has to
+    stand behind this one, or it would draw twice.
+
+    Environments that cannot be captured (see :mod:`sb3_ddpg_scratch.checkpoint.environments`) begin a new episode when
+    training is resumed, which is said in a warning at the first checkpoint.
+
+    :param path: folder for the checkpoints: empty, or that of the training that is resumed
+    :param every: environment steps between two checkpoints
+    :param keep: how many checkpoints to keep, the newest ones
+    :param verbose: 1 to say when a checkpoint is written
+    :raises ArgumentError: for numbers out of range; and, when training begins, for a folder with another training's
+        checkpoints, a model that is no ``ScratchDDPG``, or one whose buffer or noise cannot be saved
+    :raises CheckpointError: when a checkpoint cannot be written; the last good one is then still there
+    """
+
+    def __init__(self, path: str | Path, every: int = 10_000, keep: int = 2, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        check_whole_number("every", every, 1)
+        check_whole_number("keep", keep, 1)
+        self.path = Path(path)
+        self.every = every
+        self.keep = keep
+        self.terminated = False
+        self.last: Path | None = None
+        self._kept: dict[Path, set[str]] = {}
+        self._log = SegmentLog(self.path / FOLDER)
+        self._saved_at = 0
+        self._stop = False
+        self._at_rest = False
+
+    # ------------------------------------------------------------------------------------------------------- Beginning
+
+    def _init_callback(self) -> None:
+        if not isinstance(self.model, ScratchDDPG):
+            raise ArgumentError("model", type(self.model).__name__, "a ScratchDDPG, to be checkpointed")
+        assert self.model.replay_buffer is not None
+        reason = why_not_saved(self.model.replay_buffer)
+        if reason is not None:
+            raise ArgumentError("replay_buffer_class", type(self.model.replay_buffer), "one that can be checkpointed", reason)
+
+    def _on_training_start(self) -> None:
+        model = self._scratch_model
+        self._root: BaseCallback = self.locals.get("callback", self)
+        self._stop = self.terminated = False
+        source = model._resumed_from
+        here = source is not None and source.parent.resolve() == self.path.resolve()
+        if source is not None and here and self.last is None and model.num_timesteps == step_of(source):
+            self._go_on_from(source)
+        else:
+            self._begin_anew()
+        self._handle_termination()
+
+    def _begin_anew(self) -> None:
+        """All rows that the buffer holds already are to be written with the first checkpoint."""
+        if self.last is None and checkpoints_in(self.path):
+            advice = f"To go on with that training: ScratchDDPG.resume({str(self.path)!r}, env)."
+            raise ArgumentError("path", str(self.path), "a folder without another training's checkpoints", advice)
+        self._log = SegmentLog(self.path / FOLDER)
+        if self.num_timesteps < self._saved_at:
+            # Steps are counted from 0 again: the old checkpoints make room, or they would seem to be the newest.
+            self._kept = {}
+        self._saved_at = self.num_timesteps
+        self.last = None
+
+    def _go_on_from(self, source: Path) -> None:
+        """Go on with the segments of the checkpoint that the training was resumed from."""
+        checkpoint, _ = newest_whole(source)
+        self._log = SegmentLog(self.path / FOLDER, checkpoint.segments, checkpoint.state["buffer"]["written"])
+        self._saved_at = checkpoint.step
+        self.last = source
+        self._scratch_model.last_checkpoint = str(source)
+        for folder in reversed(checkpoints_in(self.path)):
+            # Later ones are damaged, or of another continuation: they make room when the next one is written.
+            if step_of(folder) <= checkpoint.step:
+                with suppress(CheckpointError):
+                    self._kept[folder] = {segment.name for segment in segments_of(read_manifest(folder), folder)}
+
+    @property
+    def _scratch_model(self) -> ScratchDDPG:
+        assert isinstance(self.model, ScratchDDPG)
+        return self.model
+
+    # ------------------------------------------------------------------------------------------------------ Checkpoints
+
+    def _on_rollout_end(self) -> None:
+        # If training ends next, the updates after this rollout have been made.
+        self._at_rest = True
+
+    def _on_rollout_start(self) -> None:
+        self._at_rest = False
+        # Right after the updates of the step before: everything is at rest.
+        if self.terminated and not self._stop:
+            self._stop = True
+            self._save()
+            print(f"SIGTERM: training ends at step {self.num_timesteps}; {self.last} has its state.", file=sys.stderr)
+        elif self.model.num_timesteps // self.every > self._saved_at // self.every:
+            self._save()
+
+    def _on_step(self) -> bool:
+        return not self._stop
+
+    def _on_training_end(self) -> None:
+        # What a callback has stopped in the midst of a step cannot be gone on with from there.
+        if self._at_rest:
+            self._save()
+
+    def _save(self) -> None:
+        model = self._scratch_model
+        step = model.num_timesteps
+        if self.last is not None and step == self._saved_at:
+            return
+        assert model.replay_buffer is not None
+        try:
+            with self._told_if_the_disk_is_full():
+                self._log.save(model.replay_buffer, (step - self._saved_at) // model.n_envs)
+            state = capture_training(model, self._root, self._log.written)
+            with self._told_if_the_disk_is_full():
+                folder = write_checkpoint(self.path, step, state, self._log.segments)
+        except NotDataError as error:
+            advice = "Give it the methods get_training_state() and set_training_state(state)."
+            raise CheckpointError(self.path, f"cannot hold this training: {error}", advice) from error
+        obstacle = state["env"]["obstacle"]
+        if obstacle is not None and not self._kept:
+            warnings.warn(f"{obstacle}: resumed trainings will begin a new episode there.", stacklevel=2)
+        self._kept.pop(folder, None)
+        self._kept[folder] = {segment.name for segment in self._log.segments}
+        while len(self._kept) > self.keep:
+            del self._kept[next(iter(self._kept))]
+        prune(self.path, self._kept)
+        self.last, self._saved_at = folder, step
+        model.last_checkpoint = str(folder)
+        if self.verbose:
+            print(f"Checkpoint: {folder}")
+
+    @contextmanager
+    def _told_if_the_disk_is_full(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            good = f"The last good checkpoint is {self.last}." if self.last else "There is no earlier checkpoint."
+            raise CheckpointError(self.path, f"could not be written to ({error.strerror})", good) from error
+
+    # ----------------------------------------------------------------------------------------------------- Termination
+
+    def _handle_termination(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            before: Any = signal.signal(signal.SIGTERM, self._terminate)
+            restored = signal.SIG_DFL if before is None else before
+            self._scratch_model._after_learn.callback(signal.signal, signal.SIGTERM, restored)
+            for env in (self.training_env, *environments_of(self._root)):
+                outlive_termination(env, outlive=True)
+                self._scratch_model._after_learn.callback(outlive_termination, env, outlive=False)
+        # After an error, nothing is at rest.
+        self._scratch_model._after_learn.callback(setattr, self, "_at_rest", False)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        # In the midst of anything: only noted here.
+        self.terminated = True

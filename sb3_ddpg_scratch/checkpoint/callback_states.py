@@ -1,0 +1,100 @@
+"""What callbacks have counted and gathered, so that evaluations and logs go on when training is resumed."""
+
+import warnings
+from typing import Any
+
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnNoModelImprovement,
+)
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ddpg_scratch.checkpoint.environments import capture_vec_env, restore_vec_env
+from sb3_ddpg_scratch.checkpoint.objects import qualified_name
+from sb3_ddpg_scratch.errors import CheckpointError
+
+# What each class counts. All else of a callback is how it was made, which the resumed training may change.
+_COUNTED: dict[Any, tuple[str, ...]] = {
+    BaseCallback: ("n_calls", "num_timesteps"),
+    EvalCallback: (
+        "best_mean_reward",
+        "last_mean_reward",
+        "evaluations_results",
+        "evaluations_timesteps",
+        "evaluations_length",
+        "evaluations_successes",
+        "_is_success_buffer",
+    ),
+    EveryNTimesteps: ("last_time_trigger",),
+    StopTrainingOnMaxEpisodes: ("n_episodes",),
+    StopTrainingOnNoModelImprovement: ("last_best_mean_reward", "no_improvement_evals"),
+}
+
+
+def callbacks_in(root: BaseCallback) -> list[BaseCallback]:
+    """
+    :param root: a callback
+    :return: it and all that it calls, each before those it calls
+    """
+    children = list(getattr(root, "callbacks", ()))
+    children += [getattr(root, name, None) for name in ("callback", "callback_on_new_best")]
+    below = [found for child in children if isinstance(child, BaseCallback) for found in callbacks_in(child)]
+    return [root, *below]
+
+
+def environments_of(root: BaseCallback) -> list[VecEnv]:
+    """
+    :param root: a callback
+    :return: the environments that it and those it calls evaluate on
+    """
+    found = (getattr(callback, "eval_env", None) for callback in callbacks_in(root))
+    return [env for env in found if isinstance(env, VecEnv)]
+
+
+def capture_callbacks(root: BaseCallback) -> list[dict[str, Any]]:
+    """
+    :param root: the callback of a training
+    :return: what it and those it calls have counted, and the states of environments that they evaluate on. A callback of the
+        user's own may offer ``get_training_state()`` and ``set_training_state(state)``
+    """
+    states = []
+    for callback in callbacks_in(root):
+        state: dict[str, Any] = {"class": qualified_name(callback)}
+        state["counted"] = {name: getattr(callback, name) for name in _names_of(callback)}
+        if isinstance(getattr(callback, "eval_env", None), VecEnv):
+            state["eval_env"] = capture_vec_env(callback.eval_env).state  # type: ignore[attr-defined]
+        if hasattr(callback, "get_training_state"):
+            state["own"] = callback.get_training_state()
+        states.append(state)
+    return states
+
+
+def restore_callbacks(root: BaseCallback, states: list[dict[str, Any]]) -> None:
+    """
+    Give callbacks what those of the same class, in the same order, had. Others begin anew.
+
+    :param root: the callback of the training that goes on
+    :param states: from :func:`capture_callbacks`
+    """
+    waiting = list(states)
+    for callback in callbacks_in(root):
+        state = next((state for state in waiting if state["class"] == qualified_name(callback)), None)
+        if state is None:
+            continue
+        waiting.remove(state)
+        vars(callback).update({name: value for name, value in state["counted"].items() if name in _names_of(callback)})
+        if "eval_env" in state and isinstance(getattr(callback, "eval_env", None), VecEnv):
+            try:
+                restore_vec_env(callback.eval_env, state["eval_env"])  # type: ignore[attr-defined]
+            except CheckpointError as error:
+                warnings.warn(f"Evaluations begin anew, on another environment than before. {error}", stacklevel=2)
+        if "own" in state:
+            callback.set_training_state(state["own"])  # type: ignore[attr-defined]
+
+
+def _names_of(callback: BaseCallback) -> list[str]:
+    names = [name for cls, names in _COUNTED.items() if isinstance(callback, cls) for name in names]
+    return [name for name in names if hasattr(callback, name)]

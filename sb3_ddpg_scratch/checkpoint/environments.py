@@ -1,0 +1,232 @@
+"""
+The state of environments, through all of their wrappers and in whatever process they are.
+
+An environment, or a wrapper, whose attributes are all data is captured by itself, and so is MuJoCo's physics. One that keeps
+more than data (a physics engine's objects, a connection) can offer a pair of methods:
+
+``get_training_state()`` returns all that its next steps depend on, made of numbers, texts, arrays, lists, tuples and dicts;
+``set_training_state(state)`` puts a fresh environment into that state.
+
+What lies outside of attributes (closures, modules, objects in C, a MuJoCo model that is changed while training) is not seen:
+such an environment needs the methods too. Random generators (``np_random``, the spaces') are captured in any case and need
+not be in it. An environment that keeps more than data and has no such methods is reset when training is resumed.
+"""
+
+import functools
+import signal
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
+
+from sb3_ddpg_scratch.checkpoint.objects import capture_attributes, qualified_name, restore_attributes
+from sb3_ddpg_scratch.errors import CheckpointError
+
+_CAPTURE, _RESTORE = "_capture_training_state", "_restore_training_state"
+_GENERATOR = ("_np_random", "_np_random_seed")
+# Of a VecEnv's own attributes those that it goes on from; the rest is how it was made, or the last step's output.
+_VEC_ENV_MEMORY = (
+    "reset_infos",
+    "_seeds",
+    "_options",
+    "buf_obs",
+    "buf_dones",
+    "buf_rews",
+    "observation_space",
+    "action_space",
+)
+
+
+class EnvironmentStates(NamedTuple):
+    """
+    The states of all environments of a ``VecEnv``.
+
+    :param state: data
+    :param obstacle: what keeps environments from being captured, in words; ``None`` if nothing does
+    """
+
+    state: dict[str, Any]
+    obstacle: str | None
+
+
+# --------------------------------------------------------------------------------------------------- One environment
+
+
+def capture_env(env: gym.Env) -> dict[str, Any]:
+    """
+    :param env: an environment with its wrappers
+    :return: the state of each layer from the outermost in, and under ``obstacle`` what could not be captured
+    """
+    layers, obstacle = [], None
+    for layer in _layers(env):
+        if hasattr(type(layer), "get_training_state"):
+            captured, _ = capture_attributes(layer, skipped=("env", _CAPTURE, _RESTORE))
+            captured = _without_values(captured) | {"own": layer.get_training_state()}
+        else:
+            captured, problem = capture_attributes(layer, skipped=("env", _CAPTURE, _RESTORE))
+            obstacle = obstacle or problem
+        layers.append({"class": qualified_name(layer)} | captured)
+    if obstacle is not None:
+        layers = [_before_reset(layer, captured) for layer, captured in zip(_layers(env), layers, strict=True)]
+    return {"layers": layers, "obstacle": obstacle}
+
+
+def restore_env(env: gym.Env, state: dict[str, Any]) -> str | None:
+    """
+    :param env: an environment made as the captured one was
+    :param state: from :func:`capture_env`
+    :return: what is different about its layers, in words; ``None`` if they are the same
+    """
+    layers = _layers(env)
+    names, expected = [qualified_name(layer) for layer in layers], [entry["class"] for entry in state["layers"]]
+    if names != expected:
+        return f"it is made of {' of '.join(names)}, and the checkpoint's was of {' of '.join(expected)}"
+    for layer, captured in zip(layers, state["layers"], strict=True):
+        restore_attributes(layer, captured)
+        if "own" in captured:
+            layer.set_training_state(captured["own"])
+        if isinstance(layer, Monitor):
+            _rewrite_monitor_file(layer)
+    return None
+
+
+def _layers(env: Any) -> list[Any]:
+    layers = [env]
+    while isinstance(layers[-1], gym.Wrapper):
+        layers.append(layers[-1].env)
+    return layers
+
+
+def _without_values(captured: dict[str, Any]) -> dict[str, Any]:
+    generators = {name: value for name, value in captured["values"].items() if name in _GENERATOR}
+    return captured | {"values": generators, "opened": {}, "physics": {}}
+
+
+def _before_reset(layer: gym.Env, captured: dict[str, Any]) -> dict[str, Any]:
+    """What is worth keeping of an environment that will be reset: generators, and the monitor's list of episodes."""
+    if isinstance(layer, Monitor):
+        return captured | {"values": captured["values"] | {"needs_reset": True, "rewards": []}}
+    return {name: value for name, value in _without_values(captured).items() if name != "own"}
+
+
+def _rewrite_monitor_file(monitor: Monitor) -> None:
+    """Give a monitor's fresh file the rows of the episodes that had ended."""
+    writer = monitor.results_writer
+    if writer is None or writer.logger is None:
+        return
+    if "a" in writer.file_handler.mode:
+        # The user has asked to append, to a file that has those rows.
+        return
+    episodes = zip(monitor.episode_returns, monitor.episode_lengths, monitor.episode_times, strict=True)
+    for episode_return, length, time in episodes:
+        writer.write_row({"r": round(episode_return, 6), "l": length, "t": round(time, 6)})
+
+
+# -------------------------------------------------------------------------------------------------- All environments
+
+
+class _Installer:
+    """
+    Sent to the processes of environments as if it were a wrapper's class to look for: there it meets the environment, and
+    gives it functions that can then be called by name.
+    """
+
+    def __instancecheck__(self, env: Any) -> bool:
+        setattr(env, _CAPTURE, functools.partial(capture_env, env))
+        setattr(env, _RESTORE, functools.partial(restore_env, env))
+        return True
+
+
+def capture_vec_env(vec_env: VecEnv) -> EnvironmentStates:
+    """
+    :param vec_env: environments, in this process or in others, with wrappers around all of them
+    :return: their states
+    """
+    wrappers, base = _vec_layers(vec_env)
+    obstacle = None
+    captured_wrappers = []
+    for wrapper in wrappers:
+        captured, problem = capture_attributes(wrapper, skipped=("venv", "class_attributes"))
+        obstacle = obstacle or problem
+        captured_wrappers.append({"class": qualified_name(wrapper)} | captured)
+    others = tuple(name for name in vars(base) if name not in _VEC_ENV_MEMORY)
+    captured_base, _ = capture_attributes(base, skipped=others)
+    envs, problem = _capture_envs(base)
+    obstacle = obstacle or problem
+    obstacle = next((env["obstacle"] for env in envs if env["obstacle"] is not None), obstacle)
+    state = {"wrappers": captured_wrappers, "class": qualified_name(base), "base": captured_base, "envs": envs}
+    return EnvironmentStates(state | {"obstacle": obstacle}, obstacle)
+
+
+def _capture_envs(base: Any) -> tuple[list[dict[str, Any]], str | None]:
+    """The states of the environments themselves, and what keeps them from being reached, in words."""
+    if hasattr(base, "envs"):
+        return [capture_env(env) for env in base.envs], None
+    try:
+        if all(base.env_is_wrapped(_Installer())):
+            return base.env_method(_CAPTURE), None
+    except (AttributeError, NotImplementedError):
+        return [], f"The environments of {type(base).__name__} cannot be reached"
+    return [], "Environments in other processes can only be reached through a wrapper, as make_vec_env's Monitor is"
+
+
+def restore_vec_env(vec_env: VecEnv, state: dict[str, Any]) -> None:
+    """
+    :param vec_env: environments made as the captured ones were
+    :param state: of :func:`capture_vec_env`
+    :raises CheckpointError: if they were made in another way
+    """
+    wrappers, base = _vec_layers(vec_env)
+    names = [*map(qualified_name, wrappers), qualified_name(base)]
+    expected = [*(entry["class"] for entry in state["wrappers"]), state["class"]]
+    if names != expected:
+        raise CheckpointError("env", f"is made of {' of '.join(names)}, and the checkpoint's was of {' of '.join(expected)}")
+    for wrapper, captured in zip(wrappers, state["wrappers"], strict=True):
+        restore_attributes(wrapper, captured)
+    restore_attributes(base, state["base"])
+    if not state["envs"]:
+        return
+    if hasattr(base, "envs"):
+        problems = [restore_env(env, captured) for env, captured in zip(base.envs, state["envs"], strict=True)]
+    else:
+        base.env_is_wrapped(_Installer())
+        problems = [base.env_method(_RESTORE, captured, indices=index)[0] for index, captured in enumerate(state["envs"])]
+    for index, problem in enumerate(problems):
+        if problem is not None:
+            raise CheckpointError(f"environment {index}", f"is another than the checkpoint's: {problem}")
+
+
+class _TerminationHandler:
+    """Sent like :class:`_Installer`, to set what a process does on SIGTERM."""
+
+    def __init__(self, handler: signal.Handlers) -> None:
+        self.handler = handler
+
+    def __instancecheck__(self, env: Any) -> bool:
+        signal.signal(signal.SIGTERM, self.handler)
+        return True
+
+
+def outlive_termination(vec_env: VecEnv, outlive: bool) -> None:
+    """
+    Schedulers send SIGTERM to a whole group of processes, and without its environments no checkpoint could be made.
+
+    :param vec_env: environments
+    :param outlive: whether their processes, where they have some, ignore SIGTERM from now on, or end again
+    """
+    _, base = _vec_layers(vec_env)
+    if isinstance(base, SubprocVecEnv) and not base.closed:
+        handler = signal.SIG_IGN if outlive else signal.SIG_DFL
+        with suppress(OSError, EOFError):
+            base.env_is_wrapped(_TerminationHandler(handler))  # type: ignore[arg-type]
+
+
+def _vec_layers(vec_env: VecEnv) -> tuple[list[VecEnvWrapper], Any]:
+    wrappers: list[VecEnvWrapper] = []
+    base: Any = vec_env
+    while isinstance(base, VecEnvWrapper):
+        wrappers.append(base)
+        base = base.venv
+    return wrappers, base

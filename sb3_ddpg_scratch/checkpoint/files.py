@@ -1,0 +1,245 @@
+"""
+Checkpoints on the disk. A folder of them looks like this::
+
+    step_000000020000/   manifest.json, state.json, arrays.bin
+    step_000000040000/
+    segments/            the replay buffer's rows, shared by all checkpoints
+
+A checkpoint is written under another name and renamed when everything is on the disk, its manifest last. The manifest's
+first line is the SHA-256 of the rest; the rest names every file that the checkpoint needs, with its size and SHA-256.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sb3_ddpg_scratch.atomic import sync_folder, write_whole
+from sb3_ddpg_scratch.checkpoint.data import Encoder, Tree, decode
+from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, Segment, check_segment
+from sb3_ddpg_scratch.errors import CheckpointError
+
+FORMAT, VERSION = "sb3_ddpg_scratch.checkpoint", 1
+MANIFEST, STATE, ARRAYS = "manifest.json", "state.json", "arrays.bin"
+_NAME = re.compile(r"step_(\d{12,})")
+_UNFINISHED = ".unfinished"
+
+
+class Checkpoint(NamedTuple):
+    """
+    A checkpoint whose files have been found whole.
+
+    :param folder: where it is
+    :param step: environment steps made
+    :param state: what it holds, but for the replay buffer's rows
+    :param segments: files with the replay buffer's rows, oldest first
+    """
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+    segments: list[Segment]
+
+
+def name_of(step: int) -> str:
+    """
+    :param step: environment steps made
+    :return: the name of a checkpoint's folder
+    """
+    return f"step_{step:012d}"
+
+
+def step_of(folder: Path) -> int:
+    """
+    :param folder: a checkpoint
+    :return: the environment steps that its name says, -1 for another name
+    """
+    match = _NAME.fullmatch(folder.name)
+    return -1 if match is None else int(match[1])
+
+
+def checkpoints_in(path: Path) -> list[Path]:
+    """
+    :param path: a folder of checkpoints
+    :return: those in it, whole or not, newest first
+    """
+    if not path.is_dir():
+        return []
+    found = [folder for folder in path.iterdir() if _NAME.fullmatch(folder.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- Writing
+
+
+def write_checkpoint(path: Path, step: int, state: dict[str, Any], segments: list[Segment]) -> Path:
+    """
+    :param path: the folder of checkpoints
+    :param step: environment steps made
+    :param state: data
+    :param segments: the replay buffer's files, which are written already
+    :return: the checkpoint's folder
+    :raises NotDataError: for a state that is more than data
+    :raises OSError: if it cannot be written; what was there before is untouched
+    """
+    aside, final = path / f".{name_of(step)}{_UNFINISHED}", path / name_of(step)
+    shutil.rmtree(aside, ignore_errors=True)
+    encoder = Encoder()
+    tree = encoder.encode(state)
+    table = [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in encoder.arrays]
+    contents = {
+        ARRAYS: b"".join(np.ascontiguousarray(array).tobytes() for array in encoder.arrays),
+        STATE: json.dumps({"arrays": table, "state": tree}).encode(),
+    }
+    files = {name: {"bytes": len(content), "sha256": _sha256(content)} for name, content in contents.items()}
+    manifest = {"format": FORMAT, "version": VERSION, "step": step, "files": files}
+    text = json.dumps(manifest | {"segments": [segment._asdict() for segment in segments]}, indent=1)
+    try:
+        for name, content in contents.items():
+            write_whole(aside / name, content)
+        write_whole(aside / MANIFEST, f"{_sha256(text.encode())}\n{text}")
+        if final.exists():
+            # Only a damaged one, or one of a training that was resumed from before it, can be in the way.
+            shutil.rmtree(final)
+        aside.rename(final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    sync_folder(path)
+    return final
+
+
+def prune(path: Path, kept: Mapping[Path, set[str]]) -> None:
+    """
+    Remove all checkpoints but some, what was left unfinished, and the segments that no kept one needs.
+
+    :param path: the folder of checkpoints
+    :param kept: folders of checkpoints that stay, with the names of their segments
+    """
+    for folder in checkpoints_in(path):
+        if folder not in kept:
+            # Without its manifest it is no checkpoint any more, however far the removal gets.
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+    for unfinished in path.glob(f".*{_UNFINISHED}"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    needed = set().union(*kept.values())
+    for file in (path / FOLDER).glob("*"):
+        if file.name not in needed:
+            file.unlink(missing_ok=True)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------- Reading
+
+
+def newest_whole(path: Path) -> tuple[Checkpoint, list[CheckpointError]]:
+    """
+    :param path: a folder of checkpoints, or one checkpoint
+    :return: the newest checkpoint of which every file is whole, and what is wrong with those that are newer
+    :raises CheckpointError: if there is none
+    """
+    candidates = [path] if (path / MANIFEST).exists() or _NAME.fullmatch(path.name) else checkpoints_in(path)
+    problems: list[CheckpointError] = []
+    for folder in candidates:
+        try:
+            return read_checkpoint(folder), problems
+        except CheckpointError as problem:
+            problems.append(problem)
+    if not problems:
+        raise CheckpointError(path, "holds no checkpoints", "Train with ResumableCheckpoint or --checkpoint-every first.")
+    if len(problems) == 1:
+        raise problems[0]
+    raise CheckpointError(path, "holds no checkpoint that is whole: " + " ".join(map(str, problems)))
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """
+    :param folder: a checkpoint
+    :return: it, once the size and the SHA-256 of each of its files have been compared with its manifest's
+    :raises CheckpointError: naming the file that is missing, changed, or not understood
+    """
+    manifest = read_manifest(folder)
+    segments = segments_of(manifest, folder)
+    state_bytes, array_bytes = (_read_file(folder / name, manifest["files"].get(name)) for name in (STATE, ARRAYS))
+    for segment in segments:
+        check_segment(folder.parent / FOLDER, segment)
+    try:
+        content = json.loads(state_bytes)
+        state = decode(content["state"], list(_arrays(content["arrays"], array_bytes)))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(folder / STATE, f"is not understood ({type(error).__name__}: {error})") from error
+    return Checkpoint(folder, manifest["step"], state, segments)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """
+    :param folder: a checkpoint
+    :return: its manifest
+    :raises CheckpointError: if it is missing, changed, or another checkpoint's
+    """
+    file = folder / MANIFEST
+    try:
+        digest, _, body = file.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise CheckpointError(file, f"cannot be read ({error.strerror})") from error
+    if digest != _sha256(body).encode():
+        raise CheckpointError(file, "was cut off or changed: it is not what its first line says")
+    try:
+        manifest: dict[str, Any] = json.loads(body)
+        written_as = (manifest["format"], manifest["version"])
+        step = manifest["step"]
+        files = manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(file, f"is not understood ({type(error).__name__}: {error})") from error
+    if written_as != (FORMAT, VERSION) or not isinstance(files, dict):
+        raise CheckpointError(file, f"is of another format, {written_as}, than this version's, {(FORMAT, VERSION)}")
+    if folder.name != name_of(step):
+        raise CheckpointError(file, f"belongs to another checkpoint, {name_of(step)}")
+    return manifest
+
+
+def segments_of(manifest: dict[str, Any], folder: Path) -> list[Segment]:
+    """
+    :param manifest: a manifest
+    :param folder: its checkpoint
+    :return: the segments that it names
+    :raises CheckpointError: if they are not understood
+    """
+    try:
+        return [Segment(**entry) for entry in manifest["segments"]]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(folder / MANIFEST, f"is not understood ({error})") from error
+
+
+def _read_file(file: Path, expected: Any) -> bytes:
+    try:
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            raise CheckpointError(file, f"has {size} bytes instead of {expected['bytes']}")
+        content = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(file, f"cannot be read ({error.strerror})") from error
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(file.with_name(MANIFEST), f"says nothing of {file.name}") from error
+    if _sha256(content) != expected.get("sha256"):
+        raise CheckpointError(file, "was changed, or belongs to another checkpoint: its SHA-256 is not its manifest's")
+    return content
+
+
+def _arrays(table: list[dict[str, Tree]], content: bytes) -> Iterator[np.ndarray]:
+    start = 0
+    for entry in table:
+        dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+        count = int(np.prod(shape, dtype=np.int64))
+        if start + count * dtype.itemsize > len(content):
+            raise ValueError(f"it has arrays beyond the end of {ARRAYS}")
+        yield np.frombuffer(content, dtype, count, start).reshape(shape).copy()
+        start += count * dtype.itemsize

@@ -1,0 +1,34 @@
+"""The random generators of a process: Python's, NumPy's global one, torch's, and a GPU's."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch as th
+
+
+def capture_generators(device: th.device) -> dict[str, Any]:
+    """
+    :param device: the model's device
+    :return: the states of all global generators, and of the device's
+    """
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=True),
+        "torch": th.get_rng_state(),
+    }
+    if device.type == "cuda":
+        states["cuda"] = th.cuda.get_rng_state(device)
+    return states
+
+
+def restore_generators(states: dict[str, Any], device: th.device) -> None:
+    """
+    :param states: from :func:`capture_generators`
+    :param device: the model's device
+    """
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    th.set_rng_state(states["torch"])
+    if device.type == "cuda" and "cuda" in states:
+        th.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,178 @@
+"""
+What an object remembers, taken from its attributes: data as it is, random generators, and a few kinds of objects by their own
+attributes. It is put back into a fresh object that was made in the same way.
+"""
+
+import functools
+import types
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.wrappers.utils import RunningMeanStd as GymnasiumRunningMeanStd
+from stable_baselines3.common.monitor import ResultsWriter
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
+
+from sb3_ddpg_scratch.checkpoint.data import Encoder, NotDataError
+
+# Gymnasium's names for the arguments that an object was made with, and for how it is shown.
+_MADE_WITH = ("_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "render_mode")
+_CODE = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.ModuleType,
+    functools.partial,
+    np.ufunc,
+    type,
+    EnvSpec,
+    ResultsWriter,
+)
+_DISPLAYS = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering")
+_OPENED = (RunningMeanStd, GymnasiumRunningMeanStd, StackedObservations)
+
+
+def qualified_name(value: Any) -> str:
+    """
+    :param value: an object
+    :return: its class, with its module
+    """
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def capture_attributes(holder: Any, skipped: tuple[str, ...] = ()) -> tuple[dict[str, Any], str | None]:
+    """
+    :param holder: an object
+    :param skipped: names of attributes that are not its memory
+    :return: the values of its attributes, and what it keeps that cannot be saved, in words
+    """
+    values: dict[str, Any] = {}
+    opened: dict[str, Any] = {}
+    generators: dict[str, Any] = {}
+    physics: dict[str, Any] = {}
+    obstacle = None
+    for name, value in vars(holder).items():
+        if name in skipped or name in _MADE_WITH or isinstance(value, _CODE) or type(value).__module__.startswith(_DISPLAYS):
+            continue
+        if isinstance(value, spaces.Space):
+            generators[name] = space_generators(value)
+        elif isinstance(value, _OPENED) or _is_opened_dict(value):
+            opened[name] = _open(value)
+        elif type(value).__module__.startswith("mujoco"):
+            # The model is how the physics was made; the data is what it has come to.
+            if type(value).__name__ == "MjData" and hasattr(holder, "model"):
+                physics[name] = _capture_physics(holder.model, value)
+            elif type(value).__name__ != "MjModel":
+                obstacle = obstacle or f"{type(holder).__name__}{NotDataError(f'.{name}', value)}"
+        else:
+            try:
+                Encoder().encode(value, f".{name}")
+            except NotDataError as problem:
+                obstacle = obstacle or f"{type(holder).__name__}{problem}"
+            else:
+                values[name] = value
+    return {"values": values, "opened": opened, "spaces": generators, "physics": physics}, obstacle
+
+
+def restore_attributes(holder: Any, captured: dict[str, Any]) -> None:
+    """
+    :param holder: a fresh object
+    :param captured: from :func:`capture_attributes`
+    """
+    vars(holder).update(captured["values"])
+    for name, content in captured["opened"].items():
+        _close(getattr(holder, name), content)
+    for name, generators in captured["spaces"].items():
+        restore_space(getattr(holder, name), generators)
+    for name, arrays in captured["physics"].items():
+        _restore_physics(holder.model, getattr(holder, name), arrays)
+
+
+def _is_opened_dict(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(part, _OPENED) for part in value.values())
+
+
+def _open(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {"parts": {key: _open(part) for key, part in value.items()}}
+    return {"attributes": {name: item for name, item in vars(value).items() if _is_data(item)}}
+
+
+def _close(value: Any, content: dict[str, Any]) -> None:
+    if isinstance(value, dict):
+        for key, part in content["parts"].items():
+            _close(value[key], part)
+    else:
+        vars(value).update(content["attributes"])
+
+
+def _is_data(value: Any) -> bool:
+    try:
+        Encoder().encode(value)
+    except NotDataError:
+        return False
+    return True
+
+
+# -------------------------------------------------------------------------------------------------------------- Spaces
+
+
+def space_generators(space: spaces.Space) -> list[np.random.Generator | None]:
+    """
+    :param space: a space
+    :return: its generator and those of the spaces in it
+    """
+    return [part._np_random for part in _parts_of(space)]
+
+
+def restore_space(space: spaces.Space, generators: list[np.random.Generator | None]) -> None:
+    """
+    :param space: a space
+    :param generators: from :func:`space_generators`
+    """
+    for part, generator in zip(_parts_of(space), generators, strict=True):
+        vars(part)["_np_random"] = generator
+
+
+def _parts_of(space: spaces.Space) -> list[spaces.Space]:
+    inner: Any = getattr(space, "spaces", ())
+    inner = inner.values() if isinstance(inner, dict) else inner
+    return [space, *(part for child in inner for part in _parts_of(child))]
+
+
+# ------------------------------------------------------------------------------------------------------------- Physics
+
+
+def _capture_physics(model: Any, data: Any) -> dict[str, np.ndarray]:
+    """
+    MuJoCo's whole integration state (positions, velocities, activations, time, controls, the solver's warm start), and what
+    was computed from it at the beginning of the last step, which environments read before they make the next one.
+    """
+    import mujoco
+
+    kind = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+    state = np.zeros(mujoco.mj_stateSize(model, kind))
+    mujoco.mj_getState(model, data, state, kind)
+    blank = mujoco.MjData(model)
+    arrays = {name: getattr(data, name).copy() for name in dir(blank) if _has_lasting_memory(getattr(blank, name, None))}
+    return {"integration": state} | arrays
+
+
+def _has_lasting_memory(value: Any) -> bool:
+    # Arrays of constraints and contacts are empty at first: their memory is new in every step.
+    return isinstance(value, np.ndarray) and value.size > 0 and value.flags.writeable
+
+
+def _restore_physics(model: Any, data: Any, captured: dict[str, np.ndarray]) -> None:
+    import mujoco
+
+    kind = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+    mujoco.mj_setState(model, data, captured["integration"], kind)
+    # Contacts, which are in no array that lasts, belong to these positions again.
+    mujoco.mj_forward(model, data)
+    mujoco.mj_setState(model, data, captured["integration"], kind)
+    for name, array in captured.items():
+        if name != "integration":
+            getattr(data, name)[...] = array

@@ -1,0 +1,224 @@
+"""
+The replay buffer on the disk, in segments: files with the transitions of a range of time steps, which are written once and
+shared by all checkpoints after. A checkpoint writes only what was added since the last one, straight from the buffer's memory.
+
+Time steps are counted from the first that was ever added: number n lies at position n modulo ``buffer_size``.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+
+from sb3_ddpg_scratch.atomic import whole_file
+from sb3_ddpg_scratch.errors import CheckpointError
+from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
+
+FOLDER = "segments"
+_NAME = re.compile(r"\d+-\d+-[0-9a-f]+\.rows")
+# Neighbours are joined up to this size, so that frequent checkpoints do not leave thousands of files.
+LARGEST_JOINED = 16 * 2**20
+
+_SUPPORTED = (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer, PackedReplayBuffer, PackedNStepReplayBuffer)
+_SB3_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+_PACKED_COLUMNS = ("rows", "_ends", "_aside")
+
+
+class Segment(NamedTuple):
+    """
+    A file with the transitions of some time steps.
+
+    :param name: its name
+    :param start: number of its first time step
+    :param stop: number of the one after its last
+    :param bytes: its size
+    :param sha256: what it holds
+    """
+
+    name: str
+    start: int
+    stop: int
+    bytes: int
+    sha256: str
+
+
+def why_not_saved(buffer: ReplayBuffer) -> str | None:
+    """
+    :param buffer: a replay buffer
+    :return: what keeps it from being saved in segments, in words; ``None`` if nothing does
+    """
+    if type(buffer) in _SUPPORTED:
+        return None
+    names = ", ".join(cls.__name__ for cls in _SUPPORTED)
+    return f"the replay buffer is a {type(buffer).__name__}; those that can be checkpointed are {names}"
+
+
+def columns_of(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
+    """
+    :param buffer: a replay buffer
+    :return: its arrays as views of shape ``(buffer_size, ...)``
+    """
+    packed = isinstance(buffer, PackedReplayBuffer)
+    columns = {}
+    for name in _PACKED_COLUMNS if packed else _SB3_COLUMNS:
+        value = getattr(buffer, name, None)
+        parts = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        for full_name, part in parts.items():
+            if part is not None and part.size:
+                columns[full_name] = part.reshape(buffer.buffer_size, -1) if packed else part
+    return columns
+
+
+def layout_of(buffer: ReplayBuffer) -> dict[str, Any]:
+    """
+    :param buffer: a replay buffer
+    :return: its class, and each column's type and shape
+    """
+    columns = {name: [column.dtype.str, list(column.shape)] for name, column in columns_of(buffer).items()}
+    return {"class": type(buffer).__name__, "columns": columns}
+
+
+def head_of(buffer: ReplayBuffer) -> dict[str, Any]:
+    """
+    :param buffer: a replay buffer
+    :return: what it has besides its columns, and the row at its position, where memory-saving buffers have begun the next
+    """
+    row = {name: column[buffer.pos].copy() for name, column in columns_of(buffer).items()}
+    head = {"pos": buffer.pos, "full": buffer.full, "row": row}
+    if isinstance(buffer, PackedReplayBuffer):
+        head |= {"_last_observations": buffer._last_observations, "_free_places": buffer._free_places}
+    return head
+
+
+class SegmentLog:
+    """
+    The segments of a buffer that is being filled.
+
+    :param folder: the folder of segments
+    :param segments: those that are there already, of a training that is resumed
+    :param written: time steps ever added to the buffer when they were written
+    """
+
+    def __init__(self, folder: Path, segments: list[Segment] | None = None, written: int = 0) -> None:
+        self.folder = folder
+        self.segments = list(segments or ())
+        self.written = written
+
+    def save(self, buffer: ReplayBuffer, added: int) -> None:
+        """
+        Write what was added since the last time, and forget segments that hold nothing the buffer still has.
+
+        :param buffer: the buffer
+        :param added: time steps added since the last time
+        :raises OSError: if it cannot be written; ``segments`` and ``written`` are as before then
+        """
+        size = buffer.buffer_size
+        written, segments = self.written + added, self.segments
+        if written % size != buffer.pos or (written >= size) != buffer.full:
+            # Somebody else has added or removed transitions: begin anew.
+            written, segments = buffer.pos + (size if buffer.full else 0), []
+        oldest = max(written - size, 0)
+        segments = [segment for segment in segments if segment.stop > oldest]
+        columns = columns_of(buffer)
+        row_bytes = sum(column[0].nbytes for column in columns.values())
+        # The newest transition may still be changed: a new learn() marks it as its trajectory's last.
+        start = max(segments[-1].stop - 1 if segments else 0, oldest)
+        while segments and _joins(segments[-1], (written - start) * row_bytes) and segments[-1].start >= oldest:
+            start = segments.pop().start
+        if written > start:
+            segments.append(_write(self.folder, columns, start, written, size))
+        self.segments, self.written = segments, written
+
+
+def _joins(segment: Segment, following: int) -> bool:
+    return segment.bytes <= following and segment.bytes + following <= LARGEST_JOINED
+
+
+def _write(folder: Path, columns: dict[str, np.ndarray], start: int, stop: int, size: int) -> Segment:
+    # A name that was never used before: another checkpoint may need the old file of the same range.
+    name = f"{start:012d}-{stop:012d}-{os.urandom(8).hex()}.rows"
+    digest, total = hashlib.sha256(), 0
+    with whole_file(folder / name) as file:
+        for part in _parts(columns, start, stop, size):
+            file.write(part)
+            digest.update(part)
+            total += part.nbytes
+    return Segment(name, start, stop, total, digest.hexdigest())
+
+
+def _parts(columns: dict[str, np.ndarray], start: int, stop: int, size: int) -> Iterator[memoryview]:
+    """The memory of a range of time steps, column by column; in two parts where the range passes the buffer's end."""
+    first, count = start % size, stop - start
+    before_end = min(count, size - first)
+    for column in columns.values():
+        for where in (slice(first, first + before_end), slice(0, count - before_end)):
+            if where.stop > where.start:
+                yield column[where].reshape(-1).view(np.uint8).data
+
+
+def check_segment(folder: Path, segment: Segment) -> None:
+    """
+    :param folder: the folder of segments
+    :param segment: what one of its files should be
+    :raises CheckpointError: if it is something else
+    """
+    file = folder / segment.name
+    if not _NAME.fullmatch(segment.name):
+        raise CheckpointError(file, "is no name of a segment")
+    try:
+        size = file.stat().st_size
+        if size != segment.bytes:
+            raise CheckpointError(file, f"has {size} bytes instead of {segment.bytes}")
+        with file.open("rb") as opened:
+            digest = hashlib.sha256()
+            while block := opened.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(file, f"cannot be read ({error.strerror})") from error
+    if digest.hexdigest() != segment.sha256:
+        raise CheckpointError(file, "was changed: its SHA-256 is not the manifest's")
+
+
+def restore_buffer(
+    buffer: ReplayBuffer, folder: Path, segments: list[Segment], written: int, layout: dict[str, Any], head: dict[str, Any]
+) -> None:
+    """
+    Read a buffer's transitions straight into its memory.
+
+    :param buffer: a fresh buffer
+    :param folder: the folder of segments, which have been checked
+    :param segments: oldest first
+    :param written: time steps ever added
+    :param layout: from :func:`layout_of`
+    :param head: from :func:`head_of`
+    :raises CheckpointError: if the buffer is of another class or size, or the segments are not its own
+    """
+    if layout != layout_of(buffer):
+        raise CheckpointError(
+            folder, f"holds transitions of another replay buffer: {layout}, and this model's is {layout_of(buffer)}"
+        )
+    columns, size = columns_of(buffer), buffer.buffer_size
+    row_bytes = sum(column[0].nbytes for column in columns.values())
+    oldest, reached = max(written - size, 0), None
+    for segment in segments:
+        count = segment.stop - segment.start
+        follows = segment.start <= oldest if reached is None else segment.start <= reached < segment.stop
+        if not (0 < count <= size and segment.bytes == count * row_bytes and follows):
+            raise CheckpointError(folder / segment.name, "does not fit between its neighbours, or this buffer")
+        reached = segment.stop
+        with (folder / segment.name).open("rb") as file:
+            for part in _parts(columns, segment.start, segment.stop, size):
+                if file.readinto(part) != part.nbytes:
+                    raise CheckpointError(folder / segment.name, "was cut off while it was read")
+    if written and reached != written:
+        raise CheckpointError(folder, f"holds no segment with the newest transitions, up to number {written}")
+    for name, row in head["row"].items():
+        columns[name][head["pos"]] = row
+    buffer.pos, buffer.full = head["pos"], head["full"]
+    if isinstance(buffer, PackedReplayBuffer):
+        buffer._last_observations, buffer._free_places = head["_last_observations"], head["_free_places"]

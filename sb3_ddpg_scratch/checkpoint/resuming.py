@@ -1,0 +1,56 @@
+"""From a checkpoint back to a model that goes on training."""
+
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sb3_ddpg_scratch import tuning
+from sb3_ddpg_scratch.checkpoint.files import Checkpoint, newest_whole
+from sb3_ddpg_scratch.checkpoint.settings import settings_from
+from sb3_ddpg_scratch.checkpoint.training import restore_training
+from sb3_ddpg_scratch.ddpg import ScratchDDPG
+from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError
+
+Model = TypeVar("Model", bound=ScratchDDPG)
+
+
+def read_newest(path: str | Path) -> Checkpoint:
+    """
+    The newest whole checkpoint of a folder. What was skipped is said in a warning, and the measured choices of kernels that
+    the training had made become this process's.
+
+    :param path: a folder of checkpoints, or one checkpoint
+    :return: the checkpoint
+    :raises CheckpointError: if there is none
+    """
+    checkpoint, problems = newest_whole(Path(path))
+    for problem in problems:
+        warnings.warn(f"Skipped a checkpoint that is not whole. {problem}", stacklevel=2)
+    tuning.adopt(checkpoint.state["tuning"])
+    return checkpoint
+
+
+def resume(cls: type[Model], path: str | Path, env: GymEnv | str, **settings: Any) -> Model:
+    """
+    :param cls: the model's class
+    :param path: a folder of checkpoints, or one checkpoint
+    :param env: environments made as those of the interrupted training
+    :param settings: constructor arguments that a checkpoint cannot hold, such as functions; others override its own
+    :return: a model whose next ``learn`` goes on with the interrupted one
+    :raises CheckpointError: if there is no checkpoint that is whole and fits
+    :raises ArgumentError: for an argument that the checkpoint cannot hold and that is not given
+    """
+    checkpoint = read_newest(path)
+    for name, reason in checkpoint.state["missing_settings"].items():
+        if name not in settings:
+            advice = f"Its value is not in the checkpoint: {reason}."
+            raise ArgumentError(name, None, "given to resume() as it was given to the interrupted training", advice)
+    try:
+        stored = settings_from(checkpoint.state["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(checkpoint.folder, f"has settings that are not understood ({error})") from error
+    model = cls(env=env, **stored | settings)
+    restore_training(model, checkpoint)
+    return model

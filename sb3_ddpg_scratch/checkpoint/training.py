@@ -1,0 +1,195 @@
+"""All of a training's state: what a checkpoint takes from a model, and puts into a fresh one."""
+
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_ddpg_scratch import tuning
+from sb3_ddpg_scratch.checkpoint.callback_states import capture_callbacks, restore_callbacks
+from sb3_ddpg_scratch.checkpoint.environments import capture_vec_env, restore_vec_env
+from sb3_ddpg_scratch.checkpoint.files import Checkpoint
+from sb3_ddpg_scratch.checkpoint.generators import capture_generators, restore_generators
+from sb3_ddpg_scratch.checkpoint.objects import restore_space, space_generators
+from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, head_of, layout_of, restore_buffer
+from sb3_ddpg_scratch.checkpoint.settings import capture_noise, capture_settings, make_noise_from, restore_noise
+from sb3_ddpg_scratch.ddpg import ScratchDDPG
+from sb3_ddpg_scratch.errors import CheckpointError
+from sb3_ddpg_scratch.interruption import InterruptedLearn
+
+_COUNTERS = (
+    "num_timesteps",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "_episode_num",
+    "_n_updates",
+    "_current_progress_remaining",
+    "_last_obs",
+    "_last_original_obs",
+    "_last_episode_starts",
+    "ep_info_buffer",
+    "ep_success_buffer",
+)
+
+
+def capture_training(model: ScratchDDPG, callback: BaseCallback, written: int) -> dict[str, Any]:
+    """
+    :param model: a model between an update and the next step
+    :param callback: the callback of its ``learn``
+    :param written: time steps ever added to its replay buffer
+    :return: everything but the replay buffer's rows, as data
+    """
+    assert model.env is not None
+    assert model.replay_buffer is not None
+    settings, missing = capture_settings(model)
+    # Reading the latest training's numbers for the log, as the property does, changes no parameter.
+    logger = model.logger
+    return {
+        "machine": machine(),
+        "tuning": tuning.known_choices(),
+        "updater": model._updater.name,
+        "settings": settings,
+        "missing_settings": missing,
+        "policy": dict(model.policy.state_dict()),
+        "optimizers": {name: getattr(model.policy, name).optimizer.state_dict() for name in ("actor", "critic")},
+        "counters": {name: getattr(model, name) for name in _COUNTERS},
+        "elapsed_ns": time.time_ns() - model.start_time,
+        "noise": capture_noise(model.action_noise),
+        "generators": capture_generators(model.device),
+        "spaces": [space_generators(space) for space in (model.observation_space, model.action_space)],
+        "env": capture_vec_env(model.env).state,
+        "buffer": {"written": written, "layout": layout_of(model.replay_buffer), "head": head_of(model.replay_buffer)},
+        "log": _pending_log(logger),
+        "callbacks": capture_callbacks(callback),
+    }
+
+
+def _pending_log(logger: Any) -> dict[str, Any]:
+    plain = (int, float, str)
+    values = {name: value for name, value in logger.name_to_value.items() if isinstance(value, (*plain, np.generic))}
+    excluded = {name: logger.name_to_excluded[name] for name in values}
+    return {"values": values, "counts": dict(logger.name_to_count), "excluded": excluded}
+
+
+def machine() -> dict[str, Any]:
+    """
+    :return: what the last bits of results depend on, besides everything that a checkpoint restores
+    """
+    return {
+        "torch": str(th.__version__),
+        "numpy": np.__version__,
+        "threads": th.get_num_threads(),
+        "processor": tuning.machine_name(),
+        "system": platform.system(),
+    }
+
+
+def restore_training(model: ScratchDDPG, checkpoint: Checkpoint) -> None:
+    """
+    Put a checkpoint into a fresh model, made with the same settings, and into its environments.
+
+    :param model: the model; its next ``learn`` goes on with the interrupted one
+    :param checkpoint: the checkpoint
+    :raises CheckpointError: if model or environments are made in another way than the checkpoint's
+    """
+    state = checkpoint.state
+    try:
+        _restore(model, checkpoint)
+    except CheckpointError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        problem = f"does not fit into this model and its environment ({type(error).__name__}: {error})"
+        raise CheckpointError(checkpoint.folder, problem, "Make them with the settings that it was trained with.") from error
+    _warn_of_differences(model, checkpoint)
+    obstacle = state["env"]["obstacle"]
+    if obstacle is not None:
+        warnings.warn(f"{obstacle}: every environment begins a new episode.", stacklevel=2)
+        model._last_obs = None
+        if model.action_noise is not None:
+            model.action_noise.reset()
+
+
+def _restore(model: ScratchDDPG, checkpoint: Checkpoint) -> None:
+    state = checkpoint.state
+    assert model.env is not None
+    assert model.replay_buffer is not None
+    recorded = len(state["env"]["envs"])
+    if recorded and recorded != model.env.num_envs:
+        raise CheckpointError(checkpoint.folder, f"has {recorded} environments, and here are {model.env.num_envs}")
+    _check_tensors(model.policy.state_dict(), state["policy"], checkpoint)
+    buffer = state["buffer"]
+    restore_buffer(
+        model.replay_buffer,
+        checkpoint.folder.parent / FOLDER,
+        checkpoint.segments,
+        buffer["written"],
+        buffer["layout"],
+        buffer["head"],
+    )
+    model.policy.load_state_dict(state["policy"])
+    for name, optimizer in state["optimizers"].items():
+        getattr(model.policy, name).optimizer.load_state_dict(optimizer)
+    restore_vec_env(model.env, state["env"])
+    _restore_noise(model, state["noise"], checkpoint)
+    for name, value in state["counters"].items():
+        setattr(model, name, value)
+    for space, generators in zip((model.observation_space, model.action_space), state["spaces"], strict=True):
+        restore_space(space, generators)
+    counters = state["counters"]
+    model._interrupted_learn = InterruptedLearn(
+        total_timesteps=counters["_total_timesteps"],
+        first_timestep=counters["_num_timesteps_at_start"],
+        elapsed_ns=state["elapsed_ns"],
+        restore=partial(_restore_when_learning, model, state),
+    )
+    model._resumed_from = checkpoint.folder
+
+
+def _restore_when_learning(model: ScratchDDPG, state: dict[str, Any], callback: BaseCallback) -> None:
+    """What the beginning of ``learn`` would otherwise change: the log, the callbacks, the random generators."""
+    logger = model.logger
+    logger.name_to_value.update(state["log"]["values"])
+    logger.name_to_count.update(state["log"]["counts"])
+    logger.name_to_excluded.update(state["log"]["excluded"])
+    restore_callbacks(callback, state["callbacks"])
+    restore_generators(state["generators"], model.device)
+
+
+def _check_tensors(own: dict[str, th.Tensor], read: dict[str, Any], checkpoint: Checkpoint) -> None:
+    describe: Callable[[dict[str, Any]], dict[str, str]] = lambda tensors: {  # noqa: E731
+        name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in tensors.items()
+    }
+    expected, found = describe(own), describe(read)
+    different = next((name for name in expected | found if expected.get(name) != found.get(name)), None)
+    if different is not None:
+        problem = f"has {different} as {found.get(different)}, and this model's is {expected.get(different)}"
+        raise CheckpointError(checkpoint.folder, problem, "Make the model with the settings that it was trained with.")
+
+
+def _restore_noise(model: ScratchDDPG, captured: dict[str, Any] | None, checkpoint: Checkpoint) -> None:
+    noise = model.action_noise
+    if captured is not None and noise is not None and type(noise).__name__ == captured["class"]:
+        restore_noise(noise, captured)
+        return
+    try:
+        # A noise of SB3's is copied for each environment only when training begins.
+        model.action_noise = make_noise_from(captured)
+    except ValueError as error:
+        advice = "Give a noise of that class as action_noise."
+        raise CheckpointError(checkpoint.folder, f"was trained with {captured['class']}", advice) from error  # type: ignore[index]
+
+
+def _warn_of_differences(model: ScratchDDPG, checkpoint: Checkpoint) -> None:
+    then, now = checkpoint.state["machine"], machine()
+    changes = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if then.get(name) != now[name]]
+    if model._updater.name != checkpoint.state["updater"]:
+        changes.append(f"the updater was {checkpoint.state['updater']!r} and is {model._updater.name!r}")
+    if changes:
+        text = "Training goes on, but not to the same last bit as it would have without the interruption"
+        warnings.warn(f"{text}: {'; '.join(changes)}.", stacklevel=2)
