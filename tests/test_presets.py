@@ -202,13 +202,13 @@ def test_plotly_notebook_acts_at_random_for_a_thousand_steps_after_the_first_upd
     updates, policy_from = {}, []
 
     def prepared(model):
-        act = model.actor.act
+        act = model._updater.act
 
         def spy(observations):
             policy_from.append(model.num_timesteps)
             return act(observations)
 
-        model.actor.act = spy
+        model._updater.act = spy
 
     def look(model):
         updates[model.num_timesteps] = model._n_updates

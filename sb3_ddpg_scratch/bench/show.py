@@ -21,6 +21,8 @@ _EXPLANATION = (
     "updates/s, and of environment steps/s, within each round, the median. x floor: an update's time over that of its bare "
     "hidden-layer products on the fastest library."
 )
+# Columns of the tables, where no terminal says how many it has.
+WIDTH = 130
 
 
 @contextmanager
@@ -40,6 +42,8 @@ def run_bench(env: str, quick: bool, rounds: int, json: Path | None, console: Co
     :param console: where to print
     """
     cores = sorted({1, usable_cores()})
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
     described = machine()
     console.print(", ".join(f"{name} {value}" for name, value in described.items()), highlight=False)
     missing = [name for name in CONTENDERS if not installed(name)]
