@@ -7,7 +7,10 @@ one-hot codes, the actor, and the way from [-1, 1] to the action's bounds.
 
 import copy
 import io
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -195,10 +198,15 @@ def _not_exportable(policy: ExportedPolicy, form: str, error: Exception) -> Expo
     return ExportError(f"The policy, with its features extractor {extractor}, cannot be written by {form}: {reason}. {advice}")
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801  # a context manager, used like a function
-    """torch's exporters warn of their own insides."""
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporters warn of their own insides, and of a torchvision that no policy needs."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return entered
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
