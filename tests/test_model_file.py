@@ -1,6 +1,7 @@
 """Reading models without running anybody's code: hostile files, damaged ones, and all the ordinary ones."""
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -31,6 +32,8 @@ from sb3_ddpg_scratch.compare.parity import compare_models
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
 from sb3_ddpg_scratch.model_file.allowed import BUILT
+from sb3_ddpg_scratch.model_file.arrays import array_from_buffer
+from sb3_ddpg_scratch.model_file.unpickling import DataUnpickler
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 200, "learning_starts": 10, "batch_size": 8, "seed": 0}
 SMALL |= {"device": "cpu"}
@@ -685,3 +688,24 @@ def test_our_noise_goes_on_after_loading(tmp_path):
     path = tmp_path / "noise.pkl"
     path.write_bytes(pickle.dumps(noise))
     np.testing.assert_array_equal(read_pickle(path)(), noise())
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+def test_arrays_with_any_order_of_axes_are_read(axes):
+    """As VecTransposeImage gives observations: a view of the environment's, with other axes."""
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(axes)
+    content = pickle.dumps(array, protocol=5)
+    np.testing.assert_array_equal(DataUnpickler(io.BytesIO(content), len(content)).load(), array)
+
+
+@pytest.mark.parametrize("axes", [(0, 0, 1), (0, 1), (0, 1, 3), "abc", None, (0, 1, True)])
+def test_axes_that_are_none_are_refused(axes):
+    with pytest.raises(ValueError, match="not as NumPy writes it"):
+        array_from_buffer(bytes(96), np.dtype(np.float32), (2, 3, 4), "K", axes)
+
+
+def test_settings_that_have_defaults_may_be_missing(tmp_path):
+    model = ScratchDDPG("MlpPolicy", PointEnv(), **OURS).learn(5)
+    model.save(tmp_path / "model", exclude=["verbose", "policy_kwargs", "gamma"])
+    loaded = ScratchDDPG.load(tmp_path / "model", env=PointEnv(), policy_kwargs=model.policy_kwargs)
+    assert (loaded.gamma, loaded.verbose) == (0.99, 0)

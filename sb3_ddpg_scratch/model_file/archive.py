@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 
 # What all members together may take in memory; a model with NatureCNN takes some 4 MB.
-MAX_BYTES = 2**30
+MAX_BYTES = 4 * 2**30
 _MAX_MEMBERS = 1000
 # Weights hardly shrink and JSON shrinks some five times; what shrinks this much was made to.
 _MAX_RATIO, _RATIO_MATTERS_FROM = 100, 2**20

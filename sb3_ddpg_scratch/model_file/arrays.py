@@ -41,17 +41,23 @@ def set_dtype_state(dtype: np.dtype, state: Any) -> None:
     dtype.__setstate__(state)  # type: ignore[attr-defined]
 
 
-def array_from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+def array_from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
     """
     :param buffer: the array's bytes
     :param dtype: its dtype, of no objects
     :param shape: its shape
-    :param order: ``"C"`` or ``"F"``
+    :param order: ``"C"``, ``"F"``, or ``"K"`` for axes that lie in memory in another order
+    :param axis_order: which of them each axis is; ``None`` as they lie
     :return: the array, on these bytes
     """
-    _expect(isinstance(buffer, (bytes, bytearray)) and order in ("C", "F"), "an array's buffer")
+    _expect(isinstance(buffer, (bytes, bytearray)) and order in ("C", "F", "K"), "an array's buffer")
     _check_layout(dtype, shape, len(buffer))
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+    if order != "K" or axis_order is None:
+        _expect(order != "K", "an array's buffer")
+        return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+    axes = list(axis_order) if isinstance(axis_order, (list, tuple)) else []
+    _expect(all(type(axis) is int for axis in axes) and sorted(axes) == list(range(len(shape))), "an array's axes")
+    return np.frombuffer(buffer, dtype).reshape(shape).transpose(axes)
 
 
 def empty_array(subtype: Any, shape: Any, code: Any) -> np.ndarray:

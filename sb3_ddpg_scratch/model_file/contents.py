@@ -47,7 +47,7 @@ _NEVER_SAVED: tuple[str, ...] = (
 )
 _NEVER_SAVED += ("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread")
 _HOLD_CLASSES = ("policy_class", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
-_NEEDED = ("policy_class", "observation_space", "action_space", "policy_kwargs", "verbose")
+_NEEDED = ("policy_class", "observation_space", "action_space")
 
 _OBSERVATIONS = (np.ndarray, dict, type(None))
 # Of what type a setting is, where it is more than a number or a text.

@@ -70,7 +70,7 @@ class SafeLoading(OffPolicyAlgorithm):
         data = contents.data
         _settle_policy_kwargs(data, kwargs)
         if env is not None:
-            env = cls._wrap_env(env, data["verbose"])
+            env = cls._wrap_env(env, data.get("verbose", 0))
             check_for_correct_spaces(env, data["observation_space"], data["action_space"])
             if force_reset:
                 data["_last_obs"] = None
@@ -157,7 +157,7 @@ def _read_as_sb3(path: Any, device: Any, custom_objects: dict[str, Any] | None, 
 
 
 def _settle_policy_kwargs(data: dict[str, Any], kwargs: dict[str, Any]) -> None:
-    policy_kwargs = data["policy_kwargs"]
+    policy_kwargs = data.setdefault("policy_kwargs", dict(kwargs.get("policy_kwargs") or {}))
     policy_kwargs.pop("device", None)
     net_arch = policy_kwargs.get("net_arch")
     if isinstance(net_arch, list) and net_arch and isinstance(net_arch[0], dict):
