@@ -107,25 +107,29 @@ def run(kills: int, seed: int, root: Path) -> dict:
     finish(root / "whole")
     killed = {"at a random moment": 0, "in the midst of saving": 0}
     left_unfinished, steps = 0, []
-    folder = root / "killed"
-    for number in range(kills):
-        saving = number % 2 == 1
+    folders = [root / "killed-0"]
+    while (number := sum(killed.values())) < kills:
+        folder, saving = folders[-1], number % 2 == 1
         if saving:
             call = chance.randrange(1, 40)
-            child = in_a_process(lambda call=call: (kill_in_the_midst_of_saving(call), finish(folder)))
+            child = in_a_process(lambda call=call, folder=folder: (kill_in_the_midst_of_saving(call), finish(folder)))
         else:
-            child = in_a_process(lambda: finish(folder))
+            child = in_a_process(lambda folder=folder: finish(folder))
             time.sleep(chance.uniform(0.0, 0.2))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status) or status == 0, "a resumed training has failed"
-        killed["in the midst of saving" if saving else "at a random moment"] += os.WIFSIGNALED(status)
+        if status == 0:
+            # It was through before the kill came: the next one begins anew.
+            folders.append(root / f"killed-{len(folders)}")
+            continue
+        killed["in the midst of saving" if saving else "at a random moment"] += 1
         left_unfinished += any(folder.glob(".*")) or any(folder.glob("*/.*"))
         steps.append(max((int(path.name[5:]) for path in folder.glob("step_*")), default=0))
-    (root / "killed.txt").unlink(missing_ok=True)
-    _, status = os.waitpid(in_a_process(lambda: finish(folder)), 0)
+    _, status = os.waitpid(in_a_process(lambda: finish(folders[-1])), 0)
     assert status == 0
-    equal = (root / "whole.txt").read_text() == (root / "killed.txt").read_text()
+    whole = (root / "whole.txt").read_text()
+    equal = all((root / f"{folder.name}.txt").read_text() == whole for folder in folders)
     names = {"killed": killed, "left_unfinished": left_unfinished, "resumed_from": steps, "equal": equal}
     return names | {"seconds": round(time.perf_counter() - begun, 1)}
 

@@ -12,8 +12,8 @@ pytest.importorskip("ray")
 STEPS = 2000
 SETTINGS = {"policy": "MlpPolicy", "n_timesteps": STEPS, "learning_starts": 100, "batch_size": 16, "buffer_size": 1000}
 SETTINGS |= {"policy_kwargs": {"net_arch": [8, 8]}, "noise_type": "normal", "noise_std": 0.1}
-# So that a dead node is noticed within two seconds instead of twenty.
-HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+# So that a dead node is noticed within five seconds instead of twenty.
+HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
 
 
 @pytest.fixture

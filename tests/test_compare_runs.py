@@ -48,7 +48,7 @@ def plan(out, **settings):
     return plan_comparison(experiment_from(SETTINGS | {"out": out} | settings))
 
 
-def wait_for(condition, seconds=90):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -75,7 +75,7 @@ def interrupted(tmp_path_factory):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(lambda: list(out.glob("runs/*/*/*.json")) and processes_of(out))
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=300)[0]
     return out, output, process.returncode
 
 
