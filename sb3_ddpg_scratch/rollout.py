@@ -79,8 +79,9 @@ class DeterministicRollout(OffPolicyAlgorithm):
         if not self._outputs_checked:
             check_outputs(self.observation_space, new_obs, reward, self.n_envs)
             self._outputs_checked = True
+        any_done = dones.any()
         # The last observations of ended episodes are looked at one by one.
-        if not all_finite(new_obs, reward) or dones.any():
+        if any_done or not all_finite(new_obs, reward):
             stop_if_not_finite(new_obs, reward, infos, self.num_timesteps, self.last_checkpoint)
         if self._vec_normalize_env is not None or not isinstance(replay_buffer, PackedReplayBuffer):
             super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
@@ -88,7 +89,7 @@ class DeterministicRollout(OffPolicyAlgorithm):
         assert isinstance(new_obs, np.ndarray)
         assert isinstance(self._last_obs, np.ndarray)
         next_obs = new_obs
-        if dones.any():
+        if any_done:
             next_obs = new_obs.copy()
             for index in np.flatnonzero(dones):
                 if infos[index].get("terminal_observation") is not None:

@@ -12,7 +12,7 @@ import pytest
 import torch as th
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
-from sb3_ddpg_scratch.zoo.resume import read_saved
+from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
 from sb3_ddpg_scratch.zoo.scripts import run_script
 
 SETTINGS = ["--eval-freq", "100", "--eval-episodes", "1", "--seed", "1", "--num-threads", "1", "--verbose", "0"]

@@ -21,6 +21,7 @@ from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.policies import ACTIVATIONS
 from sb3_ddpg_scratch.zoo.files import check_settings, default_file, plain_numbers, read_settings, section_for
+from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
 
 REPLAY_BUFFERS: dict[str, type[ReplayBuffer]] = {
     "ReplayBuffer": ReplayBuffer,
@@ -80,8 +81,6 @@ class ScratchExperimentManager(ExperimentManager):
 
     def _settings_of_run(self, config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """What an interrupted run was given, its file and its command line joined."""
-        from sb3_ddpg_scratch.zoo.resume import read_saved
-
         print(f"Loading hyperparameters from: {config}")
         settings = as_data(read_saved(config), str(config))
         check_settings(settings, str(config))

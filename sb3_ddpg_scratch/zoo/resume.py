@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 
@@ -18,7 +17,7 @@ from sb3_ddpg_scratch.checkpoint.training import restore_training
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.zoo.files import ALGO
-from sb3_ddpg_scratch.zoo.saved_yaml import SavedYamlLoader
+from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
 
 CHECKPOINTS = "checkpoints"
 # What may be given beside --resume; everything else is the interrupted run's.
@@ -132,18 +131,3 @@ def saved_file(run: Path, name: str) -> Path:
     if not found:
         raise ArgumentError("--resume", str(run), f"a run's folder, with {name} in a folder named after the environment")
     return found[0]
-
-
-def read_saved(path: Path) -> dict[str, Any]:
-    """
-    :param path: ``args.yml`` or ``config.yml`` of a run
-    :return: what it holds; nothing in it is run as code
-    :raises ArgumentError: if it cannot be read
-    """
-    try:
-        content = yaml.load(path.read_text(), SavedYamlLoader)  # a SafeLoader
-    except (OSError, yaml.YAMLError, TypeError, ValueError, IndexError) as error:
-        raise ArgumentError("--resume", str(path), f"a file that RL Zoo wrote ({error})") from error
-    if not isinstance(content, dict):
-        raise ArgumentError("--resume", str(path), "a file that RL Zoo wrote")
-    return content

@@ -1,9 +1,12 @@
 """The YAML that RL Zoo writes beside an agent, read as data."""
 
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from sb3_ddpg_scratch.errors import ArgumentError
 
 
 class SavedYamlLoader(yaml.SafeLoader):
@@ -21,3 +24,18 @@ def _tuple(loader: yaml.SafeLoader, node: Any) -> tuple[Any, ...]:
 
 SavedYamlLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered_dict)
 SavedYamlLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """
+    :param path: ``args.yml`` or ``config.yml`` of a run
+    :return: what it holds; nothing in it is run as code
+    :raises ArgumentError: if it cannot be read
+    """
+    try:
+        content = yaml.load(path.read_text(), SavedYamlLoader)  # a SafeLoader
+    except (OSError, yaml.YAMLError, TypeError, ValueError, IndexError) as error:
+        raise ArgumentError("--resume", str(path), f"a file that RL Zoo wrote ({error})") from error
+    if not isinstance(content, dict):
+        raise ArgumentError("--resume", str(path), "a file that RL Zoo wrote")
+    return content
