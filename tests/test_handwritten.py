@@ -24,7 +24,15 @@ from sb3_ddpg_scratch.updates.autograd import AutogradUpdater
 from sb3_ddpg_scratch.updates.compiled import UPDATES_PER_CALL, CompiledUpdater
 from sb3_ddpg_scratch.updates.interface import UpdateSettings
 
-BY_HAND = [AnalyticUpdater, CompiledUpdater]
+
+class SharedUpdater(CompiledUpdater):
+    """Compiled updates whose batches three threads share, however small they are."""
+
+    def _share_count(self, batch_size):
+        return 3
+
+
+BY_HAND = [AnalyticUpdater, CompiledUpdater, SharedUpdater]
 BY_NAME = ["analytic", "compiled"]
 
 

@@ -1,13 +1,18 @@
 """
 The update with gradients written out by hand as one function compiled by Numba, for networks so small that calling torch
 costs more than the arithmetic. The function works on the flat vectors' own memory; many updates are one call of it.
+
+A larger update is shared among torch's threads: each computes the gradients of some of the batch's rows, from the first
+product to the last, and they are added up. Sharing out every single product instead costs more than it saves.
 """
 
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401  # loads the library behind np.dot, which is to be found below
@@ -21,42 +26,64 @@ from sb3_ddpg_scratch.replay import Batches
 from sb3_ddpg_scratch.updates import kernels
 from sb3_ddpg_scratch.updates.handwritten import HandWrittenUpdater
 from sb3_ddpg_scratch.updates.interface import UpdateSettings
-from sb3_ddpg_scratch.updates.kernels import updates
+from sb3_ddpg_scratch.updates.kernels import ABANDONED, N_SUMS, SHAREABLE, updates
+from sb3_ddpg_scratch.updates.team import together
 
 # Updates made in one call, at most: their batches are gathered beforehand.
 UPDATES_PER_CALL = 64
 
+# A share of a batch has at least so many rows, and an update at least so many multiplications for each of its shares: below,
+# handing out work takes what it saves.
+ROWS_OF_A_SHARE = 32
+MULTIPLICATIONS_OF_A_SHARE = 4_000_000
+MOST_SHARES = 16
 
-def _find_blas() -> tuple[Callable[[], int], Callable[[int], object]]:
-    """How many threads the BLAS behind ``np.dot`` uses, and how to set that."""
+
+class Share(NamedTuple):
+    """
+    Some rows of a batch, and the memory in which a thread computes their gradients, as the kernel takes them.
+
+    :param rows: the first of the rows, and the first behind them
+    :param actor_net: the actor's layers and their inputs
+    :param critic_net: the critic's layers and their inputs, where the action joins, and whether the activation is tanh
+    :param work: memory for values on the way
+    """
+
+    rows: tuple[int, int]
+    actor_net: tuple[Any, ...]
+    critic_net: tuple[Any, ...]
+    work: tuple[np.ndarray, ...]
+
+
+def _find_blas() -> list[tuple[Callable[[], int], Callable[[int], object]]]:
+    """How many threads each OpenBLAS uses, and how to set that: NumPy and SciPy bring one each, or share one."""
+    found = []
     for library in ThreadpoolController().select(internal_api="openblas").lib_controllers:
-        if "scipy" in library.filepath:
-            # The controller looks these up anew at each call, which takes longer than the call.
-            functions = ctypes.CDLL(library.filepath)
-            for form in ("scipy_openblas_{}_num_threads", "openblas_{}_num_threads"):
-                for suffix in ("", "64_"):
-                    getter, setter = (getattr(functions, form.format(verb) + suffix, None) for verb in ("get", "set"))
-                    if getter is not None and setter is not None:
-                        return getter, setter
-    # Another BLAS: left as it is.
-    return (lambda: 1), (lambda _: None)
+        # The controller looks these up anew at each call, which takes longer than the call.
+        functions = ctypes.CDLL(library.filepath)
+        for form in ("scipy_openblas_{}_num_threads", "openblas_{}_num_threads"):
+            for suffix in ("", "64_"):
+                getter, setter = (getattr(functions, form.format(verb) + suffix, None) for verb in ("get", "set"))
+                if getter is not None and setter is not None:
+                    found.append((getter, setter))
+    return found
 
 
-_blas_threads, _set_blas_threads = _find_blas()
+_blas = _find_blas()
 
 
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """Have ``np.dot`` compute by itself: waking another thread takes longer than such small products."""
-    before = _blas_threads()
-    if before == 1:
-        yield
-        return
+    """Have ``np.dot`` compute by itself: other threads have shares of their own, or are not worth waking."""
+    before = [get_threads() for get_threads, _ in _blas]
+    changed = [(set_threads, count) for (_, set_threads), count in zip(_blas, before, strict=True) if count != 1]
+    for set_threads, _ in changed:
+        set_threads(1)
     try:
-        _set_blas_threads(1)
         yield
     finally:
-        _set_blas_threads(before)
+        for set_threads, count in changed:
+            set_threads(count)
 
 
 def _announce_compilation() -> None:
@@ -65,7 +92,7 @@ def _announce_compilation() -> None:
     indices = Path(updates.stats.cache_path or "").glob("kernels.updates-*.nbi")
     compiled_before = any(index.stat().st_mtime > written for index in indices)
     if not compiled_before and not updates.signatures:
-        print("Compiling the update for small networks, once on this machine: some 15 seconds.", file=sys.stderr)
+        print("Compiling the hand-written update, once on this machine: some 15 seconds.", file=sys.stderr)
 
 
 def _dims(parameters: list[th.Tensor]) -> np.ndarray:
@@ -94,7 +121,9 @@ class CompiledUpdater(HandWrittenUpdater):
         self._share_moments()
         # Losses of the latest updates; of the last one mean Q-value, mean TD target and both gradient norms.
         self._critic_losses, self._actor_losses, self._last = np.zeros(0), np.zeros(0), np.zeros(4)
-        self._steps = np.zeros(2)
+        self._multiplications_of_a_row = 2 * len(self.trained.vector)
+        self._shares: list[Share] = []
+        self._no_gate = np.zeros(1, np.int64)
 
     def _share_moments(self) -> None:
         """Have gradients and moments of both networks in one vector each, so that the kernel takes few arguments."""
@@ -104,24 +133,36 @@ class CompiledUpdater(HandWrittenUpdater):
             adam.place(grads[where], moments[0, where], moments[1, where])
         self._grads, self._moments = grads.numpy(), moments.numpy()
 
-    def _make_memory(self, batch_size: int) -> None:
+    def _share_count(self, batch_size: int) -> int:
+        """Among how many threads an update is worth sharing."""
+        multiplications = batch_size * self._multiplications_of_a_row
+        limits = (th.get_num_threads(), batch_size // ROWS_OF_A_SHARE, multiplications // MULTIPLICATIONS_OF_A_SHARE)
+        return max(1, min(*limits, MOST_SHARES)) if SHAREABLE else 1
+
+    def _make_memory(self, batch_size: int, n_shares: int) -> None:
         self.batch_size = batch_size
-        action_dim = self.columns.action_dim
+        ends = [batch_size * number // n_shares for number in range(n_shares + 1)]
+        self._shares = [self._make_share(*rows) for rows in pairwise(ends)]
+        self._sums = np.zeros((n_shares, N_SUMS))
+        self._other_grads = np.zeros((n_shares - 1, len(self._grads)), np.float32)
+        self._rows = np.zeros((0, batch_size, self.columns.width), np.float32)
+        self._no_noise = np.zeros((0, batch_size, self.columns.action_dim), np.float32)
+
+    def _make_share(self, first: int, end: int) -> Share:
+        n_rows, action_dim = end - first, self.columns.action_dim
         widest = int(max(self._actor_dims.max(), self._critic_dims.max()))
         floats = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
-        actor_x, critic_x = (floats(batch_size * dims[:, 0].sum()) for dims in (self._actor_dims, self._critic_dims))
-        self._actor_net = (self._actor_dims, actor_x)
-        self._critic_net = (self._critic_dims, critic_x, self.policy.action_layer, self.tanh)
-        self._work = (
-            floats(max(batch_size, action_dim) * widest),
-            floats(2, batch_size * widest),
-            floats(batch_size, action_dim),
-            floats(batch_size, action_dim),
-            floats(batch_size, 1),
-            floats(batch_size, 1),
+        actor_x, critic_x = (floats(n_rows * dims[:, 0].sum()) for dims in (self._actor_dims, self._critic_dims))
+        critic_net = (self._critic_dims, critic_x, self.policy.action_layer, self.tanh)
+        work = (
+            floats(max(n_rows, action_dim) * widest),
+            floats(2, n_rows * widest),
+            floats(n_rows, action_dim),
+            floats(n_rows, action_dim),
+            floats(n_rows, 1),
+            floats(n_rows, 1),
         )
-        self._rows = floats(0, batch_size, self.columns.width)
-        self._no_noise = floats(0, batch_size, action_dim)
+        return Share((first, end), (self._actor_dims, actor_x), critic_net, work)
 
     def train(
         self,
@@ -139,39 +180,20 @@ class CompiledUpdater(HandWrittenUpdater):
             self._critic_losses, self._actor_losses = np.zeros(gradient_steps), np.zeros(gradient_steps)
         limit = settings.max_grad_norm or 0.0
         numbers = (float(batches.discount), float(settings.tau), float(limit), float(settings.target_noise_clip))
-        self._steps[0], self._steps[1] = self.actor_adam.steps[0], self.critic_adam.steps[0]
         at_once = min(UPDATES_PER_CALL, gradient_steps) if batches.packed else 1
         for first in range(0, gradient_steps, at_once):
             count = min(at_once, gradient_steps - first)
             size = batches.prepare()
-            if size != self.batch_size:
-                self._make_memory(size)
+            n_shares = self._share_count(size)
+            if (size, n_shares) != (self.batch_size, len(self._shares)):
+                self._make_memory(size, n_shares)
             if len(self._rows) < count:
                 self._rows = np.zeros((count, size, self.columns.width), np.float32)
             for number in range(count):
                 batches.write(first + number, self._rows[number])
+            noise = self._smoothing_noise(count, settings)
             with _one_blas_thread():
-                turns = updates(
-                    self._rows[:count],
-                    self._smoothing_noise(count, settings),
-                    (self.columns.observation_dim, self.columns.action_dim),
-                    self._parameters,
-                    self._moments,
-                    self._grads,
-                    self._steps,
-                    (self.actor_adam.settings, self.critic_adam.settings),
-                    self.critic_adam.decoupled_decay,
-                    self._shape,
-                    self._actor_net,
-                    self._critic_net,
-                    self._work,
-                    numbers,
-                    n_updates + first,
-                    settings.policy_delay,
-                    self._critic_losses[first:],
-                    self._actor_losses[self.actor_updates :],
-                    self._last,
-                )
+                turns = self._updates(self._rows[:count], noise, numbers, n_updates + first, settings.policy_delay)
             self.updates += count
             self.actor_updates += turns
         self.critic_adam.advance(self.updates)
@@ -179,6 +201,41 @@ class CompiledUpdater(HandWrittenUpdater):
             self.actor_adam.advance(self.actor_updates)
         if settings.max_grad_norm is not None:
             self.critic_adam.grad_norm, self.actor_adam.grad_norm = th.from_numpy(self._last[2:]).unbind()
+
+    def _updates(
+        self, batches: np.ndarray, noise: np.ndarray, numbers: tuple[float, ...], n_updates: int, policy_delay: int
+    ) -> int:
+        """Updates on these batches; how many were the actor's turn as well."""
+        # A new one each time: threads that come too late for one that was abandoned shall not find another's.
+        gate = np.zeros(1, np.int64) if len(self._shares) > 1 else self._no_gate
+        common = (
+            gate,
+            self._sums,
+            batches,
+            noise,
+            (self.columns.observation_dim, self.columns.action_dim),
+            self._parameters,
+            self._moments,
+            self._grads,
+            self._other_grads,
+            (self.actor_adam.steps[0] + self.actor_updates, self.critic_adam.steps[0] + self.updates),
+            (self.actor_adam.settings, self.critic_adam.settings),
+            self.critic_adam.decoupled_decay,
+            self._shape,
+            numbers,
+            n_updates,
+            policy_delay,
+            self._critic_losses[self.updates :],
+            self._actor_losses[self.actor_updates :],
+            self._last,
+        )
+        if len(self._shares) == 1:
+            return updates(0, *common, *self._shares[0])
+
+        def abandon() -> None:
+            gate[0] = ABANDONED
+
+        return together(lambda number: updates(number, *common, *self._shares[number]), len(self._shares), abandon)[0]
 
     def _smoothing_noise(self, count: int, settings: UpdateSettings) -> np.ndarray:
         if settings.target_policy_noise == 0:
