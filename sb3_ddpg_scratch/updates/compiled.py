@@ -155,12 +155,12 @@ class CompiledUpdater(HandWrittenUpdater):
         actor_x, critic_x = (floats(n_rows * dims[:, 0].sum()) for dims in (self._actor_dims, self._critic_dims))
         critic_net = (self._critic_dims, critic_x, self.policy.action_layer, self.tanh)
         work = (
-            floats(max(n_rows, action_dim) * widest),
+            floats(action_dim * widest),
             floats(2, n_rows * widest),
-            floats(n_rows, action_dim),
-            floats(n_rows, action_dim),
-            floats(n_rows, 1),
-            floats(n_rows, 1),
+            floats(action_dim, n_rows),
+            floats(action_dim, n_rows),
+            floats(n_rows),
+            floats(1, n_rows),
         )
         return Share((first, end), (self._actor_dims, actor_x), critic_net, work)
 

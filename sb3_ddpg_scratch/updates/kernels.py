@@ -2,8 +2,10 @@
 The arithmetic of an update, compiled by Numba: the derivation of :mod:`~sb3_ddpg_scratch.updates.analytic` with loops.
 
 A network is given by ``params``, its weights (n_out, n_in) and biases one behind the other; ``dims``, a row (n_in, n_out) for
-each layer, where n_in counts an action that joins there; and ``x``, memory for the layers' inputs (batch, n_in) one behind the
-other, which the way back reads again. ``sums`` is memory for products. Products go to the BLAS behind ``np.dot``.
+each layer, where n_in counts an action that joins there; and ``x``, memory for the layers' inputs (n_in, batch) one behind the
+other, which the way back reads again. Values stand with the batch as columns: all of one unit are neighbours, an action that
+joins is further rows, and the forward products are in the form that libraries multiply fastest. Products go to the BLAS behind
+``np.dot``.
 
 Several threads can share an update: each runs :func:`updates` for some rows of the batch and then some of the parameters,
 and they :func:`meet` where one needs what all have written.
@@ -23,214 +25,217 @@ ZERO, ONE = np.float32(0), np.float32(1)
 N_SUMS = 5
 SQUARED_ERROR, Q_VALUE, TARGET, POLICY_Q_VALUE, NORM = range(N_SUMS)
 
-# Products with no more outputs than this are faster as loops: a library's call costs more than their arithmetic.
+# Products with no more inputs or outputs than this are faster as loops: a library's call costs more than their arithmetic.
 FEW = 4
 
 
 @compiled()
-def product(x, weight, z):
-    """``z = x W'``."""
-    batch, n_in = x.shape
-    n_out = len(weight)
-    if n_out > FEW:
-        np.dot(x, weight.T, z)
+def product(weight, x, z):
+    """``z = W x``."""
+    n_out, n_in = weight.shape
+    if min(n_in, n_out) > FEW:
+        np.dot(weight, x, z)
         return
-    for i in range(batch):
-        for j in range(n_out):
-            total = ZERO
-            for k in range(n_in):
-                total += x[i, k] * weight[j, k]
-            z[i, j] = total
+    for j in range(n_out):
+        z[j, :] = ZERO
+        for k in range(n_in):
+            factor = weight[j, k]
+            for i in range(x.shape[1]):
+                z[j, i] += factor * x[k, i]
 
 
 @compiled()
 def product_of_weights(delta, x, grad):
-    """``dL/dW = (dL/dz)' x``."""
-    batch, n_out = delta.shape
-    n_in = x.shape[1]
-    if n_out > FEW:
-        np.dot(delta.T, x, grad)
+    """``dL/dW = dL/dz x'``."""
+    n_out, n_in = grad.shape
+    if min(n_in, n_out) > FEW:
+        np.dot(delta, x.T, grad)
         return
-    grad[:, :] = 0
-    for i in range(batch):
-        for j in range(n_out):
-            factor = delta[i, j]
-            for k in range(n_in):
-                grad[j, k] += factor * x[i, k]
+    for j in range(n_out):
+        for k in range(n_in):
+            total = ZERO
+            for i in range(x.shape[1]):
+                total += delta[j, i] * x[k, i]
+            grad[j, k] = total
 
 
 @compiled()
-def product_of_inputs(delta, weight, x_grad):
-    """``dL/dx = dL/dz W``."""
-    batch, n_out = delta.shape
-    n_in = weight.shape[1]
-    if n_out > FEW:
-        np.dot(delta, weight, x_grad)
+def product_of_inputs(weight, delta, x_grad):
+    """``dL/dx = W' dL/dz``."""
+    n_out, n_in = weight.shape
+    if min(n_in, n_out) > FEW:
+        np.dot(weight.T, delta, x_grad)
         return
-    for i in range(batch):
-        for k in range(n_in):
-            x_grad[i, k] = delta[i, 0] * weight[0, k]
-        for j in range(1, n_out):
-            factor = delta[i, j]
-            for k in range(n_in):
-                x_grad[i, k] += factor * weight[j, k]
+    for k in range(n_in):
+        x_grad[k, :] = ZERO
+        for j in range(n_out):
+            factor = weight[j, k]
+            for i in range(delta.shape[1]):
+                x_grad[k, i] += factor * delta[j, i]
+
+
+@compiled()
+def inputs_of(dims, x, layer, batch):
+    """The inputs of a layer (n_in, batch), in ``x``."""
+    start = 0
+    for before in range(layer):
+        start += dims[before, 0]
+    n_in = dims[layer, 0]
+    return x[start * batch : (start + n_in) * batch].reshape((n_in, batch))
 
 
 @compiled()
 def write_inputs(dims, x, observation, action, action_layer):
-    """Write an observation as the first layer's input, and an action behind what the layer that it joins will read."""
-    batch, n_in = len(observation), dims[0, 0]
-    first = x[: batch * n_in].reshape((batch, n_in))
-    for i in range(batch):
-        for j in range(observation.shape[1]):
-            first[i, j] = observation[i, j]
-    at_x = 0
-    for layer in range(action_layer):
-        at_x += batch * dims[layer, 0]
-    n_in = dims[action_layer, 0]
-    joined = x[at_x : at_x + batch * n_in].reshape((batch, n_in))
-    start = n_in - action.shape[1]
-    for i in range(batch):
-        for j in range(action.shape[1]):
-            joined[i, start + j] = action[i, j]
+    """
+    Write an observation (batch, observation_dim) as the first layer's input, and an action (action_dim, batch) behind what
+    the layer that it joins will read.
+    """
+    batch = len(observation)
+    first = inputs_of(dims, x, 0, batch)
+    for j in range(observation.shape[1]):
+        for i in range(batch):
+            first[j, i] = observation[i, j]
+    joined = inputs_of(dims, x, action_layer, batch)
+    joined[len(joined) - len(action) :, :] = action
 
 
 @compiled()
-def forward(params, dims, tanh, x, sums, output):
-    """From the inputs in ``x`` to ``output`` (batch, n_out): z = x W' + b, and between layers h = f(z)."""
-    batch = len(output)
+def forward(params, dims, tanh, x, output):
+    """From the inputs in ``x`` to ``output`` (n_out, batch): z = W x + b, and between layers h = f(z)."""
+    batch = output.shape[1]
     n_layers = len(dims)
-    at_param, at_x = 0, 0
+    at_param = 0
     for layer in range(n_layers):
         n_in, n_out = dims[layer, 0], dims[layer, 1]
         weight = params[at_param : at_param + n_in * n_out].reshape((n_out, n_in))
         bias = params[at_param + n_in * n_out : at_param + (n_in + 1) * n_out]
-        inputs = x[at_x : at_x + batch * n_in].reshape((batch, n_in))
         at_param += (n_in + 1) * n_out
-        at_x += batch * n_in
-        z = sums[: batch * n_out].reshape((batch, n_out))
-        product(inputs, weight, z)
-        if layer == n_layers - 1:
-            for i in range(batch):
-                for j in range(n_out):
-                    output[i, j] = z[i, j] + bias[j]
-        else:
+        inputs = inputs_of(dims, x, layer, batch)
+        if layer < n_layers - 1:
             # In front of the action, where it joins the next layer.
-            n_next = dims[layer + 1, 0]
-            activate(z, bias, tanh, x[at_x : at_x + batch * n_next].reshape((batch, n_next)))
-
-
-@compiled()
-def activate(z, bias, tanh, hidden):
-    """``h = f(z + b)``, into the first columns of ``hidden``."""
-    batch, n_out = z.shape
-    if tanh:
-        for i in range(batch):
+            hidden = inputs_of(dims, x, layer + 1, batch)[:n_out]
+            product(weight, inputs, hidden)
+            activate(hidden, bias, tanh)
+        else:
+            product(weight, inputs, output)
             for j in range(n_out):
-                hidden[i, j] = np.tanh(z[i, j] + bias[j])
-    else:
-        for i in range(batch):
-            for j in range(n_out):
-                hidden[i, j] = max(z[i, j] + bias[j], ZERO)
+                for i in range(batch):
+                    output[j, i] += bias[j]
 
 
 @compiled()
-def activate_backward(hidden_grad, hidden, tanh, delta):
-    """``dL/dz = dL/dh f'(z)``: relu'(z) = [h > 0], tanh'(z) = 1 - h^2."""
-    batch, n_hidden = delta.shape
-    if tanh:
-        for i in range(batch):
-            for j in range(n_hidden):
-                delta[i, j] = hidden_grad[i, j] * (ONE - hidden[i, j] * hidden[i, j])
-    else:
-        for i in range(batch):
-            for j in range(n_hidden):
-                delta[i, j] = hidden_grad[i, j] if hidden[i, j] > 0 else ZERO
+def activate(z, bias, tanh):
+    """``h = f(z + b)``, in place."""
+    n_out, batch = z.shape
+    for j in range(n_out):
+        shift = bias[j]
+        if tanh:
+            for i in range(batch):
+                z[j, i] = np.tanh(z[j, i] + shift)
+        else:
+            for i in range(batch):
+                z[j, i] = max(z[j, i] + shift, ZERO)
 
 
 @compiled()
-def backward(params, grads, dims, tanh, x, deltas, sums, batch):
+def activate_backward(grad, h, tanh):
+    """``dL/dz = dL/dh f'(z)``, in place: relu'(z) = [h > 0], tanh'(z) = 1 - h^2."""
+    n_out, batch = grad.shape
+    for j in range(n_out):
+        if tanh:
+            for i in range(batch):
+                grad[j, i] *= ONE - h[j, i] * h[j, i]
+        else:
+            for i in range(batch):
+                grad[j, i] = grad[j, i] if h[j, i] > 0 else ZERO
+
+
+@compiled()
+def backward(params, grads, dims, tanh, x, deltas, batch):
     """
-    From dL/dz of the output, in ``deltas[0]``, to the parameters' gradients: ``dL/dW = (dL/dz)' x``, ``dL/db`` the sum of
-    dL/dz over the batch, and ``dL/dx = dL/dz W``.
+    From dL/dz of the output, in ``deltas[0]``, to the parameters' gradients: ``dL/dW = dL/dz x'``, ``dL/db`` the sum of
+    dL/dz over the batch, and ``dL/dx = W' dL/dz``.
     """
-    at_param, at_x = len(params), 0
-    for layer in range(len(dims)):
-        at_x += batch * dims[layer, 0]
+    at_param = len(params)
     here = 0
     for layer in range(len(dims) - 1, -1, -1):
         n_in, n_out = dims[layer, 0], dims[layer, 1]
         at_param -= (n_in + 1) * n_out
-        at_x -= batch * n_in
         at_bias = at_param + n_in * n_out
-        inputs = x[at_x : at_x + batch * n_in].reshape((batch, n_in))
-        delta = deltas[here, : batch * n_out].reshape((batch, n_out))
+        inputs = inputs_of(dims, x, layer, batch)
+        delta = deltas[here, : n_out * batch].reshape((n_out, batch))
         product_of_weights(delta, inputs, grads[at_param:at_bias].reshape((n_out, n_in)))
-        bias_grad = grads[at_bias : at_bias + n_out]
-        bias_grad[:] = 0
-        for i in range(batch):
-            for j in range(n_out):
-                bias_grad[j] += delta[i, j]
+        for j in range(n_out):
+            total = ZERO
+            for i in range(batch):
+                total += delta[j, i]
+            grads[at_bias + j] = total
         if layer > 0:
-            input_grad = sums[: batch * n_in].reshape((batch, n_in))
-            product_of_inputs(delta, params[at_param:at_bias].reshape((n_out, n_in)), input_grad)
             here = 1 - here
-            n_hidden = dims[layer - 1, 1]
-            activate_backward(input_grad, inputs, tanh, deltas[here, : batch * n_hidden].reshape((batch, n_hidden)))
+            input_grad = deltas[here, : n_in * batch].reshape((n_in, batch))
+            product_of_inputs(params[at_param:at_bias].reshape((n_out, n_in)), delta, input_grad)
+            activate_backward(input_grad[: dims[layer - 1, 1]], inputs, tanh)
 
 
 @compiled()
-def backward_to_action(params, dims, tanh, x, deltas, sums, action_layer, action_grad):
-    """From dL/dz of the output, in ``deltas[0]``, to the gradient with respect to the action alone."""
-    batch, action_dim = action_grad.shape
-    at_param, at_x = len(params), 0
-    for layer in range(len(dims)):
-        at_x += batch * dims[layer, 0]
+def backward_to_action(params, dims, tanh, x, deltas, action_weights, action_layer, action_grad):
+    """
+    From dL/dz of the output, in ``deltas[0]``, to the gradient with respect to the action alone (action_dim, batch).
+
+    action_weights: memory for the weights that multiply the action
+    """
+    action_dim, batch = action_grad.shape
+    at_param = len(params)
     here = 0
     for layer in range(len(dims) - 1, action_layer - 1, -1):
         n_in, n_out = dims[layer, 0], dims[layer, 1]
         at_param -= (n_in + 1) * n_out
-        at_x -= batch * n_in
         weight = params[at_param : at_param + n_in * n_out].reshape((n_out, n_in))
-        delta = deltas[here, : batch * n_out].reshape((batch, n_out))
+        delta = deltas[here, : n_out * batch].reshape((n_out, batch))
         if layer == action_layer:
-            action_weight = sums[: n_out * action_dim].reshape((n_out, action_dim))
-            action_weight[:, :] = weight[:, n_in - action_dim :]
-            np.dot(delta, action_weight, action_grad)
+            weight_of_action = action_weights[: n_out * action_dim].reshape((n_out, action_dim))
+            weight_of_action[:, :] = weight[:, n_in - action_dim :]
+            product_of_inputs(weight_of_action, delta, action_grad)
         else:
-            input_grad = sums[: batch * n_in].reshape((batch, n_in))
-            product_of_inputs(delta, weight, input_grad)
             here = 1 - here
-            n_hidden = dims[layer - 1, 1]
-            inputs = x[at_x : at_x + batch * n_in].reshape((batch, n_in))
-            activate_backward(input_grad, inputs, tanh, deltas[here, : batch * n_hidden].reshape((batch, n_hidden)))
+            input_grad = deltas[here, : n_in * batch].reshape((n_in, batch))
+            product_of_inputs(weight, delta, input_grad)
+            activate_backward(input_grad[: dims[layer - 1, 1]], inputs_of(dims, x, layer, batch), tanh)
+
+
+@compiled()
+def act(params, actor_net, tanh, observation, action):
+    """``a = tanh(z)`` of the actor, for observations (batch, observation_dim); ``action`` is (action_dim, batch)."""
+    dims, x = actor_net
+    write_inputs(dims, x, observation, action[:0], 0)
+    forward(params, dims, tanh, x, action)
+    for j in range(len(action)):
+        for i in range(action.shape[1]):
+            action[j, i] = np.tanh(action[j, i])
 
 
 @compiled()
 def td_target(rows, noise, columns_of, targets, shape, actor_net, critic_net, work, gamma, noise_clip):
     """``y = r + gamma c min_i Q_i'(s', mu'(s'))``, with c the continuation and mu' smoothed by clipped noise."""
-    actor_dims, actor_x = actor_net
     critic_dims, critic_x, action_layer, tanh = critic_net
-    sums, _, action, _, y, q = work
+    _, _, action, _, y, q = work
     split, n_each = shape
     o, a = columns_of
     batch = len(rows)
     next_observation = rows[:, o + a + 2 : 2 * o + a + 2]
-    write_inputs(actor_dims, actor_x, next_observation, action[:, :0], 0)
-    forward(targets[:split], actor_dims, tanh, actor_x, sums, action)
-    for i in range(batch):
+    act(targets[:split], actor_net, tanh, next_observation, action)
+    if len(noise) > 0:
         for j in range(a):
-            action[i, j] = np.tanh(action[i, j])
-            if len(noise) > 0:
-                smoothed = action[i, j] + min(max(noise[i, j], -noise_clip), noise_clip)
-                action[i, j] = min(max(smoothed, -ONE), ONE)
+            for i in range(batch):
+                smoothed = action[j, i] + min(max(noise[i, j], -noise_clip), noise_clip)
+                action[j, i] = min(max(smoothed, -ONE), ONE)
     for start in range(split, len(targets), n_each):
         write_inputs(critic_dims, critic_x, next_observation, action, action_layer)
-        forward(targets[start : start + n_each], critic_dims, tanh, critic_x, sums, q)
+        forward(targets[start : start + n_each], critic_dims, tanh, critic_x, q)
         for i in range(batch):
-            y[i, 0] = q[i, 0] if start == split else min(y[i, 0], q[i, 0])
+            y[i] = q[0, i] if start == split else min(y[i], q[0, i])
     for i in range(batch):
-        y[i, 0] = rows[i, o + a] + gamma * rows[i, o + a + 1] * y[i, 0]
+        y[i] = rows[i, o + a] + gamma * rows[i, o + a + 1] * y[i]
 
 
 @compiled()
@@ -241,25 +246,28 @@ def critic_gradient(rows, noise, columns_of, parameters, shape, actor_net, criti
     Returns sums over these rows: of squared errors, of Q-values, and of TD targets, once for each Q-network.
     """
     critic_dims, critic_x, action_layer, tanh = critic_net
-    sums, deltas, _, _, y, q = work
+    _, deltas, action, _, y, q = work
     split, n_each = shape
     trained, targets = parameters
     gamma, noise_clip = np.float32(numbers[0]), np.float32(numbers[3])
     o, a = columns_of
     n_rows = len(rows)
     td_target(rows, noise, columns_of, targets, shape, actor_net, critic_net, work, gamma, noise_clip)
+    for j in range(a):
+        for i in range(n_rows):
+            action[j, i] = rows[i, o + j]
     squared, q_sum, y_sum = 0.0, 0.0, 0.0
     for start in range(split, len(trained), n_each):
         params = trained[start : start + n_each]
-        write_inputs(critic_dims, critic_x, rows[:, :o], rows[:, o : o + a], action_layer)
-        forward(params, critic_dims, tanh, critic_x, sums, q)
+        write_inputs(critic_dims, critic_x, rows[:, :o], action, action_layer)
+        forward(params, critic_dims, tanh, critic_x, q)
         for i in range(n_rows):
-            error = q[i, 0] - y[i, 0]
+            error = q[0, i] - y[i]
             squared += error * error
-            q_sum += q[i, 0]
-            y_sum += y[i, 0]
+            q_sum += q[0, i]
+            y_sum += y[i]
             deltas[0, i] = np.float32(2 / batch_size) * error
-        backward(params, grads[start : start + n_each], critic_dims, tanh, critic_x, deltas, sums, n_rows)
+        backward(params, grads[start : start + n_each], critic_dims, tanh, critic_x, deltas, n_rows)
     return squared, q_sum, y_sum
 
 
@@ -271,29 +279,26 @@ def actor_gradient(rows, columns_of, parameters, shape, actor_net, critic_net, w
 
     Returns the sum of Q-values over these rows.
     """
-    actor_dims, actor_x = actor_net
     critic_dims, critic_x, action_layer, tanh = critic_net
-    sums, deltas, action, action_grad, _, q = work
+    action_weights, deltas, action, action_grad, _, q = work
     split, n_each = shape
     trained, _ = parameters
     o, a = columns_of
     n_rows = len(rows)
-    write_inputs(actor_dims, actor_x, rows[:, :o], action[:, :0], 0)
-    forward(trained[:split], actor_dims, tanh, actor_x, sums, action)
-    for i in range(n_rows):
-        for j in range(a):
-            action[i, j] = np.tanh(action[i, j])
+    act(trained[:split], actor_net, tanh, rows[:, :o], action)
     critic = trained[split : split + n_each]
     write_inputs(critic_dims, critic_x, rows[:, :o], action, action_layer)
-    forward(critic, critic_dims, tanh, critic_x, sums, q)
+    forward(critic, critic_dims, tanh, critic_x, q)
     q_sum = 0.0
     for i in range(n_rows):
-        q_sum += q[i, 0]
+        q_sum += q[0, i]
         deltas[0, i] = np.float32(-1 / batch_size)
-    backward_to_action(critic, critic_dims, tanh, critic_x, deltas, sums, action_layer, action_grad)
-    delta = deltas[0, : n_rows * a].reshape((n_rows, a))
-    activate_backward(action_grad, action, True, delta)
-    backward(trained[:split], grads[:split], actor_dims, tanh, actor_x, deltas, sums, n_rows)
+    backward_to_action(critic, critic_dims, tanh, critic_x, deltas, action_weights, action_layer, action_grad)
+    delta = deltas[0, : a * n_rows].reshape((a, n_rows))
+    delta[:, :] = action_grad
+    activate_backward(delta, action, True)
+    actor_dims, actor_x = actor_net
+    backward(trained[:split], grads[:split], actor_dims, tanh, actor_x, deltas, n_rows)
     return q_sum
 
 
