@@ -180,7 +180,7 @@ def test_gradients_in_float64_are_autograds(layers, sizes, n_critics, late, tanh
         th.manual_seed(seed)
         with th.no_grad():
             updater.update(0.9, numbers, update_policy=False)
-        th.testing.assert_close(updater.target_q_values, y, rtol=1e-12, atol=1e-12)
+        th.testing.assert_close(th.from_numpy(updater.target_q_values), y, rtol=1e-12, atol=1e-12)
         for by_hand, derived in zip(updater.critic_adam.grads, critic_grads, strict=True):
             th.testing.assert_close(by_hand, derived, rtol=1e-10, atol=1e-12)
 

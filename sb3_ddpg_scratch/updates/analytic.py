@@ -6,8 +6,15 @@ dL/dh, the chain rule is ``dL/dz = dL/dh f'(z)``, ``dL/dW = (dL/dz)' x``, ``dL/d
 ``dL/dx = dL/dz W`` (' is the transpose). Everything is written into memory made once, parameters and moments are flat
 vectors (:mod:`~sb3_ddpg_scratch.updates.flat`), and gradients that no step uses are not computed: none of the critic's
 parameters in the actor's step, none of the observation.
+
+Arrays are NumPy's, whose calls take least time, over memory that is torch's; what is large is multiplied and activated by
+torch, whose loops are faster.
 """
 
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
@@ -19,20 +26,67 @@ from sb3_ddpg_scratch.updates.handwritten import HandWrittenUpdater
 from sb3_ddpg_scratch.updates.interface import UpdateSettings
 from sb3_ddpg_scratch.updates.products import Libraries, Product, settings_kept
 
-# dL/dz from dL/dh and h, in place of the former: relu'(z) = [h > 0], tanh'(z) = 1 - h^2.
-_relu_backward = th.ops.aten.threshold_backward.grad_input
-_tanh_backward = th.ops.aten.tanh_backward.grad_input
+# Values of a layer for one batch, from which on torch activates them.
+LARGE = 2**14
+
+
+class Activation:
+    """
+    ReLU or tanh, in place, with the memory that it works on.
+
+    :param output: z, and h after a call, shape ``(batch, n_out)``; a view
+    :param output_grad: dL/dh, and dL/dz after :attr:`backward`, of the same shape
+    :param tanh: tanh instead of ReLU
+    """
+
+    def __init__(self, output: th.Tensor, output_grad: th.Tensor, tanh: bool) -> None:
+        # relu'(z) = [h > 0], tanh'(z) = 1 - h^2.
+        self.forward: Callable[[], object]
+        self.backward: Callable[[], object]
+        if output.numel() >= LARGE:
+            self.forward = output.tanh_ if tanh else output.relu_
+            tanh_backward, relu_backward = th.ops.aten.tanh_backward.grad_input, th.ops.aten.threshold_backward.grad_input
+            self.backward = (
+                partial(tanh_backward, output_grad, output, grad_input=output_grad)
+                if tanh
+                else partial(relu_backward, output_grad, output, 0, grad_input=output_grad)
+            )
+            return
+        h, grad = output.numpy(), output_grad.numpy()
+        slope, zero = np.empty_like(grad), np.zeros((), grad.dtype)
+
+        def relu_backward_small() -> None:
+            np.sign(h, out=slope)
+            np.multiply(grad, slope, out=grad)
+
+        self.forward = partial(np.tanh, h, out=h) if tanh else partial(np.maximum, h, zero, out=h)
+        self.backward = partial(tanh_backward_small, h, grad, slope, grad) if tanh else relu_backward_small
+
+
+def tanh_backward_small(h: np.ndarray, h_grad: np.ndarray, slope: np.ndarray, z_grad: np.ndarray) -> None:
+    """
+    ``dL/dz = dL/dh (1 - h^2)``.
+
+    :param h: tanh(z)
+    :param h_grad: dL/dh, of the same shape
+    :param slope: memory of this shape
+    :param z_grad: where dL/dz is written
+    """
+    np.multiply(h, h, out=slope)
+    np.subtract(1, slope, out=slope)
+    np.multiply(h_grad, slope, out=z_grad)
 
 
 class Layer:
     """
-    One layer's memory and products.
+    One layer's memory, products and activation.
 
     :param weight: parameters, shape ``(n_out, n_in)``
     :param bias: parameters, shape ``(n_out,)``
     :param x: input, shape ``(batch, n_in)``; a view
     :param output: memory for the output, shape ``(batch, n_out)``; a view
     :param grads: memory for the gradients of weight and bias; ``None`` if they are never asked for
+    :param tanh: whether the hidden activation is tanh instead of ReLU
     :param libraries: what the products go to
     """
 
@@ -43,15 +97,18 @@ class Layer:
         x: th.Tensor,
         output: th.Tensor,
         grads: tuple[th.Tensor, th.Tensor] | None,
+        tanh: bool,
         libraries: Libraries,
     ) -> None:
-        self.weight, self.input, self.output = weight, x, output
-        self.output_grad = th.empty(output.shape)
+        self.output_grad_tensor = th.empty(output.shape)
+        self.activation = Activation(output, self.output_grad_tensor, tanh)
         self.forward = Product(libraries, x, weight.t(), output, "nt", bias)
+        self.weight, self.input = weight.numpy(), x.numpy()
+        self.output, self.output_grad = output.numpy(), self.output_grad_tensor.numpy()
         if grads is not None:
-            self.output_grad_t = self.output_grad.t()
-            self.weight_grad = Product(libraries, self.output_grad_t, x, grads[0], "tn")
-            self.bias_grad = grads[1]
+            self.weight_grad = Product(libraries, self.output_grad_tensor.t(), x, grads[0], "tn")
+            self.bias_grad = grads[1].numpy()
+            self.output_grad_t = self.output_grad.T
 
 
 class Mlp:
@@ -77,11 +134,10 @@ class Mlp:
         libraries: Libraries,
         grads: list[th.Tensor] | None = None,
     ) -> None:
-        self.tanh = tanh
         self.action_dim = action_dim
         self.action_layer = action_layer
         batch = x.shape[0]
-        self.ones = th.ones(batch)
+        self.ones = np.ones(batch, x.numpy().dtype)
         self.layers: list[Layer] = []
         # For each layer but the first, the product from its output's gradient to that of the layer before.
         self.input_grads: list[Product | None] = [None]
@@ -91,17 +147,23 @@ class Mlp:
             # The hidden values lie where the next layer reads them: in front of the action, where it joins.
             following = th.empty(batch, n_out + (action_dim if action_dim and 2 * action_layer == index + 2 else 0))
             pair = None if grads is None else (grads[index], grads[index + 1])
-            layer = Layer(weight, bias, x, following[:, :n_out], pair, libraries)
+            layer = Layer(weight, bias, x, following[:, :n_out], pair, tanh, libraries)
             if self.layers:
-                before = self.layers[-1].output_grad
+                before = self.layers[-1].output_grad_tensor
                 back = weight[:, : before.shape[1]]
                 # With a single output it is no product of matrices.
-                product = Product(libraries, layer.output_grad, back, before, "nn") if n_out > 1 else None
+                product = Product(libraries, layer.output_grad_tensor, back, before, "nn") if n_out > 1 else None
                 self.input_grads.append(product)
             self.layers.append(layer)
             x = following
-        # Where the action has to be written before forward().
-        self.action = self.layers[action_layer].input[:, self.layers[action_layer].input.shape[1] - action_dim :]
+        # Where the action has to be written before forward(), and the product from its layer to its gradient.
+        joined = self.layers[action_layer]
+        start = joined.input.shape[1] - action_dim
+        self.action = joined.input[:, start:]
+        self.action_grad = np.empty((batch, action_dim), self.ones.dtype)
+        if action_dim:
+            weight, out = parameters[2 * action_layer][:, start:], th.from_numpy(self.action_grad)
+            self.action_product = Product(libraries, joined.output_grad_tensor, weight, out, "nn")
         self.output = self.layers[-1].output
         self.output_grad = self.layers[-1].output_grad
 
@@ -110,10 +172,7 @@ class Mlp:
         *hidden, last = self.layers
         for layer in hidden:
             layer.forward()
-            if self.tanh:
-                layer.output.tanh_()
-            else:
-                layer.output.relu_()
+            layer.activation.forward()
         last.forward()
 
     def backward(self) -> None:
@@ -121,32 +180,24 @@ class Mlp:
         for index in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[index]
             layer.weight_grad()
-            th.mv(layer.output_grad_t, self.ones, out=layer.bias_grad)
+            np.dot(layer.output_grad_t, self.ones, layer.bias_grad)
             if index > 0:
                 self._backward_hidden(index)
 
-    def backward_to_action(self, out: th.Tensor) -> None:
-        """
-        From ``output_grad`` to the gradient with respect to the action alone.
-
-        :param out: where to write it, shape ``(batch, action_dim)``
-        """
+    def backward_to_action(self) -> None:
+        """From ``output_grad`` to ``action_grad``, shape ``(batch, action_dim)``, alone."""
         for index in range(len(self.layers) - 1, self.action_layer, -1):
             self._backward_hidden(index)
-        layer = self.layers[self.action_layer]
-        th.mm(layer.output_grad, layer.weight[:, layer.weight.shape[1] - self.action_dim :], out=out)
+        self.action_product()
 
     def _backward_hidden(self, index: int) -> None:
         """From a layer's ``output_grad`` through its weights and the activation before it to the previous layer's."""
         layer, previous, product = self.layers[index], self.layers[index - 1], self.input_grads[index]
         if product is None:
-            th.mul(layer.output_grad, layer.weight[:, : previous.output.shape[1]], out=previous.output_grad)
+            np.multiply(layer.output_grad, layer.weight[:, : previous.output.shape[1]], out=previous.output_grad)
         else:
             product()
-        if self.tanh:
-            _tanh_backward(previous.output_grad, previous.output, grad_input=previous.output_grad)
-        else:
-            _relu_backward(previous.output_grad, previous.output, 0, grad_input=previous.output_grad)
+        previous.activation.backward()
 
 
 class AnalyticUpdater(HandWrittenUpdater):
@@ -161,8 +212,8 @@ class AnalyticUpdater(HandWrittenUpdater):
     def __init__(self, policy: ScratchDDPGPolicy) -> None:
         super().__init__(policy)
         self.libraries = Libraries()
-        self._squared_errors: list[tuple[th.Tensor, ...]] = []
-        self._q_sums: tuple[th.Tensor, ...] = ()
+        self._squared_errors = np.zeros((0, policy.n_critics))
+        self._q_sums = np.zeros(0)
 
     # -------------------------------------------------------------------------------------------------------- Memory
 
@@ -178,6 +229,7 @@ class AnalyticUpdater(HandWrittenUpdater):
         self.next_observations = memory[:, columns.next_observation]
         self.rewards = memory[:, columns.reward, None]
         self.continuations = memory[:, columns.continuation, None]
+        self._arrays = tuple(part.numpy() for part in (self.actions, self.rewards, self.continuations))
         common = (self.tanh, self.libraries)
 
         n_actor = len(list(policy.actor.parameters()))
@@ -199,15 +251,16 @@ class AnalyticUpdater(HandWrittenUpdater):
         self.critics = critics(self.trained.views, columns.observation, self.critic_adam.grads)
         self.critic_targets = critics(self.targets.views, columns.next_observation)
 
-        self.target_q_values = th.zeros(batch_size, 1)
-        self.errors = [th.zeros(batch_size, 1) for _ in self.critics]
-        self.action_grad = th.zeros(batch_size, action_dim)
+        dtype = self.actor.output.dtype
+        self.target_q_values = np.zeros((batch_size, 1), dtype)
+        self.errors = [np.zeros((batch_size, 1), dtype) for _ in self.critics]
+        self._slope = np.zeros((batch_size, action_dim), dtype)
 
     def _reserve_losses(self, count: int) -> None:
         """Memory for the losses of that many updates, as sums over the batch."""
         if len(self._q_sums) < count:
-            self._squared_errors = [th.zeros(self.policy.n_critics).unbind() for _ in range(count)]
-            self._q_sums = th.zeros(count).unbind()
+            self._squared_errors = np.zeros((count, self.policy.n_critics))
+            self._q_sums = np.zeros(count)
 
     # --------------------------------------------------------------------------------------------------------- Updates
 
@@ -250,32 +303,36 @@ class AnalyticUpdater(HandWrittenUpdater):
 
     def _td_target(self, gamma: float, settings: UpdateSettings) -> None:
         """``y = r + gamma c min_i Q_i'(s', mu'(s'))``, with c the continuation."""
+        _, rewards, continuations = self._arrays
         self.actor_target.forward()
         next_action = self.critic_targets[0].action
-        th.tanh(self.actor_target.output, out=next_action)
+        np.tanh(self.actor_target.output, out=next_action)
         if settings.target_policy_noise > 0:
-            noise = th.empty_like(self.action_grad).normal_(0, settings.target_policy_noise)
-            next_action.add_(noise.clamp_(-settings.target_noise_clip, settings.target_noise_clip)).clamp_(-1, 1)
+            noise = th.empty(next_action.shape).normal_(0, settings.target_policy_noise)
+            next_action += noise.clamp_(-settings.target_noise_clip, settings.target_noise_clip).numpy()
+            np.clip(next_action, -1, 1, out=next_action)
         for critic in self.critic_targets:
-            if critic.action.data_ptr() != next_action.data_ptr():
-                critic.action.copy_(next_action)
+            if critic.action_layer:
+                critic.action[:] = next_action
             critic.forward()
         next_q_values = self.critic_targets[0].output
         for critic in self.critic_targets[1:]:
-            th.minimum(next_q_values, critic.output, out=next_q_values)
-        th.addcmul(self.rewards, self.continuations, next_q_values, value=gamma, out=self.target_q_values)
+            np.minimum(next_q_values, critic.output, out=next_q_values)
+        np.multiply(continuations, next_q_values, out=self.target_q_values)
+        self.target_q_values *= gamma
+        self.target_q_values += rewards
 
     def _critic_step(self, settings: UpdateSettings) -> None:
         """``L = sum_i mean((Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 (Q_i - y) / batch``."""
-        squared_errors = self._squared_errors[self.updates]
-        for critic, error, squared in zip(self.critics, self.errors, squared_errors, strict=True):
+        actions, _, _ = self._arrays
+        for number, (critic, error) in enumerate(zip(self.critics, self.errors, strict=True)):
             if critic.action_layer:
-                critic.action.copy_(self.actions)
+                critic.action[:] = actions
             critic.forward()
-            th.sub(critic.output, self.target_q_values, out=error)
-            flat_error = error.view(-1)
-            th.dot(flat_error, flat_error, out=squared)
-            th.mul(error, 2 / self.batch_size, out=critic.output_grad)
+            np.subtract(critic.output, self.target_q_values, out=error)
+            flat_error = error[:, 0]
+            self._squared_errors[self.updates, number] = np.dot(flat_error, flat_error)
+            np.multiply(error, 2 / self.batch_size, out=critic.output_grad)
             critic.backward()
         self._step(self.critic_adam, settings.max_grad_norm)
         self.updates += 1
@@ -285,12 +342,12 @@ class AnalyticUpdater(HandWrittenUpdater):
         critic = self.critics[0]
         self.actor.forward()
         # The sampled action has served: its place takes the policy's.
-        th.tanh(self.actor.output, out=critic.action)
+        np.tanh(self.actor.output, out=critic.action)
         critic.forward()
-        th.sum(critic.output, dim=(0, 1), out=self._q_sums[self.actor_updates])
-        critic.output_grad.fill_(-1 / self.batch_size)
-        critic.backward_to_action(self.action_grad)
-        _tanh_backward(self.action_grad, critic.action, grad_input=self.actor.output_grad)
+        self._q_sums[self.actor_updates] = np.dot(critic.output[:, 0], critic.ones)
+        critic.output_grad.fill(-1 / self.batch_size)
+        critic.backward_to_action()
+        tanh_backward_small(critic.action, critic.action_grad, self._slope, self.actor.output_grad)
         self.actor.backward()
         self._step(self.actor_adam, settings.max_grad_norm)
         self.actor_updates += 1
@@ -323,13 +380,13 @@ class AnalyticUpdater(HandWrittenUpdater):
 
     def critic_losses(self) -> list[float]:
         """See :meth:`HandWrittenUpdater.critic_losses`."""
-        return [sum(value.item() for value in sums) / self.batch_size for sums in self._squared_errors[: self.updates]]
+        return [sum(errors) / self.batch_size for errors in self._squared_errors[: self.updates].tolist()]
 
     def actor_losses(self) -> list[float]:
         """See :meth:`HandWrittenUpdater.actor_losses`."""
-        return [-value.item() / self.batch_size for value in self._q_sums[: self.actor_updates]]
+        return [-value / self.batch_size for value in self._q_sums[: self.actor_updates].tolist()]
 
     def q_means(self) -> tuple[float, float]:
         """See :meth:`HandWrittenUpdater.q_means`."""
-        target_mean = self.target_q_values.mean().item()
-        return sum(error.mean().item() for error in self.errors) / len(self.errors) + target_mean, target_mean
+        target_mean = float(self.target_q_values.mean())
+        return float(sum(error.mean() for error in self.errors)) / len(self.errors) + target_mean, target_mean

@@ -4,12 +4,15 @@ Matrix products on the fastest library the machine has: MKL, oneDNN or OpenBLAS,
 torch multiplies by MKL, and by oneDNN if ``torch.backends.mkldnn.matmul.fp32_precision`` allows bf16. Where the processor
 has no bf16 matrix unit, oneDNN still multiplies in full fp32, and large products are faster that way; where it has one, the
 result is coarser. So a product goes there only if it is measured both faster and as exact as MKL's. OpenBLAS is what NumPy
-multiplies by: for products with few rows or columns, as of a first layer's weights, it takes a fraction of MKL's time.
+multiplies by: for small products, and for those with few rows or columns, as of a first layer's weights, it takes less time.
+
+In a training, other work fills the caches between one call of a product and the next; so it does while they are measured.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import median
 
 import numpy as np
 import torch as th
@@ -18,9 +21,15 @@ from sb3_ddpg_scratch.tuning import remembered_choice, tuning_enabled
 
 # oneDNN's own cost per call outweighs all it could save below about this many multiplications.
 SMALLEST_PRODUCT = 2**21
-# Products with so few rows or columns may go to OpenBLAS; it would share out larger ones among threads of its own.
+# Products of so few multiplications, or with so few rows or columns, may go to OpenBLAS; it would share out larger ones among
+# threads of its own.
+SMALL = 2**18
 NARROW = 32
+# Bytes of other memory that are written to before a product is timed: more than a core's own cache holds.
+OTHER_WORK = 2**21
 MKL, ONEDNN, OPENBLAS = LIBRARIES = ("mkl", "onednn", "openblas")
+# How a library's time has to compare with MKL's. Small updates gain from one library throughout: its code stays in the caches.
+HANDICAP = {ONEDNN: 0.95, OPENBLAS: 1.2}
 
 _matmul = th.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
@@ -71,6 +80,7 @@ class Product:
     :param out: where the result is written, shape ``(rows, columns)``
     :param form: how the operands lie in memory: "nn" as they are, "nt" the right one transposed, "tn" the left one
     :param bias: added to each row, shape ``(columns,)``
+    :param library: :data:`MKL`, :data:`ONEDNN` or :data:`OPENBLAS`; the fastest if not given
     """
 
     def __init__(
@@ -81,20 +91,26 @@ class Product:
         out: th.Tensor,
         form: str,
         bias: th.Tensor | None = None,
+        library: str | None = None,
     ) -> None:
         (rows, inner), columns = left.shape, right.shape[1]
-        library = fastest_library(rows, inner, columns, form, with_bias=bias is not None)
+        if library is None:
+            # NumPy writes only to arrays without gaps.
+            library = fastest_library(rows, inner, columns, form, bias is not None) if out.is_contiguous() else MKL
         self.libraries = libraries
         self.onednn = library == ONEDNN
         self.operands = (left, right) if bias is None else (bias, left, right)
         self.out = out
         self.arrays = (left.numpy(), right.numpy(), out.numpy()) if library == OPENBLAS else None
+        self.bias = None if bias is None else bias.numpy()
         self.multiply = th.mm if bias is None else th.addmm
 
     def __call__(self) -> None:
         """Multiply what the operands hold at present."""
         if self.arrays is not None:
             np.dot(*self.arrays)
+            if self.bias is not None:
+                np.add(self.arrays[2], self.bias, out=self.arrays[2])
             return
         if self.onednn is not self.libraries.onednn:
             self.libraries.switch(self.onednn)
@@ -115,39 +131,39 @@ def fastest_library(rows: int, inner: int, columns: int, form: str = "nn", with_
     :param with_bias: whether a bias is added, which OpenBLAS does not do on the way
     :return: :data:`MKL`, :data:`ONEDNN` or :data:`OPENBLAS`
     """
-    if rows * inner * columns >= SMALLEST_PRODUCT and th.backends.mkldnn.is_available():
+    multiplications = rows * inner * columns
+    if multiplications >= SMALLEST_PRODUCT and th.backends.mkldnn.is_available():
         rival = ONEDNN
-    elif min(rows, columns) <= NARROW and not with_bias:
+    elif multiplications <= SMALL or (min(rows, columns) <= NARROW and not with_bias):
         rival = OPENBLAS
     else:
         return MKL
     if not tuning_enabled():
         return MKL
-    key = f"product {form} {rows}x{inner}x{columns} threads={th.get_num_threads()}"
-    return remembered_choice(key, lambda: rival if _rival_is_better(rival, rows, inner, columns, form) else MKL)
+    key = f"product {form}{' with bias' if with_bias else ''} {rows}x{inner}x{columns} threads={th.get_num_threads()}"
+    return remembered_choice(key, lambda: rival if _rival_is_better(rival, rows, inner, columns, form, with_bias) else MKL)
 
 
-def _rival_is_better(rival: str, rows: int, inner: int, columns: int, form: str) -> bool:
+def _rival_is_better(rival: str, rows: int, inner: int, columns: int, form: str, with_bias: bool) -> bool:
     generator = th.Generator().manual_seed(0)
     left = th.randn((inner, rows) if form == "tn" else (rows, inner), generator=generator)
     right = th.randn((columns, inner) if form == "nt" else (inner, columns), generator=generator)
     left, right = left.t() if form == "tn" else left, right.t() if form == "nt" else right
-    out = th.empty(rows, columns)
-    arrays = (left.numpy(), right.numpy(), out.numpy())
+    out, bias = th.empty(rows, columns), th.zeros(columns) if with_bias else None
     exact = left.double() @ right.double()
+    products = {library: Product(Libraries(), left, right, out, form, bias, library) for library in (MKL, rival)}
+    elsewhere = np.zeros(OTHER_WORK, np.uint8)
     times: dict[str, list[float]] = {MKL: [], rival: []}
     errors: dict[str, float] = {}
     with settings_kept():
         for repeat in range(8):
-            for library, spent in times.items():
+            for library, multiply in products.items():
                 use_onednn(library == ONEDNN)
+                elsewhere += 1
                 begun = time.perf_counter()
-                if library == OPENBLAS:
-                    np.dot(*arrays)
-                else:
-                    th.mm(left, right, out=out)
+                multiply()
                 if repeat > 1:
-                    spent.append(time.perf_counter() - begun)
+                    times[library].append(time.perf_counter() - begun)
                 errors[library] = (out.double() - exact).abs().max().item()
     as_exact = errors[rival] <= 4 * errors[MKL]
-    return as_exact and min(times[rival]) < 0.95 * min(times[MKL])
+    return as_exact and median(times[rival]) < HANDICAP[rival] * median(times[MKL])
