@@ -85,8 +85,8 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
     :param target_policy_noise: standard deviation of TD3's target policy smoothing, in normalised units; 0 for none
     :param target_noise_clip: largest size of that noise
     :param updater: how an update is computed: ``"autograd"`` is the reference, for any policy, with SB3's replay buffer and
-        SB3's results to the last bit; ``"analytic"`` has gradients by hand for plain MLPs on the CPU; ``"auto"`` takes the
-        fastest that serves the policy
+        SB3's results to the last bit; ``"analytic"`` has gradients by hand for plain MLPs on the CPU; ``"compiled"`` has
+        them compiled by Numba; ``"auto"`` takes the fastest that serves the policy
     :raises ArgumentError: for an argument that has a value it may not have
     """
 

@@ -19,6 +19,7 @@ from sb3_ddpg_scratch import ScratchDDPG
 from sb3_ddpg_scratch.compare.parity import compare_models
 from sb3_ddpg_scratch.policies import MlpPolicy
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
+from sb3_ddpg_scratch.updates import analytic
 from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater
 from sb3_ddpg_scratch.updates.autograd import AutogradUpdater
 from sb3_ddpg_scratch.updates.compiled import UPDATES_PER_CALL, CompiledUpdater
@@ -129,6 +130,15 @@ def test_is_the_reference_but_for_rounding(name, updater_class):
         ):
             assert ours.keys() == theirs.keys()
             assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("activation_fn", ["relu", "tanh"])
+def test_large_layers_are_activated_by_torch(monkeypatch, activation_fn):
+    monkeypatch.setattr(analytic, "LARGE", 0)
+    reference, policy = (make_policy(activation_fn=activation_fn) for _ in range(2))
+    train(AutogradUpdater, reference, 20)
+    train(AnalyticUpdater, policy, 20)
+    assert largest_difference(state_of(policy), state_of(reference)) < 1e-5
 
 
 @settings(max_examples=60, deadline=None)
