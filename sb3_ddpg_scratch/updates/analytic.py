@@ -151,7 +151,7 @@ class Mlp:
             if self.layers:
                 before = self.layers[-1].output_grad_tensor
                 back = weight[:, : before.shape[1]]
-                # With a single output it is no product of matrices.
+                # With a single output it is no product that libraries differ in.
                 product = Product(libraries, layer.output_grad_tensor, back, before, "nn") if n_out > 1 else None
                 self.input_grads.append(product)
             self.layers.append(layer)
@@ -194,7 +194,7 @@ class Mlp:
         """From a layer's ``output_grad`` through its weights and the activation before it to the previous layer's."""
         layer, previous, product = self.layers[index], self.layers[index - 1], self.input_grads[index]
         if product is None:
-            np.multiply(layer.output_grad, layer.weight[:, : previous.output.shape[1]], out=previous.output_grad)
+            np.dot(layer.output_grad, layer.weight[:, : previous.output.shape[1]], previous.output_grad)
         else:
             product()
         previous.activation.backward()
