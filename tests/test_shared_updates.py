@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch as th
 from test_handwritten import SharedUpdater, largest_difference, make_buffer, make_policy, state_of, train
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sb3_ddpg_scratch.updates import compiled
+from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater
 from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
 from sb3_ddpg_scratch.updates.interface import UpdateSettings
 from sb3_ddpg_scratch.updates.kernels import ABANDONED, meet
@@ -65,14 +66,34 @@ def test_the_same_seed_gives_the_same_bits():
     assert largest_difference(state_of(first), state_of(second)) == 0
 
 
-def test_each_thread_multiplies_by_itself():
-    """Otherwise each of the threads would wake as many again."""
-    before = [library["num_threads"] for library in threadpool_info() if library["internal_api"] == "openblas"]
-    with compiled._one_blas_thread():
-        within = [library["num_threads"] for library in threadpool_info() if library["internal_api"] == "openblas"]
-    after = [library["num_threads"] for library in threadpool_info() if library["internal_api"] == "openblas"]
-    assert within == [1] * len(within)
-    assert after == before
+def blas_threads():
+    return [library["num_threads"] for library in threadpool_info() if library["internal_api"] == "openblas"]
+
+
+@pytest.mark.parametrize("updater_class", [AnalyticUpdater, CompiledUpdater])
+def test_no_update_and_no_action_wakes_threads_of_blas(monkeypatch, updater_class):
+    """They would keep cores busy that the update's own threads need."""
+    policy, seen, dot = make_policy(), [], np.dot
+    updater = updater_class(policy)
+
+    def watched(*args):
+        seen.extend(blas_threads())
+        return dot(*args)
+
+    with threadpool_limits(2):
+        before = blas_threads()
+        assert set(before) == {2}
+        monkeypatch.setattr(np, "dot", watched)
+        updater.act(np.zeros((8, 3), np.float32))
+        assert len(seen) > 0
+        if updater_class is AnalyticUpdater:
+            updater.train(make_buffer(policy), 1, 16, UpdateSettings(gamma=0.95, tau=0.01), 0)
+        else:
+            kernel = compiled.updates
+            monkeypatch.setattr(compiled, "updates", lambda *args: seen.extend(blas_threads()) or kernel(*args))
+            updater.train(make_buffer(policy), 1, 16, UpdateSettings(gamma=0.95, tau=0.01), 0)
+        assert set(seen) == {1}
+        assert blas_threads() == before
 
 
 def test_several_models_train_at_once():

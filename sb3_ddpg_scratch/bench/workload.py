@@ -51,7 +51,7 @@ def installed(contender: str) -> bool:
     :param contender: a contender
     :return: whether what it needs is installed
     """
-    needed = {"sbx": ("sbx", "jax"), "compiled": ("numba", "scipy", "threadpoolctl")}.get(contender, ())
+    needed = {"sbx": ("sbx", "jax"), "compiled": ("numba", "scipy")}.get(contender, ())
     return all(find_spec(package) is not None for package in needed)
 
 

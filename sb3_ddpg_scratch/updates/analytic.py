@@ -30,40 +30,20 @@ from sb3_ddpg_scratch.updates.products import Libraries, Product, settings_kept
 LARGE = 2**14
 
 
-class Activation:
+def relu_backward(h: np.ndarray, h_grad: np.ndarray, slope: np.ndarray, z_grad: np.ndarray) -> None:
     """
-    ReLU or tanh, in place, with the memory that it works on.
+    ``dL/dz = dL/dh [h > 0]``.
 
-    :param output: z, and h after a call, shape ``(batch, n_out)``; a view
-    :param output_grad: dL/dh, and dL/dz after :attr:`backward`, of the same shape
-    :param tanh: tanh instead of ReLU
+    :param h: relu(z)
+    :param h_grad: dL/dh, of the same shape
+    :param slope: memory of this shape
+    :param z_grad: where dL/dz is written
     """
-
-    def __init__(self, output: th.Tensor, output_grad: th.Tensor, tanh: bool) -> None:
-        # relu'(z) = [h > 0], tanh'(z) = 1 - h^2.
-        self.forward: Callable[[], object]
-        self.backward: Callable[[], object]
-        if output.numel() >= LARGE:
-            self.forward = output.tanh_ if tanh else output.relu_
-            tanh_backward, relu_backward = th.ops.aten.tanh_backward.grad_input, th.ops.aten.threshold_backward.grad_input
-            self.backward = (
-                partial(tanh_backward, output_grad, output, grad_input=output_grad)
-                if tanh
-                else partial(relu_backward, output_grad, output, 0, grad_input=output_grad)
-            )
-            return
-        h, grad = output.numpy(), output_grad.numpy()
-        slope, zero = np.empty_like(grad), np.zeros((), grad.dtype)
-
-        def relu_backward_small() -> None:
-            np.sign(h, out=slope)
-            np.multiply(grad, slope, out=grad)
-
-        self.forward = partial(np.tanh, h, out=h) if tanh else partial(np.maximum, h, zero, out=h)
-        self.backward = partial(tanh_backward_small, h, grad, slope, grad) if tanh else relu_backward_small
+    np.sign(h, out=slope)
+    np.multiply(h_grad, slope, out=z_grad)
 
 
-def tanh_backward_small(h: np.ndarray, h_grad: np.ndarray, slope: np.ndarray, z_grad: np.ndarray) -> None:
+def tanh_backward(h: np.ndarray, h_grad: np.ndarray, slope: np.ndarray, z_grad: np.ndarray) -> None:
     """
     ``dL/dz = dL/dh (1 - h^2)``.
 
@@ -77,16 +57,42 @@ def tanh_backward_small(h: np.ndarray, h_grad: np.ndarray, slope: np.ndarray, z_
     np.multiply(h_grad, slope, out=z_grad)
 
 
+class Activation:
+    """
+    ReLU or tanh of a hidden layer, in place: ``forward()`` from z to h, ``backward()`` from dL/dh to dL/dz.
+
+    :param output: z and h, shape ``(batch, n_out)``; a view
+    :param output_grad: dL/dh and dL/dz, of the same shape
+    :param tanh: tanh instead of ReLU
+    """
+
+    def __init__(self, output: th.Tensor, output_grad: th.Tensor, tanh: bool) -> None:
+        self.forward: Callable[[], object]
+        self.backward: Callable[[], object]
+        if output.numel() >= LARGE:
+            aten, out = th.ops.aten, {"grad_input": output_grad}
+            self.forward = output.tanh_ if tanh else output.relu_
+            self.backward = (
+                partial(aten.tanh_backward.grad_input, output_grad, output, **out)
+                if tanh
+                else partial(aten.threshold_backward.grad_input, output_grad, output, 0, **out)
+            )
+        else:
+            h, grad = output.numpy(), output_grad.numpy()
+            zero = np.zeros((), grad.dtype)
+            self.forward = partial(np.tanh, h, out=h) if tanh else partial(np.maximum, h, zero, out=h)
+            self.backward = partial(tanh_backward if tanh else relu_backward, h, grad, np.empty_like(grad), grad)
+
+
 class Layer:
     """
-    One layer's memory, products and activation.
+    One layer's memory and products.
 
     :param weight: parameters, shape ``(n_out, n_in)``
     :param bias: parameters, shape ``(n_out,)``
     :param x: input, shape ``(batch, n_in)``; a view
     :param output: memory for the output, shape ``(batch, n_out)``; a view
     :param grads: memory for the gradients of weight and bias; ``None`` if they are never asked for
-    :param tanh: whether the hidden activation is tanh instead of ReLU
     :param libraries: what the products go to
     """
 
@@ -97,18 +103,14 @@ class Layer:
         x: th.Tensor,
         output: th.Tensor,
         grads: tuple[th.Tensor, th.Tensor] | None,
-        tanh: bool,
         libraries: Libraries,
     ) -> None:
-        self.output_grad_tensor = th.empty(output.shape)
-        self.activation = Activation(output, self.output_grad_tensor, tanh)
+        self.output, self.output_grad = output, th.empty(output.shape)
         self.forward = Product(libraries, x, weight.t(), output, "nt", bias)
-        self.weight, self.input = weight.numpy(), x.numpy()
-        self.output, self.output_grad = output.numpy(), self.output_grad_tensor.numpy()
         if grads is not None:
-            self.weight_grad = Product(libraries, self.output_grad_tensor.t(), x, grads[0], "tn")
+            self.weight_grad = Product(libraries, self.output_grad.t(), x, grads[0], "tn")
             self.bias_grad = grads[1].numpy()
-            self.output_grad_t = self.output_grad.T
+            self.output_grad_t = self.output_grad.numpy().T
 
 
 class Mlp:
@@ -139,41 +141,40 @@ class Mlp:
         batch = x.shape[0]
         self.ones = np.ones(batch, x.numpy().dtype)
         self.layers: list[Layer] = []
-        # For each layer but the first, the product from its output's gradient to that of the layer before.
-        self.input_grads: list[Product | None] = [None]
+        # Of each hidden layer the activation, and the product from the next layer's dL/dz to its own dL/dh.
+        self.activations: list[Activation] = []
+        self.input_grads: list[Product] = []
         for index in range(0, len(parameters), 2):
             weight, bias = parameters[index : index + 2]
             n_out = len(bias)
+            if index == 2 * action_layer:
+                # Where the action has to be written before forward(), and the product from its layer to its gradient.
+                before_action = x.shape[1] - action_dim
+                self.action = x[:, before_action:].numpy()
+                self.action_grad = np.empty((batch, action_dim), self.ones.dtype)
+                action_weight = weight[:, before_action:]
             # The hidden values lie where the next layer reads them: in front of the action, where it joins.
             following = th.empty(batch, n_out + (action_dim if action_dim and 2 * action_layer == index + 2 else 0))
             pair = None if grads is None else (grads[index], grads[index + 1])
-            layer = Layer(weight, bias, x, following[:, :n_out], pair, tanh, libraries)
+            layer = Layer(weight, bias, x, following[:, :n_out], pair, libraries)
             if self.layers:
-                before = self.layers[-1].output_grad_tensor
-                back = weight[:, : before.shape[1]]
-                # With a single output it is no product that libraries differ in.
-                product = Product(libraries, layer.output_grad_tensor, back, before, "nn") if n_out > 1 else None
-                self.input_grads.append(product)
+                hidden = self.layers[-1]
+                self.activations.append(Activation(hidden.output, hidden.output_grad, tanh))
+                back = weight[:, : hidden.output.shape[1]]
+                self.input_grads.append(Product(libraries, layer.output_grad, back, hidden.output_grad, "nn"))
             self.layers.append(layer)
             x = following
-        # Where the action has to be written before forward(), and the product from its layer to its gradient.
-        joined = self.layers[action_layer]
-        start = joined.input.shape[1] - action_dim
-        self.action = joined.input[:, start:]
-        self.action_grad = np.empty((batch, action_dim), self.ones.dtype)
         if action_dim:
-            weight, out = parameters[2 * action_layer][:, start:], th.from_numpy(self.action_grad)
-            self.action_product = Product(libraries, joined.output_grad_tensor, weight, out, "nn")
-        self.output = self.layers[-1].output
-        self.output_grad = self.layers[-1].output_grad
+            joined, out = self.layers[action_layer], th.from_numpy(self.action_grad)
+            self.action_product = Product(libraries, joined.output_grad, action_weight, out, "nn")
+        self.output, self.output_grad = self.layers[-1].output.numpy(), self.layers[-1].output_grad.numpy()
 
     def forward(self) -> None:
         """From the input to ``output`` (of the actor: what tanh is applied to)."""
-        *hidden, last = self.layers
-        for layer in hidden:
+        for layer, activation in zip(self.layers, self.activations, strict=False):
             layer.forward()
-            layer.activation.forward()
-        last.forward()
+            activation.forward()
+        self.layers[-1].forward()
 
     def backward(self) -> None:
         """From ``output_grad`` to the parameters' gradients."""
@@ -182,22 +183,18 @@ class Mlp:
             layer.weight_grad()
             np.dot(layer.output_grad_t, self.ones, layer.bias_grad)
             if index > 0:
-                self._backward_hidden(index)
+                self._backward_hidden(index - 1)
 
     def backward_to_action(self) -> None:
         """From ``output_grad`` to ``action_grad``, shape ``(batch, action_dim)``, alone."""
-        for index in range(len(self.layers) - 1, self.action_layer, -1):
+        for index in range(len(self.layers) - 2, self.action_layer - 1, -1):
             self._backward_hidden(index)
         self.action_product()
 
     def _backward_hidden(self, index: int) -> None:
-        """From a layer's ``output_grad`` through its weights and the activation before it to the previous layer's."""
-        layer, previous, product = self.layers[index], self.layers[index - 1], self.input_grads[index]
-        if product is None:
-            np.dot(layer.output_grad, layer.weight[:, : previous.output.shape[1]], previous.output_grad)
-        else:
-            product()
-        previous.activation.backward()
+        """From dL/dz of the next layer to dL/dz of a hidden one."""
+        self.input_grads[index]()
+        self.activations[index].backward()
 
 
 class AnalyticUpdater(HandWrittenUpdater):
@@ -274,7 +271,7 @@ class AnalyticUpdater(HandWrittenUpdater):
         env: VecNormalize | None = None,
     ) -> None:
         """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.train`."""
-        with th.no_grad(), settings_kept():
+        with th.no_grad(), settings_kept(), self.one_blas_thread:
             self.begin()
             self._reserve_losses(gradient_steps)
             self.libraries.begin()
@@ -347,7 +344,7 @@ class AnalyticUpdater(HandWrittenUpdater):
         self._q_sums[self.actor_updates] = np.dot(critic.output[:, 0], critic.ones)
         critic.output_grad.fill(-1 / self.batch_size)
         critic.backward_to_action()
-        tanh_backward_small(critic.action, critic.action_grad, self._slope, self.actor.output_grad)
+        tanh_backward(critic.action, critic.action_grad, self._slope, self.actor.output_grad)
         self.actor.backward()
         self._step(self.actor_adam, settings.max_grad_norm)
         self.actor_updates += 1

@@ -75,7 +75,7 @@ def make_updater(name: str, policy: ScratchDDPGPolicy, batch_size: int, verbose:
 
 
 def _compiler_installed() -> bool:
-    return all(find_spec(package) is not None for package in ("numba", "scipy", "threadpoolctl"))
+    return all(find_spec(package) is not None for package in ("numba", "scipy"))
 
 
 def _compiled_updater(policy: ScratchDDPGPolicy) -> Updater:
@@ -83,7 +83,7 @@ def _compiled_updater(policy: ScratchDDPGPolicy) -> Updater:
         raise ArgumentError(
             "updater",
             "compiled",
-            "'auto' or 'analytic' without Numba, SciPy and threadpoolctl",
+            "'auto' or 'analytic' without Numba and SciPy",
             "pip install 'sb3-ddpg-scratch[fast]'",
         )
     # Importing Numba takes a while, which models that do not need it shall not wait for.

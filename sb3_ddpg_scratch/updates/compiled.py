@@ -6,20 +6,16 @@ A larger update is shared among torch's threads: each computes the gradients of 
 product to the last, and they are added up. Sharing out every single product instead costs more than it saves.
 """
 
-import ctypes
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  # loads the library behind np.dot, which is to be found below
+import scipy.linalg.cython_blas  # noqa: F401  # loads the library behind np.dot, which OneBlasThread looks for
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
-from threadpoolctl import ThreadpoolController
 
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import Batches
@@ -53,37 +49,6 @@ class Share(NamedTuple):
     actor_net: tuple[Any, ...]
     critic_net: tuple[Any, ...]
     work: tuple[np.ndarray, ...]
-
-
-def _find_blas() -> list[tuple[Callable[[], int], Callable[[int], object]]]:
-    """How many threads each OpenBLAS uses, and how to set that: NumPy and SciPy bring one each, or share one."""
-    found = []
-    for library in ThreadpoolController().select(internal_api="openblas").lib_controllers:
-        # The controller looks these up anew at each call, which takes longer than the call.
-        functions = ctypes.CDLL(library.filepath)
-        for form in ("scipy_openblas_{}_num_threads", "openblas_{}_num_threads"):
-            for suffix in ("", "64_"):
-                getter, setter = (getattr(functions, form.format(verb) + suffix, None) for verb in ("get", "set"))
-                if getter is not None and setter is not None:
-                    found.append((getter, setter))
-    return found
-
-
-_blas = _find_blas()
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Have ``np.dot`` compute by itself: other threads have shares of their own, or are not worth waking."""
-    before = [get_threads() for get_threads, _ in _blas]
-    changed = [(set_threads, count) for (_, set_threads), count in zip(_blas, before, strict=True) if count != 1]
-    for set_threads, _ in changed:
-        set_threads(1)
-    try:
-        yield
-    finally:
-        for set_threads, count in changed:
-            set_threads(count)
 
 
 def _announce_compilation() -> None:
@@ -192,7 +157,7 @@ class CompiledUpdater(HandWrittenUpdater):
             for number in range(count):
                 batches.write(first + number, self._rows[number])
             noise = self._smoothing_noise(count, settings)
-            with _one_blas_thread():
+            with self.one_blas_thread:
                 turns = self._updates(self._rows[:count], noise, numbers, n_updates + first, settings.policy_delay)
             self.updates += count
             self.actor_updates += turns

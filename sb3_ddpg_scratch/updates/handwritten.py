@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import BatchColumns
+from sb3_ddpg_scratch.updates.blas_threads import OneBlasThread
 from sb3_ddpg_scratch.updates.flat import FlatAdam, FlatParameters
 
 
@@ -22,6 +23,7 @@ class HandWrittenUpdater:
 
     def __init__(self, policy: ScratchDDPGPolicy) -> None:
         self.policy = policy
+        self.one_blas_thread = OneBlasThread()
         self.columns = BatchColumns(policy.actor.features_dim, get_action_dim(policy.action_space))
         self.tanh = policy.activation_fn is th.nn.Tanh
         self.trained = FlatParameters(policy.actor, policy.critic)
@@ -47,18 +49,19 @@ class HandWrittenUpdater:
         """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.act`."""
         # By NumPy: for so few rows, calling torch takes several times as long as multiplying.
         self.trained.bind()
-        x = observations
-        *hidden, (last_weight, last_bias) = self._actor_layers
-        for weight, bias in hidden:
-            x = np.dot(x, weight)
-            x += bias
-            if self.tanh:
-                np.tanh(x, out=x)
-            else:
-                np.maximum(x, 0.0, out=x)
-        x = np.dot(x, last_weight)
-        x += last_bias
-        return np.tanh(x, out=x)
+        with self.one_blas_thread:
+            x = observations
+            *hidden, (last_weight, last_bias) = self._actor_layers
+            for weight, bias in hidden:
+                x = np.dot(x, weight)
+                x += bias
+                if self.tanh:
+                    np.tanh(x, out=x)
+                else:
+                    np.maximum(x, 0.0, out=x)
+            x = np.dot(x, last_weight)
+            x += last_bias
+            return np.tanh(x, out=x)
 
     def begin(self) -> None:
         """Before a series of updates: whatever was loaded, copied or moved since the last one is taken over."""
