@@ -12,7 +12,7 @@ import torch as th
 from test_handwritten import SharedUpdater, largest_difference, make_buffer, make_policy, state_of, train
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sb3_ddpg_scratch.updates import compiled
+from sb3_ddpg_scratch.updates import kernels
 from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater
 from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
 from sb3_ddpg_scratch.updates.interface import UpdateSettings
@@ -74,7 +74,7 @@ def blas_threads():
 def test_no_update_and_no_action_wakes_threads_of_blas(monkeypatch, updater_class):
     """They would keep cores busy that the update's own threads need."""
     policy, seen, dot = make_policy(), [], np.dot
-    updater = updater_class(policy)
+    updater = train(updater_class, policy, 1)
 
     def watched(*args):
         seen.extend(blas_threads())
@@ -89,8 +89,8 @@ def test_no_update_and_no_action_wakes_threads_of_blas(monkeypatch, updater_clas
         if updater_class is AnalyticUpdater:
             updater.train(make_buffer(policy), 1, 16, UpdateSettings(gamma=0.95, tau=0.01), 0)
         else:
-            kernel = compiled.updates
-            monkeypatch.setattr(compiled, "updates", lambda *args: seen.extend(blas_threads()) or kernel(*args))
+            kernel = kernels.updates
+            monkeypatch.setattr(kernels, "updates", lambda *args: seen.extend(blas_threads()) or kernel(*args))
             updater.train(make_buffer(policy), 1, 16, UpdateSettings(gamma=0.95, tau=0.01), 0)
         assert set(seen) == {1}
         assert blas_threads() == before
@@ -142,7 +142,7 @@ def test_an_interrupt_before_an_update_leaves_the_networks_as_they_were(monkeypa
     updater, buffer, settings = SharedUpdater(policy), make_buffer(policy), UpdateSettings(gamma=0.95, tau=0.01)
     updater.train(buffer, 1, 16, settings, 0)
     before = state_of(policy)
-    kernel, main = compiled.updates, threading.get_ident()
+    kernel, main = kernels.updates, threading.get_ident()
 
     def interrupted(*args):
         if threading.get_ident() == main:
@@ -150,7 +150,7 @@ def test_an_interrupt_before_an_update_leaves_the_networks_as_they_were(monkeypa
             time.sleep(60)
         return kernel(*args)
 
-    monkeypatch.setattr(compiled, "updates", interrupted)
+    monkeypatch.setattr(kernels, "updates", interrupted)
     with pytest.raises(KeyboardInterrupt):
         updater.train(buffer, 1, 16, settings, 1)
     assert largest_difference(state_of(policy), before) == 0

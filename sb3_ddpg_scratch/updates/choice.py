@@ -18,6 +18,7 @@ from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer, packable
 from sb3_ddpg_scratch.tuning import remembered_choice, tuning_enabled
 from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater
 from sb3_ddpg_scratch.updates.autograd import AutogradUpdater
+from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
 from sb3_ddpg_scratch.updates.flat import flat_adam_supports
 from sb3_ddpg_scratch.updates.interface import Updater, UpdateSettings
 
@@ -86,9 +87,6 @@ def _compiled_updater(policy: ScratchDDPGPolicy) -> Updater:
             "'auto' or 'analytic' without Numba and SciPy",
             "pip install 'sb3-ddpg-scratch[fast]'",
         )
-    # Importing Numba takes a while, which models that do not need it shall not wait for.
-    from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
-
     return CompiledUpdater(policy)
 
 

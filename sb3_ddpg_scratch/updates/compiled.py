@@ -6,23 +6,23 @@ A larger update is shared among torch's threads: each computes the gradients of 
 product to the last, and they are added up. Sharing out every single product instead costs more than it saves.
 """
 
+import os
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  # loads the library behind np.dot, which OneBlasThread looks for
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import Batches
-from sb3_ddpg_scratch.updates import kernels
+from sb3_ddpg_scratch.updates.blas_threads import OneBlasThread
 from sb3_ddpg_scratch.updates.handwritten import HandWrittenUpdater
 from sb3_ddpg_scratch.updates.interface import UpdateSettings
-from sb3_ddpg_scratch.updates.kernels import ABANDONED, N_SUMS, SHAREABLE, updates
 from sb3_ddpg_scratch.updates.team import together
 
 # Updates made in one call, at most: their batches are gathered beforehand.
@@ -51,13 +51,22 @@ class Share(NamedTuple):
     work: tuple[np.ndarray, ...]
 
 
-def _announce_compilation() -> None:
-    """Say that the first call will take a while, if it will."""
+def _load_kernels() -> ModuleType:
+    """
+    Import what an update needs, and say if its first call will take a while.
+
+    Numba and SciPy take half a second to import, for which a model that only acts shall not wait.
+    """
+    import scipy.linalg.cython_blas  # noqa: F401  # loads the library behind np.dot, which OneBlasThread looks for
+
+    from sb3_ddpg_scratch.updates import kernels
+
     written = Path(kernels.__file__).stat().st_mtime
-    indices = Path(updates.stats.cache_path or "").glob("kernels.updates-*.nbi")
+    indices = Path(kernels.updates.stats.cache_path or "").glob("kernels.updates-*.nbi")
     compiled_before = any(index.stat().st_mtime > written for index in indices)
-    if not compiled_before and not updates.signatures:
+    if not compiled_before and not kernels.updates.signatures:
         print("Compiling the hand-written update, once on this machine: some 15 seconds.", file=sys.stderr)
+    return kernels
 
 
 def _dims(parameters: list[th.Tensor]) -> np.ndarray:
@@ -76,7 +85,8 @@ class CompiledUpdater(HandWrittenUpdater):
 
     def __init__(self, policy: ScratchDDPGPolicy) -> None:
         super().__init__(policy)
-        _announce_compilation()
+        # Loaded with the first update.
+        self._kernels: Any = None
         n_actor = len(list(policy.actor.parameters()))
         n_each = (len(self.trained.views) - n_actor) // policy.n_critics
         self._actor_dims = _dims(self.trained.views[:n_actor])
@@ -102,13 +112,14 @@ class CompiledUpdater(HandWrittenUpdater):
         """Among how many threads an update is worth sharing."""
         multiplications = batch_size * self._multiplications_of_a_row
         limits = (th.get_num_threads(), batch_size // ROWS_OF_A_SHARE, multiplications // MULTIPLICATIONS_OF_A_SHARE)
-        return max(1, min(*limits, MOST_SHARES)) if SHAREABLE else 1
+        # A thread that waits must be able to leave its core to another.
+        return max(1, min(*limits, MOST_SHARES)) if os.name == "posix" else 1
 
     def _make_memory(self, batch_size: int, n_shares: int) -> None:
         self.batch_size = batch_size
         ends = [batch_size * number // n_shares for number in range(n_shares + 1)]
         self._shares = [self._make_share(*rows) for rows in pairwise(ends)]
-        self._sums = np.zeros((n_shares, N_SUMS))
+        self._sums = np.zeros((n_shares, self._kernels.N_SUMS))
         self._other_grads = np.zeros((n_shares - 1, len(self._grads)), np.float32)
         self._rows = np.zeros((0, batch_size, self.columns.width), np.float32)
         self._no_noise = np.zeros((0, batch_size, self.columns.action_dim), np.float32)
@@ -139,6 +150,9 @@ class CompiledUpdater(HandWrittenUpdater):
         env: VecNormalize | None = None,
     ) -> None:
         """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.train`."""
+        if self._kernels is None:
+            self._kernels = _load_kernels()
+            self.one_blas_thread = OneBlasThread()
         self.begin()
         batches = Batches(buffer, batch_size, gradient_steps, self.columns, settings.gamma, env)
         if len(self._critic_losses) < gradient_steps:
@@ -194,13 +208,14 @@ class CompiledUpdater(HandWrittenUpdater):
             self._actor_losses[self.actor_updates :],
             self._last,
         )
+        kernels = self._kernels
         if len(self._shares) == 1:
-            return updates(0, *common, *self._shares[0])
+            return kernels.updates(0, *common, *self._shares[0])
 
         def abandon() -> None:
-            gate[0] = ABANDONED
+            gate[0] = kernels.ABANDONED
 
-        return together(lambda number: updates(number, *common, *self._shares[number]), len(self._shares), abandon)[0]
+        return together(lambda number: kernels.updates(number, *common, *self._shares[number]), len(self._shares), abandon)[0]
 
     def _smoothing_noise(self, count: int, settings: UpdateSettings) -> np.ndarray:
         if settings.target_policy_noise == 0:

@@ -304,8 +304,7 @@ def actor_gradient(rows, columns_of, parameters, shape, actor_net, critic_net, w
 
 # ------------------------------------------------------------------------------------------------------------- Threads
 
-# Whether threads can share an update here: one that waits must be able to leave its core to another.
-SHAREABLE = os.name == "posix"
+CAN_YIELD = os.name == "posix"
 _yield_core = types.ExternalFunction("sched_yield", types.int32())
 # What a gate holds once the thread that called the others will not come.
 ABANDONED = -(2**62)
@@ -344,7 +343,7 @@ def meet(gate, n_shares, meeting):
             if _count_of(gate) < 0:
                 return -1
             rounds += 1
-            if rounds % 256 == 0 and SHAREABLE:
+            if rounds % 256 == 0 and CAN_YIELD:
                 _yield_core()
     return meeting + 1
 
