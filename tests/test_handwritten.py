@@ -175,8 +175,8 @@ def test_gradients_in_float64_are_autograds(layers, sizes, n_critics, late, tanh
             updater._make_memory(batch_size)
         updater._reserve_losses(1)
         updater.rows.copy_(th.randn(updater.rows.shape))
-        s, a, s_next = (x.clone() for x in (updater.observations, updater.actions, updater.next_observations))
-        r, c = updater.rewards.clone(), updater.continuations.clone()
+        s, s_next = updater.observations.clone(), updater.next_observations.clone()
+        a, r, c = (th.from_numpy(x.copy()) for x in (updater.actions, updater.rewards, updater.continuations))
 
         th.manual_seed(seed)
         a_next = policy.actor_target.mu(s_next)

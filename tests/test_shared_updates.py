@@ -86,12 +86,10 @@ def test_no_update_and_no_action_wakes_threads_of_blas(monkeypatch, updater_clas
         monkeypatch.setattr(np, "dot", watched)
         updater.act(np.zeros((8, 3), np.float32))
         assert len(seen) > 0
-        if updater_class is AnalyticUpdater:
-            updater.train(make_buffer(policy), 1, 16, UpdateSettings(gamma=0.95, tau=0.01), 0)
-        else:
-            kernel = kernels.updates
-            monkeypatch.setattr(kernels, "updates", lambda *args: seen.extend(blas_threads()) or kernel(*args))
-            updater.train(make_buffer(policy), 1, 16, UpdateSettings(gamma=0.95, tau=0.01), 0)
+        # Of the two, what the updater multiplies by.
+        kernel = kernels.updates
+        monkeypatch.setattr(kernels, "updates", lambda *args: seen.extend(blas_threads()) or kernel(*args))
+        updater.train(make_buffer(policy), 1, 16, UpdateSettings(gamma=0.95, tau=0.01), 0)
         assert set(seen) == {1}
         assert blas_threads() == before
 

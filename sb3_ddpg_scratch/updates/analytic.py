@@ -222,11 +222,10 @@ class AnalyticUpdater(HandWrittenUpdater):
         memory = th.zeros(batch_size, columns.width + action_dim)
         self.rows = memory[:, : columns.width]
         self.observations = memory[:, columns.observation]
-        self.actions = memory[:, columns.action]
+        self.actions = memory[:, columns.action].numpy()
         self.next_observations = memory[:, columns.next_observation]
-        self.rewards = memory[:, columns.reward, None]
-        self.continuations = memory[:, columns.continuation, None]
-        self._arrays = tuple(part.numpy() for part in (self.actions, self.rewards, self.continuations))
+        self.rewards = memory[:, columns.reward, None].numpy()
+        self.continuations = memory[:, columns.continuation, None].numpy()
         common = (self.tanh, self.libraries)
 
         n_actor = len(list(policy.actor.parameters()))
@@ -300,7 +299,6 @@ class AnalyticUpdater(HandWrittenUpdater):
 
     def _td_target(self, gamma: float, settings: UpdateSettings) -> None:
         """``y = r + gamma c min_i Q_i'(s', mu'(s'))``, with c the continuation."""
-        _, rewards, continuations = self._arrays
         self.actor_target.forward()
         next_action = self.critic_targets[0].action
         np.tanh(self.actor_target.output, out=next_action)
@@ -315,16 +313,15 @@ class AnalyticUpdater(HandWrittenUpdater):
         next_q_values = self.critic_targets[0].output
         for critic in self.critic_targets[1:]:
             np.minimum(next_q_values, critic.output, out=next_q_values)
-        np.multiply(continuations, next_q_values, out=self.target_q_values)
+        np.multiply(self.continuations, next_q_values, out=self.target_q_values)
         self.target_q_values *= gamma
-        self.target_q_values += rewards
+        self.target_q_values += self.rewards
 
     def _critic_step(self, settings: UpdateSettings) -> None:
         """``L = sum_i mean((Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 (Q_i - y) / batch``."""
-        actions, _, _ = self._arrays
         for number, (critic, error) in enumerate(zip(self.critics, self.errors, strict=True)):
             if critic.action_layer:
-                critic.action[:] = actions
+                critic.action[:] = self.actions
             critic.forward()
             np.subtract(critic.output, self.target_q_values, out=error)
             flat_error = error[:, 0]

@@ -31,7 +31,7 @@ FEW = 4
 
 @compiled()
 def product(weight, x, z):
-    """``z = W x``."""
+    """``z = W x``; with the weights' transpose, ``dL/dx = W' dL/dz``."""
     n_out, n_in = weight.shape
     if min(n_in, n_out) > FEW:
         np.dot(weight, x, z)
@@ -57,21 +57,6 @@ def product_of_weights(delta, x, grad):
             for i in range(x.shape[1]):
                 total += delta[j, i] * x[k, i]
             grad[j, k] = total
-
-
-@compiled()
-def product_of_inputs(weight, delta, x_grad):
-    """``dL/dx = W' dL/dz``."""
-    n_out, n_in = weight.shape
-    if min(n_in, n_out) > FEW:
-        np.dot(weight.T, delta, x_grad)
-        return
-    for k in range(n_in):
-        x_grad[k, :] = ZERO
-        for j in range(n_out):
-            factor = weight[j, k]
-            for i in range(delta.shape[1]):
-                x_grad[k, i] += factor * delta[j, i]
 
 
 @compiled()
@@ -173,7 +158,7 @@ def backward(params, grads, dims, tanh, x, deltas, batch):
         if layer > 0:
             here = 1 - here
             input_grad = deltas[here, : n_in * batch].reshape((n_in, batch))
-            product_of_inputs(params[at_param:at_bias].reshape((n_out, n_in)), delta, input_grad)
+            product(params[at_param:at_bias].reshape((n_out, n_in)).T, delta, input_grad)
             activate_backward(input_grad[: dims[layer - 1, 1]], inputs, tanh)
 
 
@@ -195,11 +180,11 @@ def backward_to_action(params, dims, tanh, x, deltas, action_weights, action_lay
         if layer == action_layer:
             weight_of_action = action_weights[: n_out * action_dim].reshape((n_out, action_dim))
             weight_of_action[:, :] = weight[:, n_in - action_dim :]
-            product_of_inputs(weight_of_action, delta, action_grad)
+            product(weight_of_action.T, delta, action_grad)
         else:
             here = 1 - here
             input_grad = deltas[here, : n_in * batch].reshape((n_in, batch))
-            product_of_inputs(weight, delta, input_grad)
+            product(weight.T, delta, input_grad)
             activate_backward(input_grad[: dims[layer - 1, 1]], inputs_of(dims, x, layer, batch), tanh)
 
 
