@@ -11,6 +11,7 @@ from sb3_ddpg_scratch.errors import (
     DivergenceError,
     EnvironmentOutputError,
     ExportError,
+    FolderInUseError,
     ModelFileError,
     UnsafeFileError,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "DivergenceError",
     "EnvironmentOutputError",
     "ExportError",
+    "FolderInUseError",
     "GaussianNoise",
     "MlpPolicy",
     "ModelFileError",

@@ -28,6 +28,10 @@ class ActionSpaceError(ArgumentError, AssertionError):
     """An action space that DDPG cannot act in. Also an ``AssertionError``, which is what SB3 raises here."""
 
 
+class FolderInUseError(ArgumentError):
+    """A folder that a process, named in the message, is writing to already."""
+
+
 class DivergenceError(RuntimeError):
     """Training met a number that is not finite: a loss, or an observation or a reward of the environment."""
 

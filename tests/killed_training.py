@@ -124,7 +124,7 @@ def run(kills: int, seed: int, root: Path) -> dict:
             folders.append(root / f"killed-{len(folders)}")
             continue
         killed["in the midst of saving" if saving else "at a random moment"] += 1
-        left_unfinished += any(folder.glob(".*")) or any(folder.glob("*/.*"))
+        left_unfinished += any(folder.glob(".step_*")) or any(folder.glob("*/.*"))
         steps.append(max((int(path.name[5:]) for path in folder.glob("step_*")), default=0))
     _, status = os.waitpid(in_a_process(lambda: finish(folders[-1])), 0)
     assert status == 0

@@ -28,6 +28,7 @@ from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, SegmentLog, why_
 from sb3_ddpg_scratch.checkpoint.training import capture_training
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError
+from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.validation import check_whole_number
 
 
@@ -54,6 +55,7 @@ class ResumableCheckpoint(BaseCallback):
     :param verbose: 1 to say when a checkpoint is written
     :raises ArgumentError: for numbers out of range; and, when training begins, for a folder with another training's
         checkpoints, a model that is no ``ScratchDDPG``, or one whose buffer or noise cannot be saved
+    :raises FolderInUseError: when training begins, for a folder that another training is writing to
     :raises CheckpointError: when a checkpoint cannot be written; the last good one is then still there
     """
 
@@ -84,6 +86,7 @@ class ResumableCheckpoint(BaseCallback):
 
     def _on_training_start(self) -> None:
         model = self._scratch_model
+        model._after_learn.enter_context(hold_folder(self.path, "path"))
         self._root: BaseCallback = self.locals.get("callback", self)
         self._stop = self.terminated = False
         source = model._resumed_from

@@ -16,6 +16,7 @@ from sb3_ddpg_scratch.compare.random_policy import random_score
 from sb3_ddpg_scratch.compare.results import Results, Run
 from sb3_ddpg_scratch.compare.stored import COLUMNS, FILE, StoredResults
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.machine import usable_cores
 from sb3_ddpg_scratch.zoo.run_batch import RunExecutor, perform_runs
 from sb3_ddpg_scratch.zoo.run_process import RunProcesses
@@ -56,13 +57,20 @@ def run_comparison(plan: Plan, console: Console, command: str, ray_address: str 
     :param ray_address: address of a Ray cluster; ``None`` for the one that Ray finds, or a local one
     :param ray: whether to perform the runs on Ray
     :return: what failed, and the summary
+    :raises FolderInUseError: if another process is writing to the folder
     :raises ArgumentError: if the folder is another comparison's, or an arm cannot be set up
     :raises KeyboardInterrupt: if interrupted, after what is finished was gathered
     """
     out = plan.experiment.out
     check_folder(plan.specs, out)
     try_out([spec for spec in plan.specs if finished_result(spec, out) is None])
-    claim_folder(plan.specs, out)
+    with hold_folder(out, "--out"):
+        check_folder(plan.specs, out)  # another comparison may have begun there meanwhile
+        claim_folder(plan.specs, out)
+        return _perform_and_conclude(plan, console, command, ray_address, ray)
+
+
+def _perform_and_conclude(plan: Plan, console: Console, command: str, ray_address: str | None, ray: bool) -> Outcome:
     scores = {env_id: random_score(env_id) for env_id in plan.experiment.envs}
     failed: list[RunSpec] = []
     try:

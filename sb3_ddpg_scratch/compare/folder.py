@@ -8,6 +8,7 @@ from typing import Any
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.folder_lock import holds_nothing
 from sb3_ddpg_scratch.zoo.runs import RunSpec
 
 FILE = "experiment.json"
@@ -24,7 +25,7 @@ def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ArgumentError("--out", str(out), "a folder", "There is a file of that name.")
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or holds_nothing(out):
         return
     try:
         made = json.loads((out / FILE).read_text())

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.validation import check_whole_number
 from sb3_ddpg_scratch.zoo.files import ALGO, preset_file, preset_names, read_settings, settings_for
 from sb3_ddpg_scratch.zoo.preset_report import write_report
@@ -77,14 +78,16 @@ def run_presets(specs: Sequence[RunSpec], out: Path, jobs: int, console: Console
     :param console: where to print
     :param command: the command line that made the comparison, for the table
     :return: the runs that failed; their logs lie beside their agents
+    :raises FolderInUseError: if another process is writing to the folder
     :raises KeyboardInterrupt: if interrupted, after the runs in progress were ended and the report was written
     """
     check_whole_number("jobs", jobs, 1)
-    try:
-        return perform_runs(specs, out, RunProcesses(out), jobs, console)
-    finally:
-        results = [result for spec in specs if (result := finished_result(spec, out)) is not None]
-        if results:
-            table = write_report(results, len(specs), out, command)
-            console.print(table, highlight=False, markup=False, soft_wrap=True)
-            console.print(f"Wrote table.md, summary.json and learning_curves.png to {out}", highlight=False)
+    with hold_folder(out, "--out"):
+        try:
+            return perform_runs(specs, out, RunProcesses(out), jobs, console)
+        finally:
+            results = [result for spec in specs if (result := finished_result(spec, out)) is not None]
+            if results:
+                table = write_report(results, len(specs), out, command)
+                console.print(table, highlight=False, markup=False, soft_wrap=True)
+                console.print(f"Wrote table.md, summary.json and learning_curves.png to {out}", highlight=False)

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +16,7 @@ from sb3_ddpg_scratch.checkpoint.resuming import read_newest
 from sb3_ddpg_scratch.checkpoint.training import restore_training
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.zoo.files import ALGO
 from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
 
@@ -86,11 +87,13 @@ def check_options(arguments: argparse.Namespace) -> None:
 @contextmanager
 def checkpointed(parsed: list[argparse.Namespace]) -> Iterator[None]:
     """
-    Have the Zoo's experiments write checkpoints, and go on from them, if they are asked to.
+    Have the Zoo's experiments write checkpoints, and go on from them, if they are asked to. While one trains, no other
+    does in its folder.
 
     :param parsed: will hold the script's arguments once it has parsed them
     """
     set_up, create = ExperimentManager.setup_experiment, ExperimentManager.create_callbacks
+    create_folder, held = ExperimentManager.create_log_folder, ExitStack()
 
     def setup_experiment(self: ExperimentManager) -> Any:
         run = parsed[0].resume if parsed else None
@@ -98,6 +101,8 @@ def checkpointed(parsed: list[argparse.Namespace]) -> Iterator[None]:
             return set_up(self)
         self.save_path = run
         self.params_path = str(saved_file(Path(run), "config.yml").parent)
+        # Before the checkpoint is read: another process might be about to write the next one.
+        held.enter_context(hold_folder(Path(run), "--resume"))
         # Chooses kernels as the run did, before the model is made.
         checkpoint = read_newest(Path(run) / CHECKPOINTS)
         made: Any = set_up(self)
@@ -107,6 +112,12 @@ def checkpointed(parsed: list[argparse.Namespace]) -> Iterator[None]:
         print(f"Going on from {checkpoint.folder}, at step {checkpoint.step}")
         return made
 
+    def create_log_folder(self: ExperimentManager) -> None:
+        # Processes that share a study (-optimize) share its folder.
+        if parsed and parsed[0].resume is None and not self.optimize_hyperparameters:
+            held.enter_context(hold_folder(Path(self.save_path), "--log-folder"))
+        create_folder(self)
+
     def create_callbacks(self: ExperimentManager) -> None:
         create(self)
         if parsed and parsed[0].checkpoint_every is not None:
@@ -114,8 +125,10 @@ def checkpointed(parsed: list[argparse.Namespace]) -> Iterator[None]:
             self.callbacks.append(ResumableCheckpoint(folder, parsed[0].checkpoint_every, parsed[0].keep or 2))
 
     with (
+        held,
         mock.patch.object(ExperimentManager, "setup_experiment", setup_experiment),
         mock.patch.object(ExperimentManager, "create_callbacks", create_callbacks),
+        mock.patch.object(ExperimentManager, "create_log_folder", create_log_folder),
     ):
         yield
 

@@ -1,0 +1,77 @@
+"""One writer for each folder: a lock of the operating system, which ends with its process, however that ends."""
+
+import errno
+import json
+import os
+import shlex
+import socket
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sb3_ddpg_scratch.errors import ArgumentError, FolderInUseError
+
+_LOCK, _HOLDER = ".lock", ".lock_holder.json"
+_LONGEST_COMMAND = 200
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def hold_folder(folder: Path, name: str) -> Iterator[None]:
+    """
+    Hold a folder against whoever else would write to it: other processes, and the rest of this one. Its subfolders stay free.
+
+    :param folder: the folder, which is made
+    :param name: the argument that names it, for the error
+    :raises FolderInUseError: at once, if it is held already
+    :raises ArgumentError: if nothing can be written to it
+    """
+    lock, holder = FileLock(folder / _LOCK, thread_local=False), folder / _HOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        allowed = "a folder that nobody else is writing to"
+        raise FolderInUseError(name, str(folder), allowed, _who_writes(holder)) from error
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise ArgumentError(name, str(folder), f"a folder that can be written to ({error.strerror})") from error
+        warnings.warn(f"{folder} cannot be locked ({error}): make sure that nothing else writes to it.", stacklevel=3)
+    try:
+        # Only words for whoever is refused: what a killed process leaves holds nothing, and half a record is none.
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": _command()}))
+        yield
+    finally:
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def holds_nothing(folder: Path) -> bool:
+    """
+    :param folder: a folder
+    :return: whether there is nothing in it but what :func:`hold_folder` leaves
+    """
+    return all(path.name in (_LOCK, _HOLDER) for path in folder.iterdir())
+
+
+def _command() -> str:
+    return textwrap.shorten(shlex.join(sys.orig_argv), _LONGEST_COMMAND, placeholder=" ...")
+
+
+def _who_writes(holder: Path) -> str:
+    try:
+        record = json.loads(holder.read_text())
+        pid, host, command = int(record["pid"]), str(record["host"]), str(record["command"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return "Another process is writing to it: wait for it, stop it, or choose another folder."
+    if (pid, host) == (os.getpid(), socket.gethostname()):
+        return f"This process, {pid}, is writing to it already: choose another folder."
+    return f"Process {pid} on {host} ({command}) is writing to it: wait for it, stop it, or choose another folder."
