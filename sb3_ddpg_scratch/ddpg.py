@@ -15,14 +15,15 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch import export
 from sb3_ddpg_scratch.atomic import whole_file
-from sb3_ddpg_scratch.environment_check import checkpoint_hint, watch_first_outputs
+from sb3_ddpg_scratch.environment_check import checked_outputs, checkpoint_hint, with_checked_first_step
 from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
 from sb3_ddpg_scratch.interruption import InterruptedLearn
 from sb3_ddpg_scratch.model_file import SafeLoading
@@ -30,7 +31,7 @@ from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise, make_noise
 from sb3_ddpg_scratch.policies import Actor, CnnPolicy, Critic, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer, packable
 from sb3_ddpg_scratch.rollout import DeterministicRollout
-from sb3_ddpg_scratch.updates import UPDATERS, UpdateSettings, make_updater
+from sb3_ddpg_scratch.updates import UPDATERS, Networks, UpdaterChoice, UpdateSettings
 from sb3_ddpg_scratch.validation import (
     check_action_space,
     check_choice,
@@ -60,7 +61,7 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
     :param buffer_size: capacity of the replay buffer, in transitions
     :param learning_starts: environment steps before the first update
     :param batch_size: transitions per update
-    :param tau: share of the trained networks in the target networks' soft update, in (0, 1]
+    :param tau: share of the trained networks in the target networks' soft update, in [0, 1]
     :param gamma: discount factor, in [0, 1]
     :param train_freq: environment steps between trainings, or a pair of a number and ``"step"`` or ``"episode"``
     :param gradient_steps: updates per training; -1 for as many as there were environment steps since the last one
@@ -178,6 +179,9 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
         self._resumed_from: Path | None = None
         # What is to be done when ``learn`` ends, however it ends.
         self._after_learn = ExitStack()
+        if self._has_sb3_policy():
+            # As in SB3's DDPG; the policy class by itself has two.
+            self.policy_kwargs = {"n_critics": 1} | self.policy_kwargs
 
         if _init_setup_model:
             self._setup_model()
@@ -203,7 +207,17 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
         self.qf_lr_schedule = None if self.qf_learning_rate is None else FloatSchedule(self.qf_learning_rate)
         update_learning_rate(self.policy.critic.optimizer, self._learning_rates(1.0)[1])
         self._create_aliases()
-        self._updater = make_updater(self.updater, self.policy, self.batch_size, self.verbose)
+        self._updater = UpdaterChoice(self.updater)
+        self._check_updater()
+
+    def _check_updater(self) -> None:
+        """Report at once which updater is used, if it is not the one that was asked for."""
+        objection = self._updater.objection(self._networks())
+        if self.updater == "auto":
+            self._updater.expect(objection)
+        name = self._updater.pick(self._networks()).name
+        if objection is not None and self.verbose >= 1:
+            print(f"Using the {name!r} updater, since {objection}.")
 
     def _packs_transitions(self) -> bool:
         """Whether replay keeps packed rows: where they suit, but for the reference, which samples from SB3's own buffer."""
@@ -222,11 +236,14 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
 
+    def _has_sb3_policy(self) -> bool:
+        return self.policy_class.__module__ == "stable_baselines3.td3.policies"
+
     def _adopt_sb3_model(self) -> None:
         """Make what SB3's DDPG or TD3 saved ours: their policy and buffer classes, and no copies of batch-norm statistics."""
-        if self.policy_class.__module__ == "stable_baselines3.td3.policies":
-            if self.policy_class.__name__ == "TD3Policy" and "n_critics" not in self.policy_kwargs:
-                self.policy_kwargs = self.policy_kwargs | {"n_critics": 2}
+        if self._has_sb3_policy():
+            # What TD3 does not save.
+            self.policy_kwargs = {"n_critics": 2} | self.policy_kwargs
             ours = {"TD3Policy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
             self.policy_class = ours[self.policy_class.__name__]
             if self.replay_buffer_class in (ReplayBuffer, NStepReplayBuffer):
@@ -248,7 +265,7 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
         if self.random_steps is not None:
             check_whole_number("random_steps", self.random_steps, 0)
         check_train_freq(self.train_freq)
-        check_number("tau", self.tau, 0, 1, low_allowed=False)
+        check_number("tau", self.tau, 0, 1)
         check_number("gamma", self.gamma, 0, 1)
         check_number("target_policy_noise", self.target_policy_noise, 0)
         check_number("target_noise_clip", self.target_noise_clip, 0)
@@ -290,24 +307,27 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
         self._set_learning_rates()
+        self._statistics_unread = True
+        if gradient_steps <= 0:
+            return
         settings = UpdateSettings(
-            gamma=self.gamma,
-            tau=self.tau,
-            max_grad_norm=self.max_grad_norm,
-            policy_delay=self.policy_delay,
-            target_policy_noise=self.target_policy_noise,
-            target_noise_clip=self.target_noise_clip,
+            self.gamma,
+            self.tau,
+            self.max_grad_norm,
+            self.policy_delay,
+            self.target_policy_noise,
+            self.target_noise_clip,
         )
         updates_before = self._n_updates
         self._n_updates += gradient_steps
-        self._updater.train(
-            self.replay_buffer, gradient_steps, batch_size, settings, updates_before, env=self._vec_normalize_env
-        )
-
-        self._statistics_unread = True
+        env = self._vec_normalize_env
+        self._updater.train(self._networks(), self.replay_buffer, gradient_steps, batch_size, settings, updates_before, env)
         # Off the CPU, reading a number waits for the device: there losses are looked at when the logger is.
         if self.device.type == "cpu":
             self._check_losses()
+
+    def _networks(self) -> Networks:
+        return Networks(self.actor, self.critic, self.actor_target, self.critic_target)
 
     def _learning_rates(self, progress_remaining: float) -> tuple[float, float]:
         """The learning rates of actor and critic when that share of training (1 to 0) remains."""
@@ -343,10 +363,10 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
 
     def _record_statistics(self) -> None:
         self._check_losses()
-        actor_rate, critic_rate = self._learning_rates(self._current_progress_remaining)
-        self._logger.record("train/learning_rate", actor_rate)
+        # Those of the latest training: schedules have moved on since.
+        self._logger.record("train/learning_rate", self.actor.optimizer.param_groups[0]["lr"])
         if self.qf_lr_schedule is not None:
-            self._logger.record("train/qf_learning_rate", critic_rate)
+            self._logger.record("train/qf_learning_rate", self.critic.optimizer.param_groups[0]["lr"])
         self._logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in self._updater.read_statistics().items():
             self._logger.record(f"train/{name}", value)
@@ -395,6 +415,9 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         assert self.env is not None, "no environment: call set_env() before learn()"
+        resets = self._last_obs is None or (reset_num_timesteps and self._interrupted_learn is None)
+        if resets and isinstance(self.replay_buffer, PackedReplayBuffer):
+            self.replay_buffer.truncate_last_trajectory()
         if self._interrupted_learn is not None:
             return self._go_on_learning(self._interrupted_learn, total_timesteps, callback, tb_log_name, progress_bar)
         noise: Any = self.action_noise
@@ -408,12 +431,35 @@ class ScratchDDPG(SafeLoading, DeterministicRollout):
             # Vectorised for another number of environments, by an earlier learn(): SB3 vectorises its base anew.
             self.action_noise = noise = noise.base_noise
         self._outputs_checked = False
-        watch_first_outputs(self.env, reset=reset_num_timesteps or self._last_obs is None)
         try:
-            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+            with ExitStack() as stack:
+                if resets:
+                    stack.enter_context(checked_outputs(self.env, "reset"))
+                buffer = self.replay_buffer
+                if self.optimize_memory_usage and isinstance(buffer, PackedReplayBuffer) and buffer.handle_timeout_termination:
+                    # SB3 warns of what only its own buffer loses.
+                    stack.enter_context(warnings.catch_warnings())
+                    warnings.filterwarnings("ignore", "The last trajectory in the replay buffer will be truncated")
+                return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
             if isinstance(noise, VectorNoise):
                 self.action_noise = noise
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """See SB3's ``OffPolicyAlgorithm``; the outputs of the first step are checked."""
+        if not self._outputs_checked:
+            env = with_checked_first_step(env)
+        # Passing names on would cost a microsecond in every step.
+        return super().collect_rollouts(env, callback, train_freq, replay_buffer, action_noise, learning_starts, log_interval)
 
     def _go_on_learning(
         self,

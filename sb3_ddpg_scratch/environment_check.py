@@ -1,13 +1,15 @@
 """What an environment returns: its shape and dtype at the first step, and in every step whether it is finite."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_ddpg_scratch.errors import DivergenceError, EnvironmentOutputError
 
@@ -22,7 +24,7 @@ def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
     :param rewards: of all environments
     :return: whether all of them are finite
     """
-    arrays = observations.values() if isinstance(observations, Mapping) else (observations,)
+    arrays = (observations,) if isinstance(observations, np.ndarray) else observations.values()
     for array in (rewards, *arrays):
         # A square that is too large for its dtype is no harm: then each number is looked at.
         if array.dtype.kind == "f" and not (math.isfinite(np.vdot(array, array)) or np.isfinite(array).all()):
@@ -85,39 +87,80 @@ def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: 
             )
 
 
-def watch_first_outputs(env: VecEnv, reset: bool = True) -> None:
+@contextmanager
+def checked_outputs(env: VecEnv, method: str) -> Iterator[None]:
     """
-    Have each environment's own next ``reset`` and ``step`` checked, once. A DummyVecEnv copies what environments return into
-    arrays of its own, where a wrong shape is broadcast and a wrong dtype is converted without a word.
+    Check what each environment returns from its next ``reset`` or ``step``. A DummyVecEnv copies that into arrays of its
+    own, where a wrong shape is broadcast and a wrong dtype is converted without a word.
+
+    Meant for the time of a single call, after which nothing is left in an environment, whatever happened in it.
 
     :param env: environments; only those of a ``DummyVecEnv`` can be reached
-    :param reset: whether they are about to be reset, too
+    :param method: ``"reset"`` or ``"step"``
     """
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    for index, one in enumerate(env.envs if isinstance(env, DummyVecEnv) else ()):
-        if reset:
-            _watch(one, "reset", f"Environment {index}")
-        _watch(one, "step", f"Environment {index}")
+    inner = _innermost(env)
+    environments = inner.envs if isinstance(inner, DummyVecEnv) else []
+    checks = [_CheckedCall(one, method, f"Environment {index}") for index, one in enumerate(environments)]
+    for check in checks:
+        vars(check.env).setdefault(method, check)
+    try:
+        yield
+    finally:
+        for check in checks:
+            check.remove()
 
 
-def _watch(env: gym.Env, method: str, who: str) -> None:
-    original: Callable[..., Any] = getattr(env, method)
-    if method in vars(env):
-        # Watched already, or replaced by somebody else.
-        return
+class _CheckedCall:
+    """Stands in for a method of an environment during one call. In a copy of the environment, it is the copy's."""
 
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        vars(env).pop(method, None)
-        returned = original(*args, **kwargs)
-        _check_observation(env.observation_space, returned[0], (), who)
-        if method == "step":
+    def __init__(self, env: gym.Env, method: str, who: str) -> None:
+        self.env, self.method, self.who = env, method, who
+
+    def remove(self) -> None:
+        if vars(self.env).get(self.method) is self:
+            del vars(self.env)[self.method]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.remove()
+        returned = getattr(self.env, self.method)(*args, **kwargs)
+        _check_observation(self.env.observation_space, returned[0], (), self.who)
+        if self.method == "step":
             reward = np.asarray(returned[1])
             if reward.shape != () or reward.dtype.kind not in "fiub":
-                _fail(who, f"a reward of shape {reward.shape} and dtype {reward.dtype}", "a number", "Return float(reward).")
+                got = f"a reward of shape {reward.shape} and dtype {reward.dtype}"
+                _fail(self.who, got, "a number", "Return float(reward).")
         return returned
 
-    vars(env)[method] = checked
+
+def with_checked_first_step(env: VecEnv) -> VecEnv:
+    """
+    :param env: environments
+    :return: the same, with :func:`checked_outputs` in the next ``step``
+    """
+    return _CheckedFirstStep(env) if isinstance(_innermost(env), DummyVecEnv) else env
+
+
+class _CheckedFirstStep(VecEnvWrapper):
+    _checked = False
+
+    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
+        if self._checked:
+            return self.venv.step(actions)
+        self._checked = True
+        with checked_outputs(self.venv, "step"):
+            return self.venv.step(actions)
+
+    def reset(self) -> VecEnvObs:
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        return self.venv.step_wait()
+
+
+def _innermost(env: VecEnv) -> VecEnv:
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    return env
 
 
 def _check_observation(space: spaces.Space, observation: Any, lead: tuple[int, ...], who: str, name: str = "") -> None:

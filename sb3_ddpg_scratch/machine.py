@@ -1,8 +1,10 @@
 """The machine and the versions that measurements and results were made with."""
 
+import hashlib
 import os
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,6 +17,14 @@ def processor() -> str:
     if "cpu family" in fields and "model" in fields:
         name += f" (family {fields['cpu family']}, model {fields['model']})"
     return name
+
+
+def processor_fingerprint() -> str:
+    """A short text that differs for another kind of processor, or version of torch."""
+    kind = platform.processor() or platform.machine()
+    with suppress(OSError), open("/proc/cpuinfo") as file:
+        kind += "".join(line for line in file if line.startswith(("model name", "flags")))
+    return hashlib.sha256(f"{kind} {version('torch')}".encode()).hexdigest()[:16]
 
 
 def usable_cores() -> int:

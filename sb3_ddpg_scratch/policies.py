@@ -12,8 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.networks import NORMS, Actor, Critic, QNetwork
-from sb3_ddpg_scratch.replay import packable
+from sb3_ddpg_scratch.networks import NORMS, Actor, Critic
 
 NetArch = Sequence[int] | dict[str, Sequence[int]]
 
@@ -29,10 +28,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "mish": nn.Mish,
 }
-
-
-_SAME_IN_BOTH_MODES = {Actor, Critic, QNetwork, FlattenExtractor, nn.Sequential, nn.Flatten, nn.Linear, nn.LayerNorm}
-_SAME_IN_BOTH_MODES |= set(ACTIVATIONS.values())
 
 
 class ScratchDDPGPolicy(BasePolicy):
@@ -128,12 +123,6 @@ class ScratchDDPGPolicy(BasePolicy):
             "action_layer": action_layer,
         }
         self._build(lr_schedule)
-        modules = [*self.actor.modules(), *self.critic.modules()]
-        self._mode_matters = not all(type(module) in _SAME_IN_BOTH_MODES for module in modules)
-        # Whether an observation is a vector that the first layer takes as it is.
-        self.reads_vectors = (
-            self.features_extractor_class is FlattenExtractor and packable(observation_space) and type(self.actor) is Actor
-        )
 
     def _check_settings(self, critic_arch: list[int]) -> None:
         if self.norm not in NORMS:
@@ -202,12 +191,9 @@ class ScratchDDPGPolicy(BasePolicy):
 
         :param mode: whether to train
         """
-        if self._mode_matters:
-            self.actor.set_training_mode(mode)
-            self.critic.set_training_mode(mode)
-        elif mode != self.training:
-            # Called twice in every step: layers that do the same in both modes need not be told, nor torch asked.
-            self.actor.__dict__["training"] = self.critic.__dict__["training"] = mode
+        # As attributes, torch would look for these among parameters and buffers first: this is called twice in every step.
+        self._modules["actor"].set_training_mode(mode)  # type: ignore[operator, union-attr]
+        self._modules["critic"].set_training_mode(mode)  # type: ignore[operator, union-attr]
         self.__dict__["training"] = mode
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Replay: transitions as packed rows of float32, so that a batch is one gather."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,7 +95,6 @@ class PackedReplayBuffer(ReplayBuffer):
     :param optimize_memory_usage: store each observation once
     :param handle_timeout_termination: treat time limits as no end of the task; otherwise as terminations
     :raises ArgumentError: for an observation space that is not packable
-    :raises MemoryError: if the rows would not fit into the free memory
     """
 
     # Whether the continuation holds the power of gamma already, or the algorithm's gamma is still to be applied.
@@ -130,29 +130,47 @@ class PackedReplayBuffer(ReplayBuffer):
         return per_row * self.buffer_size * self.n_envs
 
     def _allocate(self) -> None:
-        free = _free_memory()
-        if free is not None and self.nbytes > free:
-            advice = "" if self.optimize_memory_usage else " or optimize_memory_usage=True, which stores each observation once"
-            raise MemoryError(
-                f"buffer_size={self.buffer_size * self.n_envs} needs {self.nbytes / 1e9:.2f} GB for the replay buffer and "
-                f"{free / 1e9:.2f} GB are free: choose a smaller buffer_size{advice}."
-            )
-        total = self.buffer_size * self.n_envs
+        self._warn_if_too_large()
         # Zeroed memory is only taken from the system where it is written to.
-        self.rows = np.zeros((total, self._row_width), np.float32)
+        self.rows = np.zeros((self.buffer_size * self.n_envs, self._row_width), np.float32)
+        self._share_rows()
+        self._forget_ends()
+
+    def _warn_if_too_large(self) -> None:
+        try:
+            import psutil
+        except ImportError:
+            return
+        available = psutil.virtual_memory().available
+        if self.nbytes > available:
+            advice = "" if self.optimize_memory_usage else ", or optimize_memory_usage=True to store each observation once"
+            warnings.warn(
+                "This system does not have apparently enough memory to store the complete replay buffer "
+                f"{self.nbytes / 1e9:.2f}GB > {available / 1e9:.2f}GB: choose a smaller buffer_size{advice}.",
+                stacklevel=2,
+            )
+
+    def _forget_ends(self) -> None:
+        total = self.buffer_size * self.n_envs
         self._ends = np.zeros(total, np.uint8)
         # For rows whose next observation is not their successor's: its place in _last_observations, plus one.
         self._aside = np.zeros(total if self.optimize_memory_usage else 0, np.int32)
         self._last_observations = np.zeros((0, self.columns.observation_dim), np.float32)
         self._free_places: list[int] = []
-        self._share_rows()
+
+    def reset(self) -> None:
+        """Remove all transitions."""
+        super().reset()
+        self._forget_ends()
 
     def _share_rows(self) -> None:
         self._row_tensor = th.from_numpy(self.rows)
+        # The continuation of transitions in the midst of an episode.
+        self._going_on = np.ones((self.n_envs, 1), np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_row_tensor"]
+        del state["_row_tensor"], state["_going_on"]
         if not self.full:
             # Rows never written need no place in a file; one more holds the memory-saving mode's newest observation.
             written = min((self.pos + 1) * self.n_envs, len(self.rows))
@@ -194,29 +212,44 @@ class PackedReplayBuffer(ReplayBuffer):
         """
         first = self.pos * self.n_envs
         here = slice(first, first + self.n_envs)
-        rows, columns = self.rows[here], self.columns
-        observation = obs.reshape(self.n_envs, -1)
+        rows = self.rows[here]
+        observation, next_observation = obs.reshape(self.n_envs, -1), next_obs.reshape(self.n_envs, -1)
+        columns = [observation, action.reshape(self.n_envs, -1), reward.reshape(self.n_envs, 1), self._going_on]
         if self.optimize_memory_usage:
             self._close_broken_trajectories(here, observation)
-        rows[:, columns.observation] = observation
-        rows[:, columns.action] = action.reshape(self.n_envs, -1)
-        rows[:, columns.reward] = reward
-        rows[:, columns.continuation] = 1.0
+        else:
+            columns.append(next_observation)
+        # In the order of BatchColumns, in one call.
+        np.concatenate(columns, axis=1, out=rows, casting="same_kind")
         self._ends[here] = _GOES_ON
         for index in np.flatnonzero(done) if done.any() else ():
             truncated = self.handle_timeout_termination and infos[index].get("TimeLimit.truncated", False)
             self._ends[first + index] = _TRUNCATED if truncated else _TERMINATED
             if not truncated:
-                rows[index, columns.continuation] = 0.0
+                rows[index, self.columns.continuation] = 0.0
 
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True
             self.pos = 0
         if self.optimize_memory_usage:
-            self._open_next_rows(next_obs.reshape(self.n_envs, -1))
-        else:
-            rows[:, columns.next_observation] = next_obs.reshape(self.n_envs, -1)
+            self._open_next_rows(next_observation)
+
+    def truncate_last_trajectory(self) -> None:
+        """
+        End the trajectories that are under way, because the environments are about to be reset: n-step returns stop there.
+
+        The last transitions still bootstrap. With ``optimize_memory_usage`` and without ``handle_timeout_termination``
+        they count as terminations, as in SB3's buffer.
+        """
+        if not self.full and self.pos == 0:
+            return
+        first = ((self.pos - 1) % self.buffer_size) * self.n_envs
+        going_on = first + np.flatnonzero(self._ends[first : first + self.n_envs] == _GOES_ON)
+        bootstraps = self.handle_timeout_termination or not self.optimize_memory_usage
+        self._ends[going_on] = _TRUNCATED if bootstraps else _TERMINATED
+        if not bootstraps:
+            self.rows[going_on, self.columns.continuation] = 0.0
 
     def _open_next_rows(self, next_observation: np.ndarray) -> None:
         """Write the next observations where the following transitions will have theirs."""
@@ -238,7 +271,7 @@ class PackedReplayBuffer(ReplayBuffer):
         for index in broken:
             if self._ends[before + index] == _TERMINATED:
                 continue
-            # A trajectory that was left in its middle, by a new learn(), breaks off like one at its time limit.
+            # A trajectory that was left in its middle breaks off like one at its time limit.
             self._ends[before + index] = _TRUNCATED
             if not self._free_places:
                 self._grow_aside()
@@ -370,12 +403,12 @@ class PackedReplayBuffer(ReplayBuffer):
 
     @property
     def dones(self) -> np.ndarray:  # type: ignore[override]
-        """Whether an episode ended there, by itself or by a time limit: a copy of shape ``(buffer_size, n_envs)``."""
+        """Whether an episode ended or was cut off there: a copy of shape ``(buffer_size, n_envs)``."""
         return (self._ends != _GOES_ON).astype(np.float32).reshape(self.buffer_size, self.n_envs)
 
     @property
     def timeouts(self) -> np.ndarray:  # type: ignore[override]
-        """Whether a time limit ended an episode there: a copy of shape ``(buffer_size, n_envs)``."""
+        """Whether an episode was cut off there, as by a time limit: a copy of shape ``(buffer_size, n_envs)``."""
         return (self._ends == _TRUNCATED).astype(np.float32).reshape(self.buffer_size, self.n_envs)
 
 
@@ -435,6 +468,15 @@ class PackedNStepReplayBuffer(PackedReplayBuffer, NStepReplayBuffer):
         )
 
 
+def samples_packed_rows(buffer: ReplayBuffer) -> bool:
+    """Whether a buffer's batches are rows of ours: its ``sample`` was not overridden."""
+    return (
+        isinstance(buffer, PackedReplayBuffer)
+        and type(buffer).sample is PackedReplayBuffer.sample
+        and "sample" not in vars(buffer)
+    )
+
+
 class Batches:
     """
     The batches of several updates as rows, drawn in one go where the buffer packs its transitions.
@@ -461,8 +503,9 @@ class Batches:
         self._sampled: ReplayBufferSamples
         # What the next Q-value is multiplied by besides the continuation.
         self.discount = 1.0
-        self.packed = isinstance(buffer, PackedReplayBuffer)
-        if isinstance(buffer, PackedReplayBuffer):
+        self.packed = samples_packed_rows(buffer)
+        if self.packed:
+            assert isinstance(buffer, PackedReplayBuffer)
             self._indices = buffer.draw(batch_size, count)
             self.discount = 1.0 if buffer.continuation_is_discounted else gamma
 
@@ -492,17 +535,3 @@ class Batches:
         out[:, columns.reward] = batch.rewards[:, 0]
         discounts = self._gamma if batch.discounts is None else batch.discounts
         out[:, columns.continuation] = ((1 - batch.dones) * discounts)[:, 0]
-
-
-def _free_memory() -> int | None:
-    """Bytes of memory that are free, or None where that cannot be told."""
-    try:
-        import psutil
-    except ImportError:
-        try:
-            with open("/proc/meminfo") as file:
-                fields = dict(line.split(":", 1) for line in file)
-            return int(fields["MemAvailable"].split()[0]) * 1024
-        except (OSError, KeyError):
-            return None
-    return int(psutil.virtual_memory().available)

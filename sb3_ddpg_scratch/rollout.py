@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -11,7 +12,17 @@ from sb3_ddpg_scratch.environment_check import all_finite, check_outputs, stop_i
 from sb3_ddpg_scratch.noise import check_noise_sample
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
-from sb3_ddpg_scratch.updates.interface import Updater
+from sb3_ddpg_scratch.updates import UpdaterChoice
+
+
+def _methods(model: Any, policy: Any) -> tuple[Any, ...]:
+    """What ``predict`` calls on its way to the actor."""
+    return (model.predict, policy.predict, policy._predict, policy.obs_to_tensor, policy.set_training_mode)
+
+
+# A class that overrides one of them, or was patched, is asked itself.
+_METHODS = _methods(BaseAlgorithm, ScratchDDPGPolicy)
+_POLICY_METHODS = frozenset({"predict", "_predict", "obs_to_tensor", "set_training_mode"})
 
 
 class DeterministicRollout(OffPolicyAlgorithm):
@@ -19,7 +30,7 @@ class DeterministicRollout(OffPolicyAlgorithm):
 
     policy: ScratchDDPGPolicy
     random_steps: int | None
-    _updater: Updater
+    _updater: UpdaterChoice
     # Where the last good state of training is; whoever saves checkpoints says so here.
     last_checkpoint: str | None = None
     _outputs_checked: bool = False
@@ -40,12 +51,12 @@ class DeterministicRollout(OffPolicyAlgorithm):
         if self.num_timesteps < random_steps:
             actions = np.array([self.action_space.sample() for _ in range(n_envs)])
             scaled_actions = self.policy.scale_action(actions)
-        elif isinstance(self.replay_buffer, PackedReplayBuffer) and self.policy.reads_vectors:
+        elif self._acts_compiled():
             assert isinstance(self._last_obs, np.ndarray)
-            observations = np.asarray(self._last_obs, np.float32).reshape(n_envs, -1)
-            scaled_actions = self._updater.act(observations).reshape(n_envs, *action_shape)
+            observations = np.ascontiguousarray(self._last_obs, np.float32).reshape(n_envs, -1)
+            scaled_actions = self._updater.compiled_actor(observations).reshape(n_envs, *action_shape)
         else:
-            # SB3's way, to environment units and back, whose rounding belongs to its results.
+            # To environment units and back, as in SB3: that rounding belongs to its results.
             assert self._last_obs is not None, "no observation yet: call learn()"
             actions, _ = self.predict(self._last_obs, deterministic=False)
             scaled_actions = self.policy.scale_action(actions)
@@ -54,6 +65,18 @@ class DeterministicRollout(OffPolicyAlgorithm):
             check_noise_sample(noise, action_shape, n_envs)
             scaled_actions = np.maximum(np.minimum(scaled_actions + noise, 1), -1)
         return self.policy.unscale_action(scaled_actions), scaled_actions
+
+    def _acts_compiled(self) -> bool:
+        """Whether the compiled actor does what ``predict`` would."""
+        policy = self.policy
+        return (
+            self._updater.may_compile
+            and isinstance(self.replay_buffer, PackedReplayBuffer)
+            and _methods(type(self), type(policy)) == _METHODS
+            and "predict" not in vars(self)
+            and _POLICY_METHODS.isdisjoint(vars(policy))
+            and self._updater.compiled_actor.objection(policy._modules["actor"]) is None
+        )
 
     def _store_transition(
         self,

@@ -1,44 +1,44 @@
 """Soft updates of target networks: theta' <- tau theta + (1 - tau) theta'."""
 
+from collections.abc import Iterable
+
 import torch as th
 from torch import nn
 
 
-def soft_update(sources: list[th.Tensor], targets: list[th.Tensor], tau: float) -> None:
+def soft_update(sources: Iterable[th.Tensor], targets: Iterable[th.Tensor], tau: float) -> None:
     """
     Move every target towards its source, in place: ``theta' <- tau theta + (1 - tau) theta'``
     (Lillicrap et al. 2015, Algorithm 1, last lines of the inner loop).
 
     The two products are rounded one after the other, as SB3 does, so that the result is SB3's to the last bit.
 
-    :param sources: the parameters theta of the networks that are trained
+    :param sources: the parameters theta of the trained networks
     :param targets: the parameters theta' of the target networks, each of its source's shape
-    :param tau: share of the source in the new target, in (0, 1]
+    :param tau: share of the source in the new target, in [0, 1]
     :raises RuntimeError: if the two sequences differ in length
     """
+    moved = list(targets)
     with th.no_grad():
-        th._foreach_mul_(targets, 1 - tau)
-        th._foreach_add_(targets, sources, alpha=tau)
+        th._foreach_mul_(moved, 1 - tau)
+        th._foreach_add_(moved, list(sources), alpha=tau)
 
 
 def running_statistics(network: nn.Module) -> list[th.Tensor]:
-    """
-    The batch-norm running means and variances of a network, in the order of its ``state_dict``.
+    """The batch-norm running means and variances of a network."""
+    found = [tensor for name, tensor in network._buffers.items() if "running_" in name and tensor is not None]
+    for child in network._modules.values():
+        if child is not None:
+            found += running_statistics(child)
+    return found
 
-    :param network: any module
-    :return: the tensors themselves, not copies
-    """
-    return [tensor for name, tensor in network.state_dict().items() if "running_" in name]
 
-
-def copy_running_statistics(sources: list[th.Tensor], targets: list[th.Tensor]) -> None:
+def copy_running_statistics(network: nn.Module, target: nn.Module) -> None:
     """
-    Give target networks the batch-norm statistics of the trained ones, unsmoothed, whatever tau is
-    (SB3's pull request 1004: averaging an average makes the targets normalise by stale statistics).
-
-    :param sources: running statistics of the trained networks, see :func:`running_statistics`
-    :param targets: running statistics of the target networks, in the same order
+    Give a target network the batch-norm statistics of the trained one, unsmoothed, whatever tau is
+    (SB3's pull request 1004: averaging an average makes the targets normalize by stale statistics).
     """
+    sources = running_statistics(network)
     if sources:
         with th.no_grad():
-            th._foreach_copy_(targets, sources)
+            th._foreach_copy_(running_statistics(target), sources)

@@ -1,6 +1,5 @@
 """Environments and helpers that several test files share."""
 
-import os
 import shutil
 import time
 
@@ -9,8 +8,6 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-
-from sb3_ddpg_scratch.tuning import FOLDER
 
 
 class PointEnv(gym.Env):
@@ -71,12 +68,6 @@ def snapshot(model) -> dict[str, th.Tensor]:
 def same(a: dict[str, th.Tensor], b: dict[str, th.Tensor]) -> bool:
     """Whether two snapshots are equal to the last bit."""
     return a.keys() == b.keys() and all(th.equal(a[name], b[name]) for name in a)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _own_choices(tmp_path_factory):
-    """What the tests measure is not remembered for the user."""
-    os.environ[FOLDER] = str(tmp_path_factory.mktemp("choices"))
 
 
 @pytest.fixture(autouse=True)

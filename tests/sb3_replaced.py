@@ -8,8 +8,6 @@ from sb3_ddpg_scratch import ScratchDDPG
 stable_baselines3.DDPG = stable_baselines3.TD3 = ScratchDDPG
 
 NOT_OURS = {
-    # What this one is after, batch-norm statistics that reach the targets, is tested in tests/test_policies.py.
-    "test_td3_train_with_batch_norm": "trains with tau=0, which ScratchDDPG refuses: the targets would never move",
     "test_tensorboard[td3]": "looks for a folder named TD3; ScratchDDPG's is named after itself",
 }
 

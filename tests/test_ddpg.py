@@ -1,12 +1,13 @@
 """ScratchDDPG inside SB3's contract: constructor, acting, learning, logging, saving, and exchange with SB3."""
 
 import inspect
+import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from conftest import PointEnv, same, snapshot
+from conftest import POLICY_OF, PointEnv, same, snapshot
 from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
@@ -17,8 +18,9 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
+from stable_baselines3.td3 import policies as td3_policies
 
-from sb3_ddpg_scratch import ArgumentError, DivergenceError, OUNoise, ScratchDDPG
+from sb3_ddpg_scratch import ArgumentError, DivergenceError, OUNoise, ResumableCheckpoint, ScratchDDPG
 from sb3_ddpg_scratch.compare.parity import compare_models
 
 SMALL = {
@@ -89,8 +91,8 @@ def test_nothing_of_sb3s_ddpg_is_used():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"tau": 0.0}, ["tau=0.0", "(0, 1]"]),
-        ({"tau": 1.5}, ["tau=1.5", "(0, 1]"]),
+        ({"tau": -0.1}, ["tau=-0.1", "[0, 1]"]),
+        ({"tau": 1.5}, ["tau=1.5", "[0, 1]"]),
         ({"gamma": -0.1}, ["gamma=-0.1", "[0, 1]"]),
         ({"gamma": 1.01}, ["gamma=1.01", "[0, 1]"]),
         ({"gamma": np.nan}, ["gamma=nan"]),
@@ -261,6 +263,19 @@ def test_policy_delay_counts_updates():
         assert moved != all(th.equal(a, b) for a, b in zip(target, model.critic_target.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("updater", ["autograd", "analytic", "compiled"])
+def test_tau_of_zero_leaves_the_targets(updater):
+    settings = SMALL | {"tau": 0, "action_noise": None}
+    theirs = DDPG("MlpPolicy", "Pendulum-v1", **settings).learn(60)
+    ours = ScratchDDPG("MlpPolicy", "Pendulum-v1", updater=updater, **settings)
+    before = snapshot(ours)
+    ours.learn(60)
+    for name, tensor in snapshot(ours).items():
+        assert th.equal(tensor, before[name]) == ("target" in name), name
+    differences = compare_models(theirs, ours)
+    assert max(differences.values()) <= (0 if updater == "autograd" else 1e-4)
+
+
 def test_gradient_steps_minus_one_makes_as_many_updates_as_transitions():
     model = make_model(make_vec_env("Pendulum-v1", n_envs=3), train_freq=5, gradient_steps=-1, learning_starts=0).learn(45)
     assert model._n_updates == 45
@@ -270,6 +285,52 @@ def test_gradient_steps_minus_one_makes_as_many_updates_as_transitions():
 def test_episode_wise_training(end):
     model = make_model(PointEnv(end=end), train_freq=(2, "episode"), gradient_steps=7, learning_starts=0).learn(120)
     assert model._n_updates == 3 * 7
+
+
+def warnings_of_a_second_learn(model):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.learn(30)
+        assert not said
+        model.learn(10, reset_num_timesteps=False)
+        assert not said
+        model.learn(10)
+    return [(warning.category, str(warning.message)) for warning in said]
+
+
+def test_sb3s_warning_of_a_lost_trajectory_comes_where_one_is_lost():
+    no_time_limits = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    sb3_class = no_time_limits | {"replay_buffer_class": ReplayBuffer}
+    expected = warnings_of_a_second_learn(DDPG("MlpPolicy", PointEnv(), **SMALL, **no_time_limits))
+    assert "last trajectory" in expected[0][1]
+    for settings in (no_time_limits, sb3_class, no_time_limits | {"updater": "autograd"}):
+        assert warnings_of_a_second_learn(make_model(PointEnv(), **settings)) == expected
+    for settings in ({"optimize_memory_usage": True}, {"optimize_memory_usage": True, "n_steps": 3}, {}):
+        assert warnings_of_a_second_learn(make_model(PointEnv(), **settings)) == []
+
+
+def test_other_warnings_of_a_second_learn_are_shown():
+    class Warns(PointEnv):
+        def reset(self, **kwargs):
+            warnings.warn("of the environment's own", stacklevel=1)
+            return super().reset(**kwargs)
+
+    model = make_model(Warns(length=100), optimize_memory_usage=True)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="of the environment's own"):
+            model.learn(30)
+
+
+def test_a_resumed_training_goes_on_with_its_trajectory(tmp_path):
+    model = make_model(PointEnv(length=1000), n_steps=3, optimize_memory_usage=True)
+    model.learn(60, callback=ResumableCheckpoint(tmp_path, every=40, keep=9))
+    assert model.replay_buffer.dones.sum() == 0
+    for env, cut_off in ((None, []), (PointEnv(length=1000), [39])):
+        resumed = ScratchDDPG.resume(tmp_path / "step_000000000040", PointEnv(length=1000))
+        if env is not None:
+            resumed.set_env(env)
+        resumed.learn(60)
+        assert np.flatnonzero(resumed.replay_buffer.timeouts).tolist() == cut_off
 
 
 def test_n_steps_and_custom_buffers():
@@ -523,6 +584,35 @@ def test_loads_sb3s_other_policies(tmp_path, policy, observation):
     seen, _ = PointEnv(observation).reset(seed=0)
     np.testing.assert_array_equal(loaded.predict(seen)[0], theirs.predict(seen)[0])
     loaded.learn(40, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("observation", ["vector", "image", "dict"])
+@pytest.mark.parametrize("policy_kwargs", [{}, {"n_critics": 1}, {"share_features_extractor": True}])
+def test_loads_td3s_policies_and_goes_on_as_td3_would(tmp_path, observation, policy_kwargs):
+    settings = SMALL | {"buffer_size": 200, "policy_kwargs": {"net_arch": [16]} | policy_kwargs}
+    TD3(POLICY_OF[observation], PointEnv(observation), **settings).learn(30).save(tmp_path / "theirs")
+    models = []
+    for model_class, extra in ((TD3, {}), (ScratchDDPG, {"updater": "autograd"})):
+        model = model_class.load(tmp_path / "theirs", env=PointEnv(observation), device="cpu", **extra)
+        seen, _ = PointEnv(observation).reset(seed=0)
+        actions = [model.predict(seen)[0]]
+        model.set_random_seed(7)
+        model.learn(40, reset_num_timesteps=False)
+        models.append((model, [*actions, model.predict(seen)[0]]))
+    np.testing.assert_array_equal(models[1][1], models[0][1])
+    assert models[1][0]._n_updates == models[0][0]._n_updates > 40
+    assert max(compare_models(models[0][0], models[1][0]).values()) == 0
+
+
+@pytest.mark.parametrize("policy", [td3_policies.MlpPolicy, td3_policies.CnnPolicy, td3_policies.MultiInputPolicy])
+def test_sb3s_policy_classes_have_ddpgs_one_critic(policy):
+    env = PointEnv({"TD3Policy": "vector", "CnnPolicy": "image", "MultiInputPolicy": "dict"}[policy.__name__])
+    for policy_kwargs in (None, {"n_critics": 2}):
+        models = [
+            algorithm(policy, env, buffer_size=10, policy_kwargs=policy_kwargs and dict(policy_kwargs), seed=0, device="cpu")
+            for algorithm in (DDPG, ScratchDDPG)
+        ]
+        assert max(compare_models(*models).values()) == 0
 
 
 def test_the_same_seed_gives_the_same_training():

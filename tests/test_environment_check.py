@@ -1,8 +1,14 @@
 """Bad environments: numbers that are not finite in any step, wrong shapes and dtypes at the first one."""
 
+import copy
+import pickle
+
+import cloudpickle
 import numpy as np
 import pytest
 from conftest import POLICY_OF, PointEnv
+from stable_baselines3 import DDPG
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_ddpg_scratch import DivergenceError, ScratchDDPG
@@ -170,10 +176,131 @@ def test_in_a_process_of_its_own():
         env.close()
 
 
-def test_the_check_leaves_environments_as_they_were():
-    model, run = learn(PointEnv, PointEnv)
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
+    "cloudpickle": lambda thing: pickle.loads(cloudpickle.dumps(thing)),
+}
+
+
+def clocks_of_a_copy(env, duplicate):
+    """How far the environment and its copy get by one step of the copy."""
+    before, twin = env.clock, duplicate(env)
+    twin.step(env.action_space.low)
+    return env.clock - before, twin.clock - before
+
+
+@pytest.mark.parametrize("steps", [0, 1, 20, 60])
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_after_learn_an_environment_is_as_sb3_leaves_it(duplicate, steps):
+    outcomes = []
+    for algorithm in (DDPG, ScratchDDPG):
+        venv = DummyVecEnv([PointEnv, PointEnv])
+        model = algorithm("MlpPolicy", venv, **SMALL)
+        model.learn(steps)
+        clocks = [clocks_of_a_copy(env, duplicate) for env in venv.envs]
+        attributes = [sorted(vars(thing)) for thing in (venv, *venv.envs)]
+        forms = [pickle.dumps(env) for env in venv.envs]
+        outcomes.append((clocks, attributes, any(b"sb3_ddpg_scratch" in form for form in forms)))
+    assert outcomes[0][0] == [(0, 1), (0, 1)]
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, COPIES["pickle"], COPIES["cloudpickle"]])
+def test_a_copied_model_goes_on(duplicate):
+    model, _ = learn(PointEnv, PointEnv)
+    twin = duplicate(model.learn(0))
+    twin.learn(20)
+    assert [env.clock for env in twin.env.envs] == [10, 10]
+    assert [env.clock for env in model.env.envs] == [0, 0]
+
+
+class CopiesAt(BaseCallback):
+    """Copies the environments at one of a callback's moments, and steps the copies."""
+
+    def __init__(self, moment, duplicate):
+        super().__init__()
+        self.duplicate, self.clocks = duplicate, []
+        setattr(self, moment, self._copy)
+
+    def _copy(self):
+        self.clocks += [clocks_of_a_copy(env, self.duplicate) for env in self.training_env.envs]
+        return True
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    "moment", ["_init_callback", "_on_training_start", "_on_rollout_start", "_on_step", "_on_rollout_end"]
+)
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, COPIES["cloudpickle"]])
+def test_an_environment_copied_by_a_callback(moment, duplicate):
+    callback = CopiesAt(moment, duplicate)
+    model, _ = learn(PointEnv, PointEnv)
+    model.learn(20, callback=callback)
+    assert callback.clocks
+    assert set(callback.clocks) == {(0, 1)}
+
+
+class Snapshots(VecEnvWrapper):
+    """Copies its environments before each step, as a search would that goes back to them."""
+
+    def __init__(self, venv):
+        super().__init__(venv)
+        self.clocks = []
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_async(self, actions):
+        for duplicate in (copy.deepcopy, COPIES["cloudpickle"]):
+            self.clocks += [clocks_of_a_copy(env, duplicate) for env in self.venv.envs]
+        self.venv.step_async(actions)
+
+    def step_wait(self):
+        return self.venv.step_wait()
+
+
+def test_an_environment_copied_inside_a_step():
+    model, run = learn(PointEnv, PointEnv, wrap=Snapshots)
     run()
+    assert len(model.env.clocks) == 30 * 2 * 2
+    assert set(model.env.clocks) == {(0, 1)}
+
+
+class Fails(PointEnv):
+    """Fails in its first reset or step."""
+
+    def __init__(self, method):
+        super().__init__()
+        self.method = method
+
+    def reset(self, **kwargs):
+        if self.method == "reset":
+            raise RuntimeError("out of order")
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        raise RuntimeError("out of order")
+
+
+@pytest.mark.parametrize("method", ["reset", "step"])
+def test_nothing_is_left_after_an_error(method):
+    model, run = learn(lambda: Fails(method), PointEnv)
+    with pytest.raises(RuntimeError, match="out of order"):
+        run()
     assert not any({"step", "reset"} & set(vars(env)) for env in model.env.envs)
+
+
+def test_a_method_that_the_user_replaced_stays():
+    model, run = learn(PointEnv)
+    env = model.env.envs[0]
+    step, calls = env.step, []
+    env.step = lambda action: calls.append(action) or step(action)
+    run()
+    assert len(calls) == 60
 
 
 def test_a_checkpoint_s_place_is_not_saved(tmp_path):

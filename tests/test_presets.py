@@ -118,9 +118,7 @@ def test_numbers(tmp_path, preset):
         "noise": None,
         "steps": manager.n_timesteps,
         "train_freq": (model.train_freq.frequency, model.train_freq.unit.value),
-        "action_layer": sum(
-            isinstance(layer, nn.Linear) for layer in list(model.critic.qf0)[: model.critic.qf0.action_joins_at]
-        ),
+        "action_layer": sum(isinstance(layer, nn.Linear) for layer in list(model.critic.qf0)[: model.critic.action_joins_at]),
         "weight_decay": optimizers[1].param_groups[0]["weight_decay"],
         "masks_time_limits": not model.replay_buffer.handle_timeout_termination,
     }
@@ -202,13 +200,13 @@ def test_plotly_notebook_acts_at_random_for_a_thousand_steps_after_the_first_upd
     updates, policy_from = {}, []
 
     def prepared(model):
-        act = model._updater.act
+        predict = model.policy.predict
 
-        def spy(observations):
+        def spy(*args, **kwargs):
             policy_from.append(model.num_timesteps)
-            return act(observations)
+            return predict(*args, **kwargs)
 
-        model._updater.act = spy
+        model.policy.predict = spy
 
     def look(model):
         updates[model.num_timesteps] = model._n_updates

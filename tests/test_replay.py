@@ -1,6 +1,9 @@
 """Packed rows against SB3's own buffers, time limits in the memory-saving mode, pickling, and memory."""
 
 import pickle
+import sys
+import warnings
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -9,6 +12,8 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3 import DDPG
+from stable_baselines3.common import buffers
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -168,6 +173,120 @@ def test_memory_saving_mode_reuses_the_places_of_last_observations():
     assert len(ours._last_observations) == 64
 
 
+@pytest.mark.parametrize("saving", [False, True])
+@pytest.mark.parametrize("n_steps", [1, 4])
+@pytest.mark.parametrize("steps", [1, 7, 20, 100])
+def test_after_a_reset_it_is_like_a_fresh_one(steps, n_steps, saving):
+    make = {1: PackedReplayBuffer, 4: PackedNStepReplayBuffer}[n_steps]
+    extra = {"optimize_memory_usage": saving} | ({} if n_steps == 1 else {"n_steps": n_steps})
+    used, fresh = (make(60, OBSERVATIONS, ACTIONS, "cpu", 3, **extra) for _ in range(2))
+    for transition in trajectories(3, 333):
+        used.add(*transition)
+    used.reset()
+    assert (used.size(), used.pos, used.full) == (0, 0, False)
+    for transition in trajectories(3, steps, seed=1):
+        used.add(*transition)
+        fresh.add(*transition)
+        assert_same_samples(fresh, used, repeats=1)
+    assert used._last_observations.shape == fresh._last_observations.shape
+
+
+# --------------------------------------------------------------------------------------- trajectories that learn() leaves
+
+
+class Counting(gym.Env):
+    """Never ends; always the same observation; the reward is the number of its trajectory."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,), np.float32), ACTIONS
+
+    def __init__(self, trajectory=0):
+        self.trajectory = trajectory
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.trajectory += 1
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), float(self.trajectory), False, False, {}
+
+
+def counting_model(algorithm=ScratchDDPG, n_envs=1, **settings):
+    kwargs = {"policy_kwargs": {"net_arch": [4]}, "buffer_size": 40 * n_envs, "learning_starts": 10**6, "seed": 0}
+    return algorithm("MlpPolicy", make_vec_env(Counting, n_envs), device="cpu", gamma=1.0, **kwargs | settings)
+
+
+def learn_again(model):
+    model.learn(10 * model.n_envs)
+
+
+def learn_in_a_new_environment(model):
+    model.set_env(make_vec_env(Counting, model.n_envs, env_kwargs={"trajectory": 1}))
+    model.learn(10 * model.n_envs, reset_num_timesteps=False)
+
+
+def go_on(model):
+    model.learn(10 * model.n_envs, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("saving", [False, True])
+@pytest.mark.parametrize(
+    ("more", "rewards"), [(learn_again, [3, 2, 1, 6]), (learn_in_a_new_environment, [3, 2, 1, 6]), (go_on, [3, 3, 3, 3])]
+)
+@pytest.mark.parametrize("before", [10, 35, 75])
+def test_n_step_returns_do_not_reach_over_a_reset(before, more, rewards, saving, n_envs):
+    model = counting_model(n_envs=n_envs, n_steps=3, optimize_memory_usage=saving, updater="analytic")
+    model.learn(before * n_envs)
+    more(model)
+    steps = np.arange(before - 3, before + 1) % 40
+    indices = (steps[:, None] * n_envs + np.arange(n_envs)).ravel()
+    batch = model.replay_buffer._samples(indices, None)
+    assert batch.rewards.flatten().tolist() == np.repeat(rewards, n_envs).tolist()
+    assert batch.dones.sum() == 0
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_the_reference_keeps_sb3s_returns_over_a_reset(n_steps):
+    models = [
+        counting_model(algorithm, n_steps=n_steps, **extra).learn(30).learn(8)
+        for algorithm, extra in ((DDPG, {}), (ScratchDDPG, {"updater": "autograd", "action_noise": None}))
+    ]
+    theirs, ours = (model.replay_buffer for model in models)
+    assert type(ours) is type(theirs)
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
+    assert_same_samples(theirs, ours)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_a_reset_changes_no_sample_of_one_step(n_envs):
+    settings = {"n_envs": n_envs, "action_noise": None}
+    theirs = counting_model(DDPG, **settings).learn(30).learn(8)
+    ours = counting_model(updater="analytic", **settings).learn(30).learn(8)
+    assert_same_samples(theirs.replay_buffer, ours.replay_buffer)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("before", [30, 75])
+def test_memory_saving_mode_without_time_limits_ends_a_trajectory_as_sb3_does(before, n_envs):
+    settings = {"n_envs": n_envs, "action_noise": None, "optimize_memory_usage": True}
+    settings["replay_buffer_kwargs"] = {"handle_timeout_termination": False}
+    with pytest.warns(UserWarning, match="last trajectory"):
+        theirs = counting_model(DDPG, **settings).learn(before * n_envs).learn(8 * n_envs)
+    with pytest.warns(UserWarning, match="last trajectory"):
+        ours = counting_model(updater="analytic", **settings).learn(before * n_envs).learn(8 * n_envs)
+    assert theirs.replay_buffer.dones.sum() == n_envs
+    np.testing.assert_array_equal(ours.replay_buffer.dones, theirs.replay_buffer.dones)
+    assert_same_samples(theirs.replay_buffer, ours.replay_buffer)
+
+
+def test_an_empty_buffer_has_no_trajectory_to_end():
+    buffer = PackedReplayBuffer(10, OBSERVATIONS, ACTIONS, "cpu")
+    buffer.truncate_last_trajectory()
+    assert buffer.dones.sum() == 0
+
+
 def test_reads_like_sb3s():
     theirs, ours = pair(ReplayBuffer, PackedReplayBuffer, 50, n_envs=2)
     for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
@@ -214,10 +333,26 @@ def test_bytes_against_sb3s(observation_dim, action_dim, whole, saving):
         assert ours.nbytes == ours.rows.nbytes + ours._ends.nbytes + ours._aside.nbytes
 
 
-def test_too_large_a_buffer_is_refused_before_it_is_made():
-    with pytest.raises(MemoryError) as error:
-        ScratchDDPG("MlpPolicy", "Pendulum-v1", buffer_size=10**13, updater="auto")
-    assert all(word in str(error.value) for word in ("buffer_size=10000000000000", "GB", "free", "optimize_memory_usage"))
+@pytest.mark.parametrize("available", [1000, 10**9])
+def test_too_large_a_buffer_brings_sb3s_warning(monkeypatch, available):
+    psutil = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=available))
+    monkeypatch.setitem(sys.modules, "psutil", psutil)
+    monkeypatch.setattr(buffers, "psutil", psutil)
+    said = []
+    for buffer_class in (ReplayBuffer, PackedReplayBuffer):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            buffer_class(50, OBSERVATIONS, ACTIONS, "cpu")
+        said.append([(warning.category, str(warning.message).split(" buffer ")[0]) for warning in caught])
+        if caught:
+            assert str(caught[0].message).endswith("GB") or "optimize_memory_usage" in str(caught[0].message)
+    assert said[0] == said[1]
+    assert len(said[0]) == (available == 1000)
+
+
+def test_a_buffer_needs_no_psutil(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    PackedReplayBuffer(50, OBSERVATIONS, ACTIONS, "cpu")
 
 
 def test_other_observations_are_refused():

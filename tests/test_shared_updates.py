@@ -9,15 +9,14 @@ import time
 import numpy as np
 import pytest
 import torch as th
-from test_handwritten import SharedUpdater, largest_difference, make_buffer, make_policy, state_of, train
+from test_handwritten import SharedUpdater, largest_difference, make_buffer, make_policy, networks_of, state_of, train
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from sb3_ddpg_scratch.replay import PackedReplayBuffer
 from sb3_ddpg_scratch.updates import kernels
-from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater
-from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
+from sb3_ddpg_scratch.updates.compiled import CompiledActor, CompiledUpdater
 from sb3_ddpg_scratch.updates.interface import UpdateSettings
-from sb3_ddpg_scratch.updates.kernels import ABANDONED, meet
-from sb3_ddpg_scratch.updates.team import together
+from sb3_ddpg_scratch.updates.thread_pool import run_together
 
 
 @pytest.fixture
@@ -40,8 +39,8 @@ def torch_threads():
     ],
 )
 def test_how_many_threads_share_a_batch(torch_threads, threads, net_arch, batch_size, shares):
-    updater = CompiledUpdater(make_policy(net_arch=net_arch))
     torch_threads(threads)
+    updater = train(CompiledUpdater, make_policy(net_arch=net_arch), 1)
     assert updater._share_count(batch_size) == shares
 
 
@@ -49,11 +48,12 @@ def test_the_number_of_threads_may_change_between_updates(torch_threads):
     reference, policy = (make_policy(net_arch=[128, 128]) for _ in range(2))
     train(CompiledUpdater, reference, 9, batch_size=200)
     buffer, settings = make_buffer(policy), UpdateSettings(gamma=0.95, tau=0.01)
-    updater = CompiledUpdater(policy)
+    updater, networks = CompiledUpdater(), networks_of(policy)
     np.random.seed(1)
     for number in range(9):
         torch_threads(1 + number % 3)
-        updater.train(buffer, 1, 200, settings, number)
+        assert updater.objection(networks) is None
+        updater.train(networks, buffer, 1, 200, settings, number)
         assert len(updater._shares) == 1 + number % 3
     assert largest_difference(state_of(policy), state_of(reference), optimizers=False) < 1e-5
 
@@ -70,26 +70,23 @@ def blas_threads():
     return [library["num_threads"] for library in threadpool_info() if library["internal_api"] == "openblas"]
 
 
-@pytest.mark.parametrize("updater_class", [AnalyticUpdater, CompiledUpdater])
-def test_no_update_and_no_action_wakes_threads_of_blas(monkeypatch, updater_class):
+def test_no_update_and_no_action_wakes_threads_of_blas(monkeypatch):
     """They would keep cores busy that the update's own threads need."""
-    policy, seen, dot = make_policy(), [], np.dot
-    updater = train(updater_class, policy, 1)
-
-    def watched(*args):
-        seen.extend(blas_threads())
-        return dot(*args)
-
+    policy, seen = make_policy(), []
+    updater, actor = train(CompiledUpdater, policy, 1), CompiledActor()
+    assert actor.objection(policy.actor) is None
+    actor(np.zeros((8, 3), np.float32))
     with threadpool_limits(2):
         before = blas_threads()
         assert set(before) == {2}
-        monkeypatch.setattr(np, "dot", watched)
-        updater.act(np.zeros((8, 3), np.float32))
-        assert len(seen) > 0
-        # Of the two, what the updater multiplies by.
-        kernel = kernels.updates
-        monkeypatch.setattr(kernels, "updates", lambda *args: seen.extend(blas_threads()) or kernel(*args))
-        updater.train(make_buffer(policy), 1, 16, UpdateSettings(gamma=0.95, tau=0.01), 0)
+        for name in ("act", "updates"):
+            kernel = getattr(kernels, name)
+            watched = lambda *args, kernel=kernel: seen.extend(blas_threads()) or kernel(*args)  # noqa: E731
+            monkeypatch.setattr(kernels, name, watched)
+        actor(np.zeros((8, 3), np.float32))
+        assert len(seen) == len(before)
+        updater.train(networks_of(policy), make_buffer(policy), 1, 16, UpdateSettings(gamma=0.95, tau=0.01), 0)
+        assert len(seen) == 2 * len(before)
         assert set(seen) == {1}
         assert blas_threads() == before
 
@@ -99,13 +96,19 @@ def test_several_models_train_at_once():
     alone, policies = make_policy(), [make_policy() for _ in range(6)]
     buffer = make_buffer(alone)
     indices = buffer.draw(16, 50)
-    buffer.draw = lambda batch_size, count: indices[:count]
+
+    class Fixed(PackedReplayBuffer):
+        def draw(self, batch_size, n_batches=1):
+            return indices[:n_batches]
+
+    buffer.__class__ = Fixed
     settings = UpdateSettings(gamma=0.95, tau=0.01)
 
     def learn(policy):
-        updater = SharedUpdater(policy)
+        updater, networks = SharedUpdater(), networks_of(policy)
         for number in range(20):
-            updater.train(buffer, 1, 16, settings, number)
+            assert updater.objection(networks) is None
+            updater.train(networks, buffer, 1, 16, settings, number)
 
     learn(alone)
     threads = [threading.Thread(target=learn, args=(policy,)) for policy in policies]
@@ -134,13 +137,15 @@ def test_a_forked_process_has_threads_of_its_own():
         process.kill()
 
 
-def test_an_interrupt_before_an_update_leaves_the_networks_as_they_were(monkeypatch):
-    """The other threads do not begin without the first one, and do not wait for it either."""
+def test_an_interrupted_update_leaves_the_networks_as_they_were(monkeypatch):
+    """Gradients are computed before anything is moved, and no thread is left behind."""
     policy = make_policy()
-    updater, buffer, settings = SharedUpdater(policy), make_buffer(policy), UpdateSettings(gamma=0.95, tau=0.01)
-    updater.train(buffer, 1, 16, settings, 0)
+    updater, buffer, settings = SharedUpdater(), make_buffer(policy), UpdateSettings(gamma=0.95, tau=0.01)
+    networks = networks_of(policy)
+    assert updater.objection(networks) is None
+    updater.train(networks, buffer, 1, 16, settings, 0)
     before = state_of(policy)
-    kernel, main = kernels.updates, threading.get_ident()
+    kernel, main = kernels.critic_gradient, threading.get_ident()
 
     def interrupted(*args):
         if threading.get_ident() == main:
@@ -148,44 +153,32 @@ def test_an_interrupt_before_an_update_leaves_the_networks_as_they_were(monkeypa
             time.sleep(60)
         return kernel(*args)
 
-    monkeypatch.setattr(kernels, "updates", interrupted)
+    monkeypatch.setattr(kernels, "critic_gradient", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        updater.train(buffer, 1, 16, settings, 1)
+        updater.train(networks, buffer, 1, 16, settings, 1)
     assert largest_difference(state_of(policy), before) == 0
     monkeypatch.undo()
-    updater.train(buffer, 1, 16, settings, 1)
+    updater.train(networks, buffer, 1, 16, settings, 1)
     assert largest_difference(state_of(policy), before) > 0
 
 
-def test_a_thread_that_fails_does_not_leave_the_others_waiting():
-    gate = np.zeros(1, np.int64)
+def test_a_thread_that_fails_is_waited_for():
+    done = []
 
-    def task(number):
-        if number == 1:
-            raise MemoryError("no more")
-        return meet(gate, 2, 0)
+    def slow():
+        time.sleep(0.2)
+        done.append(True)
 
-    def abandon():
-        gate[0] = ABANDONED
+    def fails():
+        raise MemoryError("no more")
 
-    with pytest.raises(MemoryError, match="no more"):
-        together(task, 2, abandon)
+    for tasks in ([slow, fails], [fails, slow], [fails, fails, slow]):
+        done.clear()
+        with pytest.raises(MemoryError, match="no more"):
+            run_together(tasks)
+        assert done == [True]
 
 
-def test_all_see_what_all_have_written():
-    """1,000 meetings of three threads: each adds what the others wrote at the meeting before."""
-    gate, written = np.zeros(1, np.int64), np.zeros((2, 3), np.int64)
-
-    def task(number):
-        meeting = 0
-        for round_ in range(1000):
-            now, before = round_ % 2, 1 - round_ % 2
-            written[now, number] = written[before].sum() + 1 if round_ % 10 else 1
-            meeting = meet(gate, 3, meeting)
-        return meeting, written[now].tolist()
-
-    # Of 3 ones come 3 times 3 + 1, and so on: x -> 3 x + 1, nine times.
-    expected = 1
-    for _ in range(9):
-        expected = 3 * expected + 1
-    assert together(task, 3, lambda: None) == [(1000, [expected] * 3)] * 3
+def test_tasks_run_at_the_same_time_and_results_keep_their_order():
+    barrier = threading.Barrier(3, timeout=20)
+    assert run_together([lambda number=number: (barrier.wait(), number)[1] for number in range(3)]) == [0, 1, 2]

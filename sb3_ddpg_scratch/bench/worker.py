@@ -98,7 +98,7 @@ def time_model(workload: Workload, begun: float) -> dict[str, float | str]:
         "steps_per_s": steps_per_s,
         "setup_s": clock.first - begun,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "updater": getattr(getattr(model, "_updater", None), "name", workload.contender),
+        "updater": model._updater.pick(model._networks()).name if workload.contender == "auto" else workload.contender,
     }
 
 
@@ -112,23 +112,21 @@ def time_floor(workload: Workload) -> dict[str, float | str]:
     import numpy as np
     import torch as th
 
-    from sb3_ddpg_scratch.updates.products import settings_kept, use_onednn
-
     first, second = workload.net_arch
     batch = workload.batch_size
     hidden, grad, weight = th.randn(batch, first), th.randn(batch, second), th.randn(second, first)
     products = [(5, hidden, weight.t()), (3, grad, weight), (2, grad.t(), hidden)]
     total = 0.0
-    with settings_kept():
-        for count, left, right in products:
-            out = th.empty(left.shape[0], right.shape[1])
-            rates = []
-            for onednn in (False, True):
-                use_onednn(onednn)
-                rates.append(rate(partial(th.mm, left, right, out=out), workload.seconds / 9, warm_up=20))
-            by_numpy = partial(np.dot, left.numpy(), right.numpy(), out.numpy())
-            rates.append(rate(by_numpy, workload.seconds / 9, warm_up=20))
-            total += count / max(rates)
+    for count, left, right in products:
+        out = th.empty(left.shape[0], right.shape[1])
+        rates = []
+        # By MKL, and by oneDNN, to which torch hands fp32 products that may be rounded to bf16.
+        for precision in ("ieee", "bf16"):
+            th.backends.mkldnn.matmul.fp32_precision = precision  # type: ignore[attr-defined]
+            rates.append(rate(partial(th.mm, left, right, out=out), workload.seconds / 9, warm_up=20))
+        by_numpy = partial(np.dot, left.numpy(), right.numpy(), out.numpy())
+        rates.append(rate(by_numpy, workload.seconds / 9, warm_up=20))
+        total += count / max(rates)
     return {"updates_per_s": 1 / total}
 
 

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ddpg_scratch import tuning
 from sb3_ddpg_scratch.checkpoint.files import Checkpoint, newest_whole
 from sb3_ddpg_scratch.checkpoint.settings import settings_from
 from sb3_ddpg_scratch.checkpoint.training import restore_training
@@ -18,8 +17,7 @@ Model = TypeVar("Model", bound=ScratchDDPG)
 
 def read_newest(path: str | Path) -> Checkpoint:
     """
-    The newest whole checkpoint of a folder. What was skipped is said in a warning, and the measured choices of kernels that
-    the training had made become this process's.
+    The newest whole checkpoint of a folder, with a warning about those that were skipped.
 
     :param path: a folder of checkpoints, or one checkpoint
     :return: the checkpoint
@@ -28,7 +26,6 @@ def read_newest(path: str | Path) -> Checkpoint:
     checkpoint, problems = newest_whole(Path(path))
     for problem in problems:
         warnings.warn(f"Skipped a checkpoint that is not whole. {problem}", stacklevel=2)
-    tuning.adopt(checkpoint.state["tuning"])
     return checkpoint
 
 

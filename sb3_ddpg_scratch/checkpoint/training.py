@@ -11,7 +11,6 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_ddpg_scratch import tuning
 from sb3_ddpg_scratch.checkpoint.callback_states import capture_callbacks, restore_callbacks
 from sb3_ddpg_scratch.checkpoint.environments import capture_vec_env, restore_vec_env
 from sb3_ddpg_scratch.checkpoint.files import Checkpoint
@@ -22,6 +21,7 @@ from sb3_ddpg_scratch.checkpoint.settings import capture_noise, capture_settings
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import CheckpointError
 from sb3_ddpg_scratch.interruption import InterruptedLearn
+from sb3_ddpg_scratch.machine import processor_fingerprint
 
 _COUNTERS = (
     "num_timesteps",
@@ -52,8 +52,7 @@ def capture_training(model: ScratchDDPG, callback: BaseCallback, written: int) -
     logger = model.logger
     return {
         "machine": machine(),
-        "tuning": tuning.known_choices(),
-        "updater": model._updater.name,
+        "updater": model._updater.pick(model._networks()).name,
         "settings": settings,
         "missing_settings": missing,
         "policy": dict(model.policy.state_dict()),
@@ -85,7 +84,7 @@ def machine() -> dict[str, Any]:
         "torch": str(th.__version__),
         "numpy": np.__version__,
         "threads": th.get_num_threads(),
-        "processor": tuning.machine_name(),
+        "processor": processor_fingerprint(),
         "system": platform.system(),
     }
 
@@ -188,8 +187,9 @@ def _restore_noise(model: ScratchDDPG, captured: dict[str, Any] | None, checkpoi
 def _warn_of_differences(model: ScratchDDPG, checkpoint: Checkpoint) -> None:
     then, now = checkpoint.state["machine"], machine()
     changes = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if then.get(name) != now[name]]
-    if model._updater.name != checkpoint.state["updater"]:
-        changes.append(f"the updater was {checkpoint.state['updater']!r} and is {model._updater.name!r}")
+    updater = model._updater.pick(model._networks()).name
+    if updater != checkpoint.state["updater"]:
+        changes.append(f"the updater was {checkpoint.state['updater']!r} and is {updater!r}")
     if changes:
         text = "Training goes on, but not to the same last bit as it would have without the interruption"
         warnings.warn(f"{text}: {'; '.join(changes)}.", stacklevel=2)

@@ -1,386 +1,162 @@
 """
-The update with both losses' gradients written out by hand, for actors and critics that are plain MLPs.
+The update with both gradients written out by hand: the derivation, made to be read.
 
-``forward`` and ``backward`` of a layer stand side by side in :class:`Mlp`. With z = x W' + b, h = f(z) and a gradient
-dL/dh, the chain rule is ``dL/dz = dL/dh f'(z)``, ``dL/dW = (dL/dz)' x``, ``dL/db = sum over the batch of dL/dz`` and
-``dL/dx = dL/dz W`` (' is the transpose). Everything is written into memory made once, parameters and moments are flat
-vectors (:mod:`~sb3_ddpg_scratch.updates.flat`), and gradients that no step uses are not computed: none of the critic's
-parameters in the actor's step, none of the observation.
-
-Arrays are NumPy's, whose calls take least time, over memory that is torch's; what is large is multiplied and activated by
-torch, whose loops are faster.
+An operation's forward and backward stand side by side. With z = x W' + b, h = f(z) and a gradient dL/dh, the chain rule is
+``dL/dz = dL/dh f'(z)``, ``dL/dW = (dL/dz)' x``, ``dL/db = sum over the batch of dL/dz`` and ``dL/dx = dL/dz W``
+(' is the transpose). Gradients that no step uses are not computed: none of the critic's parameters in the actor's step.
+The optimizers' own ``step`` descends along them.
 """
 
 from collections.abc import Callable
-from functools import partial
+from typing import NamedTuple
 
-import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
 
-from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
-from sb3_ddpg_scratch.replay import Batches
-from sb3_ddpg_scratch.updates.flat import FlatAdam
-from sb3_ddpg_scratch.updates.handwritten import HandWrittenUpdater
-from sb3_ddpg_scratch.updates.interface import UpdateSettings
-from sb3_ddpg_scratch.updates.products import Libraries, Product, settings_kept
-
-# Values of a layer for one batch, from which on torch activates them.
-LARGE = 2**14
+from sb3_ddpg_scratch.networks import Actor, Critic
+from sb3_ddpg_scratch.updates.autograd import AutogradUpdater, Batch
+from sb3_ddpg_scratch.updates.inspection import NetworksWatch, why_not_by_hand
+from sb3_ddpg_scratch.updates.interface import Networks
 
 
-def relu_backward(h: np.ndarray, h_grad: np.ndarray, slope: np.ndarray, z_grad: np.ndarray) -> None:
+def relu(z: th.Tensor) -> th.Tensor:
+    """``h = max(z, 0)``."""
+    return z.clamp(min=0)
+
+
+def relu_backward(h: th.Tensor, h_grad: th.Tensor) -> th.Tensor:
+    """``dL/dz = dL/dh [h > 0]``."""
+    return h_grad * (h > 0)
+
+
+def tanh(z: th.Tensor) -> th.Tensor:
+    """``h = tanh(z)``."""
+    return z.tanh()
+
+
+def tanh_backward(h: th.Tensor, h_grad: th.Tensor) -> th.Tensor:
+    """``dL/dz = dL/dh (1 - h^2)``."""
+    return h_grad * (1 - h * h)
+
+
+def linear(layer: nn.Linear, x: th.Tensor) -> th.Tensor:
+    """``z = x W' + b``."""
+    return th.addmm(layer.bias, x, layer.weight.t())
+
+
+def linear_backward(layer: nn.Linear, x: th.Tensor, z_grad: th.Tensor) -> None:
+    """``dL/dW = (dL/dz)' x`` and ``dL/db``, into the parameters' ``grad``."""
+    layer.weight.grad = z_grad.t() @ x
+    layer.bias.grad = z_grad.sum(dim=0)
+
+
+def linear_backward_to_input(layer: nn.Linear, z_grad: th.Tensor) -> th.Tensor:
+    """``dL/dx = dL/dz W``."""
+    return z_grad @ layer.weight
+
+
+class Activation(NamedTuple):
+    """An activation and its derivative, both as functions of what they are given."""
+
+    forward: Callable[[th.Tensor], th.Tensor]
+    backward: Callable[[th.Tensor, th.Tensor], th.Tensor]
+
+
+ACTIVATIONS = {nn.ReLU: Activation(relu, relu_backward), nn.Tanh: Activation(tanh, tanh_backward)}
+
+
+class Step(NamedTuple):
+    """A layer of a forward pass with its input and output, which the way back needs."""
+
+    layer: nn.Module
+    x: th.Tensor
+    y: th.Tensor
+
+
+def forward(layers: nn.Module, x: th.Tensor, actions: th.Tensor | None = None, action_joins_at: int = 0) -> list[Step]:
     """
-    ``dL/dz = dL/dh [h > 0]``.
+    A pass through layers in a row, ``Linear`` and activations.
 
-    :param h: relu(z)
-    :param h_grad: dL/dh, of the same shape
-    :param slope: memory of this shape
-    :param z_grad: where dL/dz is written
+    :param layers: the layers
+    :param x: input of the first, shape ``(batch, n)``
+    :param actions: joined to the input of one layer, shape ``(batch, action_dim)``
+    :param action_joins_at: the index of that layer
     """
-    np.sign(h, out=slope)
-    np.multiply(h_grad, slope, out=z_grad)
+    steps = []
+    for index, layer in enumerate(layers.children()):
+        if actions is not None and index == action_joins_at:
+            x = th.cat([x, actions], dim=1)
+        y = linear(layer, x) if isinstance(layer, nn.Linear) else ACTIVATIONS[type(layer)].forward(x)
+        steps.append(Step(layer, x, y))
+        x = y
+    return steps
 
 
-def tanh_backward(h: np.ndarray, h_grad: np.ndarray, slope: np.ndarray, z_grad: np.ndarray) -> None:
-    """
-    ``dL/dz = dL/dh (1 - h^2)``.
-
-    :param h: tanh(z)
-    :param h_grad: dL/dh, of the same shape
-    :param slope: memory of this shape
-    :param z_grad: where dL/dz is written
-    """
-    np.multiply(h, h, out=slope)
-    np.subtract(1, slope, out=slope)
-    np.multiply(h_grad, slope, out=z_grad)
-
-
-class Activation:
-    """
-    ReLU or tanh of a hidden layer, in place: ``forward()`` from z to h, ``backward()`` from dL/dh to dL/dz.
-
-    :param output: z and h, shape ``(batch, n_out)``; a view
-    :param output_grad: dL/dh and dL/dz, of the same shape
-    :param tanh: tanh instead of ReLU
-    """
-
-    def __init__(self, output: th.Tensor, output_grad: th.Tensor, tanh: bool) -> None:
-        self.forward: Callable[[], object]
-        self.backward: Callable[[], object]
-        if output.numel() >= LARGE:
-            aten, out = th.ops.aten, {"grad_input": output_grad}
-            self.forward = output.tanh_ if tanh else output.relu_
-            self.backward = (
-                partial(aten.tanh_backward.grad_input, output_grad, output, **out)
-                if tanh
-                else partial(aten.threshold_backward.grad_input, output_grad, output, 0, **out)
-            )
+def backward(steps: list[Step], y_grad: th.Tensor) -> None:
+    """From the gradient with respect to the output to those of all parameters."""
+    for number, (layer, x, y) in reversed(list(enumerate(steps))):
+        if isinstance(layer, nn.Linear):
+            linear_backward(layer, x, y_grad)
+            if number > 0:
+                # Without the columns of an action that joined here.
+                y_grad = linear_backward_to_input(layer, y_grad)[:, : steps[number - 1].y.shape[1]]
         else:
-            h, grad = output.numpy(), output_grad.numpy()
-            zero = np.zeros((), grad.dtype)
-            self.forward = partial(np.tanh, h, out=h) if tanh else partial(np.maximum, h, zero, out=h)
-            self.backward = partial(tanh_backward if tanh else relu_backward, h, grad, np.empty_like(grad), grad)
+            y_grad = ACTIVATIONS[type(layer)].backward(y, y_grad)
 
 
-class Layer:
-    """
-    One layer's memory and products.
-
-    :param weight: parameters, shape ``(n_out, n_in)``
-    :param bias: parameters, shape ``(n_out,)``
-    :param x: input, shape ``(batch, n_in)``; a view
-    :param output: memory for the output, shape ``(batch, n_out)``; a view
-    :param grads: memory for the gradients of weight and bias; ``None`` if they are never asked for
-    :param libraries: what the products go to
-    """
-
-    def __init__(
-        self,
-        weight: th.Tensor,
-        bias: th.Tensor,
-        x: th.Tensor,
-        output: th.Tensor,
-        grads: tuple[th.Tensor, th.Tensor] | None,
-        libraries: Libraries,
-    ) -> None:
-        self.output, self.output_grad = output, th.empty(output.shape)
-        self.forward = Product(libraries, x, weight.t(), output, "nt", bias)
-        if grads is not None:
-            self.weight_grad = Product(libraries, self.output_grad.t(), x, grads[0], "tn")
-            self.bias_grad = grads[1].numpy()
-            self.output_grad_t = self.output_grad.numpy().T
+def backward_to_action(steps: list[Step], y_grad: th.Tensor, action_joins_at: int, action_dim: int) -> th.Tensor:
+    """From the gradient with respect to the output to that of the action alone, shape ``(batch, action_dim)``."""
+    for layer, _, y in reversed(steps[action_joins_at:]):
+        if isinstance(layer, nn.Linear):
+            y_grad = linear_backward_to_input(layer, y_grad)
+        else:
+            y_grad = ACTIVATIONS[type(layer)].backward(y, y_grad)
+    return y_grad[:, y_grad.shape[1] - action_dim :]
 
 
-class Mlp:
-    """
-    A network's forward and backward pass for batches of one size.
-
-    :param parameters: weight and bias of each layer, in order
-    :param x: input of the first layer, shape ``(batch, n_in)``; a view into a batch
-    :param action_dim: size of the action that is appended to one layer's input; 0 for none
-    :param action_layer: which layer that is; 0 means that ``x`` holds it already
-    :param tanh: whether the hidden activation is tanh instead of ReLU
-    :param libraries: what the products go to
-    :param grads: memory for the parameters' gradients, in their order; ``None`` for a target network
-    """
-
-    def __init__(
-        self,
-        parameters: list[th.Tensor],
-        x: th.Tensor,
-        action_dim: int,
-        action_layer: int,
-        tanh: bool,
-        libraries: Libraries,
-        grads: list[th.Tensor] | None = None,
-    ) -> None:
-        self.action_dim = action_dim
-        self.action_layer = action_layer
-        batch = x.shape[0]
-        self.ones = np.ones(batch, x.numpy().dtype)
-        self.layers: list[Layer] = []
-        # Of each hidden layer the activation, and the product from the next layer's dL/dz to its own dL/dh.
-        self.activations: list[Activation] = []
-        self.input_grads: list[Product] = []
-        for index in range(0, len(parameters), 2):
-            weight, bias = parameters[index : index + 2]
-            n_out = len(bias)
-            if index == 2 * action_layer:
-                # Where the action has to be written before forward(), and the product from its layer to its gradient.
-                before_action = x.shape[1] - action_dim
-                self.action = x[:, before_action:].numpy()
-                self.action_grad = np.empty((batch, action_dim), self.ones.dtype)
-                action_weight = weight[:, before_action:]
-            # The hidden values lie where the next layer reads them: in front of the action, where it joins.
-            following = th.empty(batch, n_out + (action_dim if action_dim and 2 * action_layer == index + 2 else 0))
-            pair = None if grads is None else (grads[index], grads[index + 1])
-            layer = Layer(weight, bias, x, following[:, :n_out], pair, libraries)
-            if self.layers:
-                hidden = self.layers[-1]
-                self.activations.append(Activation(hidden.output, hidden.output_grad, tanh))
-                back = weight[:, : hidden.output.shape[1]]
-                self.input_grads.append(Product(libraries, layer.output_grad, back, hidden.output_grad, "nn"))
-            self.layers.append(layer)
-            x = following
-        if action_dim:
-            joined, out = self.layers[action_layer], th.from_numpy(self.action_grad)
-            self.action_product = Product(libraries, joined.output_grad, action_weight, out, "nn")
-        self.output, self.output_grad = self.layers[-1].output.numpy(), self.layers[-1].output_grad.numpy()
-
-    def forward(self) -> None:
-        """From the input to ``output`` (of the actor: what tanh is applied to)."""
-        for layer, activation in zip(self.layers, self.activations, strict=False):
-            layer.forward()
-            activation.forward()
-        self.layers[-1].forward()
-
-    def backward(self) -> None:
-        """From ``output_grad`` to the parameters' gradients."""
-        for index in range(len(self.layers) - 1, -1, -1):
-            layer = self.layers[index]
-            layer.weight_grad()
-            np.dot(layer.output_grad_t, self.ones, layer.bias_grad)
-            if index > 0:
-                self._backward_hidden(index - 1)
-
-    def backward_to_action(self) -> None:
-        """From ``output_grad`` to ``action_grad``, shape ``(batch, action_dim)``, alone."""
-        for index in range(len(self.layers) - 2, self.action_layer - 1, -1):
-            self._backward_hidden(index)
-        self.action_product()
-
-    def _backward_hidden(self, index: int) -> None:
-        """From dL/dz of the next layer to dL/dz of a hidden one."""
-        self.input_grads[index]()
-        self.activations[index].backward()
-
-
-class AnalyticUpdater(HandWrittenUpdater):
-    """
-    One DDPG update of a policy's networks by hand-written gradients, in place, on the CPU.
-
-    :param policy: a policy for which :func:`~sb3_ddpg_scratch.updates.choice.why_not_by_hand` finds nothing
-    """
+class AnalyticUpdater(AutogradUpdater):
+    """The reference update with gradients by hand, for plain MLPs on any device."""
 
     name = "analytic"
 
-    def __init__(self, policy: ScratchDDPGPolicy) -> None:
-        super().__init__(policy)
-        self.libraries = Libraries()
-        self._squared_errors = np.zeros((0, policy.n_critics))
-        self._q_sums = np.zeros(0)
+    def __init__(self) -> None:
+        super().__init__()
+        self._watch: NetworksWatch | None = None
 
-    # -------------------------------------------------------------------------------------------------------- Memory
+    def objection(self, networks: Networks) -> str | None:
+        """See :meth:`AutogradUpdater.objection`."""
+        if self._watch is None or not self._watch.holds(networks):
+            reason = why_not_by_hand(networks, trained=2)
+            self._watch = NetworksWatch(networks, trained=2) if reason is None else None
+            return reason
+        return None
 
-    def _make_memory(self, batch_size: int) -> None:
-        """Everything an update of this batch size writes to."""
-        policy, columns = self.policy, self.columns
-        action_dim = columns.action_dim
-        self.batch_size = batch_size
-        memory = th.zeros(batch_size, columns.width + action_dim)
-        self.rows = memory[:, : columns.width]
-        self.observations = memory[:, columns.observation]
-        self.actions = memory[:, columns.action].numpy()
-        self.next_observations = memory[:, columns.next_observation]
-        self.rewards = memory[:, columns.reward, None].numpy()
-        self.continuations = memory[:, columns.continuation, None].numpy()
-        common = (self.tanh, self.libraries)
-
-        n_actor = len(list(policy.actor.parameters()))
-        n_each = (len(self.trained.views) - n_actor) // policy.n_critics
-        self.actor = Mlp(self.trained.views[:n_actor], self.observations, 0, 0, *common, self.actor_adam.grads)
-        self.actor_target = Mlp(self.targets.views[:n_actor], self.next_observations, 0, 0, *common)
-
-        def critics(views: list[th.Tensor], observation: slice, grads: list[th.Tensor] | None = None) -> list[Mlp]:
-            # With the action at the input, observation and action stand side by side in the batch.
-            stop = observation.stop + (0 if policy.action_layer else action_dim)
-            x = memory[:, observation.start : stop]
-            starts = range(n_actor, len(views), n_each)
-            of_each = [None if grads is None else grads[i - n_actor :][:n_each] for i in starts]
-            return [
-                Mlp(views[i : i + n_each], x, action_dim, policy.action_layer, *common, its_grads)
-                for i, its_grads in zip(starts, of_each, strict=True)
-            ]
-
-        self.critics = critics(self.trained.views, columns.observation, self.critic_adam.grads)
-        self.critic_targets = critics(self.targets.views, columns.next_observation)
-
-        dtype = self.actor.output.dtype
-        self.target_q_values = np.zeros((batch_size, 1), dtype)
-        self.errors = [np.zeros((batch_size, 1), dtype) for _ in self.critics]
-        self._slope = np.zeros((batch_size, action_dim), dtype)
-
-    def _reserve_losses(self, count: int) -> None:
-        """Memory for the losses of that many updates, as sums over the batch."""
-        if len(self._q_sums) < count:
-            self._squared_errors = np.zeros((count, self.policy.n_critics))
-            self._q_sums = np.zeros(count)
-
-    # --------------------------------------------------------------------------------------------------------- Updates
-
-    def train(
-        self,
-        buffer: ReplayBuffer,
-        gradient_steps: int,
-        batch_size: int,
-        settings: UpdateSettings,
-        n_updates: int,
-        env: VecNormalize | None = None,
-    ) -> None:
-        """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.train`."""
-        with th.no_grad(), settings_kept(), self.one_blas_thread:
-            self.begin()
-            self._reserve_losses(gradient_steps)
-            self.libraries.begin()
-            batches = Batches(buffer, batch_size, gradient_steps, self.columns, settings.gamma, env)
-            for number in range(gradient_steps):
-                size = batches.prepare()
-                if size != self.batch_size:
-                    self._make_memory(size)
-                batches.write(number, self.rows)
-                turn = (n_updates + number + 1) % settings.policy_delay == 0
-                self.update(batches.discount, settings, update_policy=turn)
-
-    def update(self, gamma: float, settings: UpdateSettings, update_policy: bool) -> None:
-        """
-        One update on the batch in ``rows``.
-
-        :param gamma: factor of the next Q-value besides the continuation
-        :param settings: the numbers of the update
-        :param update_policy: whether it is the actor's and the targets' turn as well
-        """
-        self._td_target(gamma, settings)
-        self._critic_step(settings)
-        if update_policy:
-            self._actor_step(settings)
-            self.targets.vector.lerp_(self.trained.vector, settings.tau)
-
-    def _td_target(self, gamma: float, settings: UpdateSettings) -> None:
-        """``y = r + gamma c min_i Q_i'(s', mu'(s'))``, with c the continuation."""
-        self.actor_target.forward()
-        next_action = self.critic_targets[0].action
-        np.tanh(self.actor_target.output, out=next_action)
-        if settings.target_policy_noise > 0:
-            noise = th.empty(next_action.shape).normal_(0, settings.target_policy_noise)
-            next_action += noise.clamp_(-settings.target_noise_clip, settings.target_noise_clip).numpy()
-            np.clip(next_action, -1, 1, out=next_action)
-        for critic in self.critic_targets:
-            if critic.action_layer:
-                critic.action[:] = next_action
-            critic.forward()
-        next_q_values = self.critic_targets[0].output
-        for critic in self.critic_targets[1:]:
-            np.minimum(next_q_values, critic.output, out=next_q_values)
-        np.multiply(self.continuations, next_q_values, out=self.target_q_values)
-        self.target_q_values *= gamma
-        self.target_q_values += self.rewards
-
-    def _critic_step(self, settings: UpdateSettings) -> None:
+    @th.no_grad()
+    def critic_gradient(self, critic: Critic, batch: Batch, target_q_values: th.Tensor) -> th.Tensor:
         """``L = sum_i mean((Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 (Q_i - y) / batch``."""
-        for number, (critic, error) in enumerate(zip(self.critics, self.errors, strict=True)):
-            if critic.action_layer:
-                critic.action[:] = self.actions
-            critic.forward()
-            np.subtract(critic.output, self.target_q_values, out=error)
-            flat_error = error[:, 0]
-            self._squared_errors[self.updates, number] = np.dot(flat_error, flat_error)
-            np.multiply(error, 2 / self.batch_size, out=critic.output_grad)
-            critic.backward()
-        self._step(self.critic_adam, settings.max_grad_norm)
-        self.updates += 1
+        features = critic.extract_features(batch.observations, critic.features_extractor)
+        critic.optimizer.zero_grad()
+        self._q_values = []
+        losses = []
+        for q_network in critic.q_networks:
+            steps = forward(q_network, features, batch.actions, critic.action_joins_at)
+            q_values = steps[-1].y
+            error = q_values - target_q_values
+            losses.append((error * error).mean())
+            backward(steps, error * (2 / len(error)))
+            self._q_values.append(q_values)
+        return th.stack(losses).sum()
 
-    def _actor_step(self, settings: UpdateSettings) -> None:
-        """``L = -mean(Q_1(s, mu(s)))``, so that ``dL/dQ_1 = -1 / batch``, and then through a = tanh(z) to the actor."""
-        critic = self.critics[0]
-        self.actor.forward()
-        # The sampled action has served: its place takes the policy's.
-        np.tanh(self.actor.output, out=critic.action)
-        critic.forward()
-        self._q_sums[self.actor_updates] = np.dot(critic.output[:, 0], critic.ones)
-        critic.output_grad.fill(-1 / self.batch_size)
-        critic.backward_to_action()
-        tanh_backward(critic.action, critic.action_grad, self._slope, self.actor.output_grad)
-        self.actor.backward()
-        self._step(self.actor_adam, settings.max_grad_norm)
-        self.actor_updates += 1
-
-    def _step(self, adam: FlatAdam, max_grad_norm: float | None) -> None:
-        """Adam (Kingma and Ba 2015, Algorithm 1) or AdamW on a flat vector, after clipping by the global norm."""
-        if max_grad_norm is not None:
-            adam.grad_norm = th.linalg.vector_norm(adam.grad)
-            adam.grad.mul_(th.clamp(max_grad_norm / (adam.grad_norm + 1e-6), max=1.0))
-        adam.advance()
-        learning_rate, beta1, beta2, eps, weight_decay = adam.settings
-        fused = th._fused_adamw_ if adam.decoupled_decay else th._fused_adam_
-        fused(
-            [adam.vector],
-            [adam.grad],
-            [adam.exp_avg],
-            [adam.exp_avg_sq],
-            [],
-            [adam.first_step],
-            lr=learning_rate,
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=weight_decay,
-            eps=eps,
-            amsgrad=False,
-            maximize=False,
-        )
-
-    # --------------------------------------------------------------------------------------------------------- Reading
-
-    def critic_losses(self) -> list[float]:
-        """See :meth:`HandWrittenUpdater.critic_losses`."""
-        return [sum(errors) / self.batch_size for errors in self._squared_errors[: self.updates].tolist()]
-
-    def actor_losses(self) -> list[float]:
-        """See :meth:`HandWrittenUpdater.actor_losses`."""
-        return [-value / self.batch_size for value in self._q_sums[: self.actor_updates].tolist()]
-
-    def q_means(self) -> tuple[float, float]:
-        """See :meth:`HandWrittenUpdater.q_means`."""
-        target_mean = float(self.target_q_values.mean())
-        return float(sum(error.mean() for error in self.errors)) / len(self.errors) + target_mean, target_mean
+    @th.no_grad()
+    def actor_gradient(self, actor: Actor, critic: Critic, batch: Batch) -> th.Tensor:
+        """``L = -mean(Q_1(s, mu(s)))``, so that ``dL/dQ_1 = -1 / batch``, and then through mu to the actor."""
+        features = actor.extract_features(batch.observations, actor.features_extractor)
+        acting = forward(actor.mu, features)
+        actions = acting[-1].y
+        valuing = forward(critic.q_networks[0], features, actions, critic.action_joins_at)
+        q_values = valuing[-1].y
+        q_grad = th.full_like(q_values, -1 / len(q_values))
+        action_grad = backward_to_action(valuing, q_grad, critic.action_joins_at, actions.shape[1])
+        actor.optimizer.zero_grad()
+        backward(acting, action_grad)
+        return -q_values.mean()

@@ -1,22 +1,22 @@
 """
 The reference update: gradients by torch's autograd, any policy, and SB3's numbers to the last bit.
 
-:class:`AutogradUpdater` is the inner loop of Algorithm 1 (Lillicrap et al. 2015); the functions are its lines.
+:meth:`AutogradUpdater.update` is the inner loop of Algorithm 1 (Lillicrap et al. 2015); the functions are its lines.
 With two critics, a delayed actor and target policy smoothing it is Algorithm 1 of TD3 (Fujimoto et al. 2018).
 """
 
+from collections.abc import Iterable
 from functools import reduce
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.nn.functional import mse_loss
 
-from sb3_ddpg_scratch.policies import Actor, Critic, ScratchDDPGPolicy
-from sb3_ddpg_scratch.soft_update import copy_running_statistics, running_statistics, soft_update
-from sb3_ddpg_scratch.updates.interface import UpdateSettings
+from sb3_ddpg_scratch.networks import Actor, Critic
+from sb3_ddpg_scratch.soft_update import copy_running_statistics, soft_update
+from sb3_ddpg_scratch.updates.interface import Networks, UpdateSettings
 
 Batch = ReplayBufferSamples | DictReplayBufferSamples
 
@@ -67,68 +67,47 @@ def actor_loss(batch: Batch, actor: Actor, critic: Critic) -> th.Tensor:
     return -critic.q1_forward(batch.observations, actor(batch.observations)).mean()
 
 
-def gradient_step(
-    loss: th.Tensor, parameters: list[th.Tensor], optimizer: th.optim.Optimizer, max_grad_norm: float | None
-) -> th.Tensor | None:
+def descend(parameters: Iterable[th.Tensor], optimizer: th.optim.Optimizer, max_grad_norm: float | None = None) -> th.Tensor:
     """
-    One optimiser step down the gradient of a loss, with respect to these parameters alone.
+    One optimizer step down the gradients in the parameters' ``grad``, after clipping them.
 
-    :param loss: a scalar
-    :param parameters: the optimiser's parameters
-    :param optimizer: the optimiser
+    :param parameters: those whose gradients are clipped
+    :param optimizer: the optimizer
     :param max_grad_norm: largest global norm of the gradient; ``None`` for no limit
-    :return: the global norm before clipping, a scalar; ``None`` where nothing is clipped
+    :return: the global norm before clipping, a scalar
     """
-    optimizer.zero_grad()
-    loss.backward(inputs=[parameter for parameter in parameters if parameter.requires_grad])
-    grad_norm = None
+    clipped = list(parameters)
+    norm = th.nn.utils.get_total_norm([parameter.grad for parameter in clipped if parameter.grad is not None])
     if max_grad_norm is not None:
-        grad_norm = th.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        th.nn.utils.clip_grads_with_norm_(clipped, max_grad_norm, norm)
     optimizer.step()
-    return grad_norm
+    return norm
 
 
 class AutogradUpdater:
-    """
-    One DDPG update of a policy's networks, in place.
-
-    :param policy: the policy, on the device where it will be trained
-    """
+    """DDPG updates in place, on whatever the networks and their optimizers are at that moment."""
 
     name = "autograd"
 
-    def __init__(self, policy: ScratchDDPGPolicy) -> None:
-        self.policy = policy
-        self._actor_parameters: list[th.Tensor] = list(policy.actor.parameters())
-        self._critic_parameters: list[th.Tensor] = list(policy.critic.parameters())
-        critic_pair = (self._critic_parameters, list[th.Tensor](policy.critic_target.parameters()))
-        actor_pair = (self._actor_parameters, list[th.Tensor](policy.actor_target.parameters()))
-        if policy.share_features_extractor:
-            # Both networks hold the extractor: like SB3, move its target with the critic and again with the actor.
-            self._soft_updates = [critic_pair, actor_pair]
-        else:
-            self._soft_updates = [(critic_pair[0] + actor_pair[0], critic_pair[1] + actor_pair[1])]
-        self._running = running_statistics(policy.critic) + running_statistics(policy.actor)
-        self._running_target = running_statistics(policy.critic_target) + running_statistics(policy.actor_target)
-
-        self._critic_losses: list[th.Tensor] = []
-        self._actor_losses: list[th.Tensor] = []
-        self._current_q_values: tuple[th.Tensor, ...] = ()
-        self._target_q_values: th.Tensor | None = None
-        self._critic_grad_norm: th.Tensor | None = None
-        self._actor_grad_norm: th.Tensor | None = None
-
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.act`."""
-        return self.policy.actor.act(th.from_numpy(observations).to(self.policy.device)).cpu().numpy()
+    def __init__(self) -> None:
+        self.begin()
 
     def begin(self) -> None:
-        """Begin a series of updates: the mean losses that are read later are theirs."""
-        self._critic_losses = []
-        self._actor_losses = []
+        """Forget the numbers of the last :meth:`train`."""
+        self._critic_losses: list[th.Tensor] = []
+        self._actor_losses: list[th.Tensor] = []
+        # Of the last update.
+        self._q_values: list[th.Tensor] = []
+        self._target_q_values = th.tensor(th.nan)
+        self._grad_norms: dict[str, th.Tensor] = {}
+
+    def objection(self, networks: Networks) -> str | None:
+        """Why these networks cannot be trained this way, if they cannot."""
+        return None
 
     def train(
         self,
+        networks: Networks,
         buffer: ReplayBuffer,
         gradient_steps: int,
         batch_size: int,
@@ -136,64 +115,83 @@ class AutogradUpdater:
         n_updates: int,
         env: VecNormalize | None = None,
     ) -> None:
-        """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.train`."""
+        """
+        Make several updates.
+
+        :param networks: what is trained
+        :param buffer: where batches are sampled from
+        :param gradient_steps: number of updates
+        :param batch_size: transitions in each
+        :param settings: the numbers of an update
+        :param n_updates: updates made before, which decides whether it is the actor's turn
+        :param env: normalizes observations and rewards
+        """
         self.begin()
         for update in range(n_updates + 1, n_updates + gradient_steps + 1):
             batch = buffer.sample(batch_size, env=env)
-            self.update(batch, settings, update_policy=update % settings.policy_delay == 0)
+            self.update(networks, batch, settings, update_policy=update % settings.policy_delay == 0)
 
-    def update(self, batch: Batch, settings: UpdateSettings, update_policy: bool) -> None:
+    def update(self, networks: Networks, batch: Batch, settings: UpdateSettings, update_policy: bool) -> None:
         """
         One update: the critic's step, then the actor's, then the soft updates.
 
+        :param networks: what is trained
         :param batch: sampled transitions
-        :param settings: what the update reads besides networks and batch
-        :param update_policy: whether it is the actor's and the targets' turn as well (every one in DDPG)
+        :param settings: the numbers of the update
+        :param update_policy: whether the actor and the targets are updated as well (always in DDPG)
         """
-        actor, critic = self.policy.actor, self.policy.critic
+        actor, critic, actor_target, critic_target = networks
 
-        target_q_values = td_target(batch, self.policy.actor_target, self.policy.critic_target, settings)
-        current_q_values = critic(batch.observations, batch.actions)
-        loss = critic_loss(current_q_values, target_q_values)
-        self._critic_grad_norm = gradient_step(loss, self._critic_parameters, critic.optimizer, settings.max_grad_norm)
-        self._critic_losses.append(loss.detach())
-        self._current_q_values, self._target_q_values = current_q_values, target_q_values
+        self._target_q_values = td_target(batch, actor_target, critic_target, settings)
+        self._critic_losses.append(self.critic_gradient(critic, batch, self._target_q_values))
+        self._grad_norms["critic"] = descend(critic.parameters(), critic.optimizer, settings.max_grad_norm)
 
         if update_policy:
-            loss = actor_loss(batch, actor, critic)
-            self._actor_grad_norm = gradient_step(loss, self._actor_parameters, actor.optimizer, settings.max_grad_norm)
-            self._actor_losses.append(loss.detach())
+            self._actor_losses.append(self.actor_gradient(actor, critic, batch))
+            self._grad_norms["actor"] = descend(actor.parameters(), actor.optimizer, settings.max_grad_norm)
 
-            for sources, targets in self._soft_updates:
-                soft_update(sources, targets, settings.tau)
-            copy_running_statistics(self._running, self._running_target)
+            soft_update(critic.parameters(), critic_target.parameters(), settings.tau)
+            soft_update(actor.parameters(), actor_target.parameters(), settings.tau)
+            copy_running_statistics(critic, critic_target)
+            copy_running_statistics(actor, actor_target)
+
+    def critic_gradient(self, critic: Critic, batch: Batch, target_q_values: th.Tensor) -> th.Tensor:
+        """Leave the gradient of the critic's loss in its parameters' ``grad``; returns the loss."""
+        current_q_values = critic(batch.observations, batch.actions)
+        loss = critic_loss(current_q_values, target_q_values)
+        self._q_values = [q_values.detach() for q_values in current_q_values]
+        critic.optimizer.zero_grad()
+        loss.backward()
+        return loss.detach()
+
+    def actor_gradient(self, actor: Actor, critic: Critic, batch: Batch) -> th.Tensor:
+        """Leave the gradient of the actor's loss in its parameters' ``grad``; returns the loss."""
+        loss = actor_loss(batch, actor, critic)
+        actor.optimizer.zero_grad()
+        loss.backward()
+        return loss.detach()
 
     def read_losses(self) -> dict[str, float]:
         """
-        :return: the latest critic and actor loss since :meth:`begin`, read off the device
+        :return: ``critic_loss`` and, if the actor was updated, ``actor_loss`` of the last update of the last :meth:`train`
         """
         latest = {"critic_loss": self._critic_losses, "actor_loss": self._actor_losses}
         return {name: losses[-1].item() for name, losses in latest.items() if losses}
 
     def read_statistics(self) -> dict[str, float]:
         """
-        :return: mean losses since :meth:`begin`; mean Q-value, mean TD target and gradient norms (before clipping) of
-            the last update. Read off the device
+        :return: mean ``critic_loss`` and ``actor_loss`` of the last :meth:`train`; ``q_mean``, ``target_q_mean``,
+            ``critic_grad_norm`` and ``actor_grad_norm`` (before clipping) of its last update
         """
+        if not self._critic_losses:
+            return {}
         statistics = {
             "critic_loss": th.stack(self._critic_losses).double().mean(),
-            "q_mean": th.stack([q_values.detach().mean() for q_values in self._current_q_values]).mean(),
-            "target_q_mean": self._target_q_values.mean() if self._target_q_values is not None else th.tensor(th.nan),
-            "critic_grad_norm": _norm(self._critic_grad_norm, self._critic_parameters),
+            "q_mean": th.stack(self._q_values).mean(),
+            "target_q_mean": self._target_q_values.mean(),
+            "critic_grad_norm": self._grad_norms["critic"],
         }
         if self._actor_losses:
             statistics["actor_loss"] = th.stack(self._actor_losses).double().mean()
-            statistics["actor_grad_norm"] = _norm(self._actor_grad_norm, self._actor_parameters)
+            statistics["actor_grad_norm"] = self._grad_norms["actor"]
         return {name: value.item() for name, value in statistics.items()}
-
-
-def _norm(known: th.Tensor | None, parameters: list[th.Tensor]) -> th.Tensor:
-    # Gradients stay until the next step, so that a norm that nobody clipped by costs nothing until somebody looks.
-    if known is not None:
-        return known
-    return th.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])

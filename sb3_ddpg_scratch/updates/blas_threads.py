@@ -1,41 +1,79 @@
 """How many threads the matrix products of NumPy and SciPy take."""
 
 import ctypes
+import os
+import threading
 from collections.abc import Callable
 
 from threadpoolctl import ThreadpoolController
 
+_lock = threading.Lock()
+_inside = 0
+_libraries: list[tuple[Callable[[], int], Callable[[int], object]]] = []
+_before: list[tuple[Callable[[int], object], int]] = []
 
-class OneBlasThread:
+
+class _OneBlasThread:
     """
-    A context within which ``np.dot``, in compiled code as well, computes by itself.
+    Within this context, ``np.dot`` computes by itself, in compiled code as well.
 
     OpenBLAS wakes other threads for products that are over in microseconds, and they keep their cores busy for some 25
-    milliseconds after each, while the threads that share an update wait.
+    milliseconds after each. The setting belongs to the process: the first to enter changes it, the last to leave restores it.
     """
 
-    def __init__(self) -> None:
-        self._libraries = _find_blas()
-        self._before: list[int] = []
-
     def __enter__(self) -> None:
-        self._before = [get_threads() for get_threads, _ in self._libraries]
-        self._set(1)
+        global _inside
+        with _lock:
+            if _inside == 0:
+                _enter()
+            _inside += 1
 
     def __exit__(self, *_: object) -> None:
-        self._set(None)
+        global _inside
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _restore()
 
-    def _set(self, threads: int | None) -> None:
-        for (_, set_threads), before in zip(self._libraries, self._before, strict=True):
-            if before != 1:
-                set_threads(threads or before)
+
+one_blas_thread = _OneBlasThread()
+
+
+def _enter() -> None:
+    global _libraries
+    if not _libraries:
+        _libraries = _find_blas()
+    for get_threads, set_threads in _libraries:
+        before = get_threads()
+        if before != 1:
+            set_threads(1)
+            _before.append((set_threads, before))
+
+
+def _restore() -> None:
+    while _before:
+        set_threads, before = _before.pop()
+        set_threads(before)
+
+
+def _leave_in_child() -> None:
+    """A forked process has none of the threads that were inside."""
+    global _inside, _lock
+    _lock = threading.Lock()
+    if _inside:
+        _inside = 0
+        _restore()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_in_child)
 
 
 def _find_blas() -> list[tuple[Callable[[], int], Callable[[int], object]]]:
     """How many threads each loaded OpenBLAS uses, and how to set that: NumPy and SciPy bring one each, or share one."""
     found = []
     for library in ThreadpoolController().select(internal_api="openblas").lib_controllers:
-        # The controller looks these up anew at each call, which takes longer than the call.
+        # The controller looks these up at each call, which takes longer than the call.
         functions = ctypes.CDLL(library.filepath)
         for form in ("scipy_openblas_{}_num_threads", "openblas_{}_num_threads"):
             for suffix in ("", "64_"):

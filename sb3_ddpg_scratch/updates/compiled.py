@@ -1,147 +1,327 @@
 """
-The update with gradients written out by hand as one function compiled by Numba, for networks so small that calling torch
-costs more than the arithmetic. The function works on the flat vectors' own memory; many updates are one call of it.
+The update with gradients written by hand as functions compiled by Numba, for networks so small that calling torch costs more
+than the arithmetic. They work on the networks' own tensors and the optimizers' own state; many updates are one call.
 
-A larger update is shared among torch's threads: each computes the gradients of some of the batch's rows, from the first
-product to the last, and they are added up. Sharing out every single product instead costs more than it saves.
+A larger update is shared among torch's threads: each computes the gradients of some of the batch's rows, and they are added
+up. Dividing every single product among threads instead costs more than it saves (see the documentation's benchmarks).
 """
 
-import os
 import sys
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from importlib.util import find_spec
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
 
-from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
-from sb3_ddpg_scratch.replay import Batches
-from sb3_ddpg_scratch.updates.blas_threads import OneBlasThread
-from sb3_ddpg_scratch.updates.handwritten import HandWrittenUpdater
-from sb3_ddpg_scratch.updates.interface import UpdateSettings
-from sb3_ddpg_scratch.updates.team import together
+from sb3_ddpg_scratch.networks import Actor
+from sb3_ddpg_scratch.replay import BatchColumns, Batches, PackedReplayBuffer, packable
+from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
+from sb3_ddpg_scratch.updates.inspection import AdamWatch, NetworksWatch, why_not_adam, why_not_by_hand
+from sb3_ddpg_scratch.updates.interface import Networks, UpdateSettings
+from sb3_ddpg_scratch.updates.thread_pool import run_together
 
 # Updates made in one call, at most: their batches are gathered beforehand.
 UPDATES_PER_CALL = 64
 
 # A share of a batch has at least so many rows, and an update at least so many multiplications for each of its shares: below,
-# handing out work takes what it saves.
+# handing out work costs more than it saves.
 ROWS_OF_A_SHARE = 32
 MULTIPLICATIONS_OF_A_SHARE = 4_000_000
 MOST_SHARES = 16
 
 
-class Share(NamedTuple):
+@cache
+def compiler_installed() -> bool:
+    """Whether there are Numba and SciPy, whose BLAS it multiplies by."""
+    return all(find_spec(name) is not None for name in ("numba", "scipy"))
+
+
+def load_kernels() -> ModuleType:
     """
-    Some rows of a batch, and the memory in which a thread computes their gradients, as the kernel takes them.
+    Import the kernels, with a message if the first call of one will take a while.
 
-    :param rows: the first of the rows, and the first behind them
-    :param actor_net: the actor's layers and their inputs
-    :param critic_net: the critic's layers and their inputs, where the action joins, and whether the activation is tanh
-    :param work: memory for values on the way
+    Importing Numba and SciPy takes half a second, for which a model that only predicts does not wait.
     """
-
-    rows: tuple[int, int]
-    actor_net: tuple[Any, ...]
-    critic_net: tuple[Any, ...]
-    work: tuple[np.ndarray, ...]
-
-
-def _load_kernels() -> ModuleType:
-    """
-    Import what an update needs, and say if its first call will take a while.
-
-    Numba and SciPy take half a second to import, for which a model that only acts shall not wait.
-    """
-    import scipy.linalg.cython_blas  # noqa: F401  # loads the library behind np.dot, which OneBlasThread looks for
+    import scipy.linalg.cython_blas  # noqa: F401  # loads the library behind np.dot
 
     from sb3_ddpg_scratch.updates import kernels
 
     written = Path(kernels.__file__).stat().st_mtime
     indices = Path(kernels.updates.stats.cache_path or "").glob("kernels.updates-*.nbi")
-    compiled_before = any(index.stat().st_mtime > written for index in indices)
-    if not compiled_before and not kernels.updates.signatures:
+    if not any(index.stat().st_mtime > written for index in indices) and not kernels.updates.signatures:
         print("Compiling the hand-written update, once on this machine: some 15 seconds.", file=sys.stderr)
     return kernels
 
 
-def _dims(parameters: list[th.Tensor]) -> np.ndarray:
-    """Inputs and outputs of each layer, from its weights."""
-    return np.array([tuple(weight.shape)[::-1] for weight in parameters[0::2]])
+def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
+    """See :func:`why_not_by_hand`; the kernels also need float32 on the CPU, and layers as ScratchDDPG makes them."""
+    if not compiler_installed():
+        return "Numba and SciPy are not installed: pip install 'sb3-ddpg-scratch[fast]'"
+    space = networks[0].observation_space
+    if not packable(space):  # type: ignore[arg-type]
+        return f"the observations are not a Box of floating-point numbers: {space}"
+    reason = why_not_by_hand(networks, trained)
+    if reason is not None:
+        return reason
+    for network in networks:
+        name = type(network).__name__.lower()
+        for path, parameter in network.named_parameters():
+            if parameter.dtype != th.float32 or parameter.device.type != "cpu" or not parameter.is_contiguous():
+                return f"{name}.{path} is not contiguous float32 on the CPU"
+        reason = _why_not_these_layers(name, network)
+        if reason is not None:
+            return reason
+    addresses = [parameter.data_ptr() for network in networks for parameter in network.parameters()]
+    return None if len(set(addresses)) == len(addresses) else "two parameters share their memory"
 
 
-class CompiledUpdater(HandWrittenUpdater):
-    """
-    DDPG updates of a policy's networks as one compiled function, in place, on the CPU.
+def _why_not_these_layers(name: str, network: Any) -> str | None:
+    is_actor = isinstance(network, Actor)
+    for layers in [network.mu] if is_actor else network.q_networks:
+        *hidden, last = list(layers)[: -1 if is_actor else None]
+        widths = [tuple(layer.weight.shape)[::-1] for layer in [*hidden[0::2], last] if type(layer) is nn.Linear]
+        expected = _widths(network)
+        kinds = [type(layer) for layer in layers]
+        if widths != expected or kinds != _kinds(network):
+            return f"the layers of {name} are not those that it was made with"
+    return None
 
-    :param policy: a policy for which :func:`~sb3_ddpg_scratch.updates.choice.why_not_by_hand` finds nothing
-    """
+
+def _widths(network: Any) -> list[tuple[int, int]]:
+    """Inputs and outputs of each layer, from the settings of an actor or critic."""
+    action_dim = get_action_dim(network.action_space)
+    is_actor = isinstance(network, Actor)
+    widths = [network.features_dim, *network.net_arch, action_dim if is_actor else 1]
+    joins = None if is_actor else network.action_layer
+    return [(n_in + (action_dim if index == joins else 0), n_out) for index, (n_in, n_out) in enumerate(pairwise(widths))]
+
+
+def _kinds(network: Any) -> list[type]:
+    kinds: list[type] = []
+    for _ in network.net_arch:
+        kinds += [nn.Linear, network.activation_fn]
+    return [*kinds, nn.Linear, *([nn.Tanh] if isinstance(network, Actor) else [])]
+
+
+_address: Callable[[Any], int] = th.Tensor.data_ptr
+_is_contiguous: Callable[[Any], bool] = th.Tensor.is_contiguous
+_grad = attrgetter("grad")
+
+
+def _layer_table(layers: nn.Module, grads: Any = None) -> np.ndarray:
+    """A table of layers as the kernels read it; without ``grads``, of a network that is not trained."""
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]  # type: ignore[attr-defined]
+    table = np.zeros((len(linear), 6), np.int64)
+    for index, (row, layer) in enumerate(zip(table, linear, strict=True)):
+        row[:2] = layer.weight.data_ptr(), layer.bias.data_ptr()
+        row[2:4] = (0, 0) if grads is None else grads[2 * index : 2 * index + 2]
+        row[4:] = layer.weight.shape[1], layer.weight.shape[0]
+    return table
+
+
+class CompiledActor:
+    """The actor's forward pass compiled, for choosing actions between two updates."""
+
+    def __init__(self) -> None:
+        self._watch: NetworksWatch | None = None
+        self._addresses: list[int] = []
+        self._kernels: Any = None
+
+    def objection(self, actor: Any) -> str | None:
+        """Why this actor cannot act this way, if it cannot."""
+        if (
+            self._watch is not None
+            and self._watch.holds((actor,))
+            and list(map(_address, self._watch.parameters)) == self._addresses
+            and all(map(_is_contiguous, self._watch.parameters))
+        ):
+            return None
+        reason = why_not_compiled((actor,), trained=0)
+        self._watch = NetworksWatch((actor,), trained=0) if reason is None else None
+        if self._watch is not None:
+            self._addresses = list(map(_address, self._watch.parameters))
+            self._layers = _layer_table(actor.mu)
+            self._tanh = actor.activation_fn is nn.Tanh
+            self._action_dim = get_action_dim(actor.action_space)
+        return reason
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        """
+        The actions of an actor to which there is no :meth:`objection`.
+
+        :param observations: float32, shape ``(n, observation_dim)``
+        :return: normalized actions in [-1, 1], float32, shape ``(n, action_dim)``
+        """
+        if self._kernels is None:
+            self._kernels = load_kernels()
+        actions = np.empty((self._action_dim, len(observations)), np.float32)
+        with one_blas_thread:
+            self._kernels.act(self._layers, self._tanh, observations, actions)
+        return actions.T
+
+
+class CompiledUpdater:
+    """DDPG updates as compiled functions, in place, on the CPU."""
 
     name = "compiled"
 
-    def __init__(self, policy: ScratchDDPGPolicy) -> None:
-        super().__init__(policy)
+    def __init__(self) -> None:
         # Loaded with the first update.
         self._kernels: Any = None
-        n_actor = len(list(policy.actor.parameters()))
-        n_each = (len(self.trained.views) - n_actor) // policy.n_critics
-        self._actor_dims = _dims(self.trained.views[:n_actor])
-        self._critic_dims = _dims(self.trained.views[n_actor : n_actor + n_each])
-        self._shape = (self.split, (len(self.trained.vector) - self.split) // policy.n_critics)
-        self._parameters = (self.trained.vector.numpy(), self.targets.vector.numpy())
-        self._share_moments()
-        # Losses of the latest updates; of the last one mean Q-value, mean TD target and both gradient norms.
-        self._critic_losses, self._actor_losses, self._last = np.zeros(0), np.zeros(0), np.zeros(4)
-        self._multiplications_of_a_row = 2 * len(self.trained.vector)
-        self._shares: list[Share] = []
-        self._no_gate = np.zeros(1, np.int64)
+        self._watch: NetworksWatch | None = None
+        self._adams: list[AdamWatch] = []
+        # What the tables were made for: addresses of parameters, gradients, moments and steps.
+        self._addresses: list[int] = []
+        self._batch_size = 0
+        self._shares: list[Any] = []
+        self._descent_settings: list[tuple[Any, ...]] = []
+        self._sampler: Any = None
+        # Of the last series of updates.
+        self._updates = 0
+        self._actor_updates = 0
+        self._grad_norms: tuple[float, float] | None = None
+        self._losses: Any = None
 
-    def _share_moments(self) -> None:
-        """Have gradients and moments of both networks in one vector each, so that the kernel takes few arguments."""
-        grads, first, second = (th.zeros_like(self.trained.vector) for _ in range(3))
-        moments = th.stack([first, second])
-        for adam, where in ((self.actor_adam, slice(0, self.split)), (self.critic_adam, slice(self.split, None))):
-            adam.place(grads[where], moments[0, where], moments[1, where])
-        self._grads, self._moments = grads.numpy(), moments.numpy()
+    # ------------------------------------------------------------------------------------------------------ Inspection
+
+    def objection(self, networks: Networks) -> str | None:
+        """Why these networks cannot be trained this way, if they cannot."""
+        if self._is_as_before(networks):
+            return None
+        self._watch = None
+        parameters = [list(network.parameters()) for network in networks[:2]]
+        for name, network, own in zip(("actor", "critic"), networks, parameters, strict=False):
+            reason = why_not_adam(name, network.optimizer, own) or self._why_not_this_state(name, network.optimizer, own)
+            if reason is not None:
+                return reason
+        reason = why_not_compiled(networks, trained=2)
+        if reason is None:
+            self._watch = NetworksWatch(networks, trained=2)
+            self._adams = [AdamWatch(network.optimizer, own) for network, own in zip(networks, parameters, strict=False)]
+            self._addresses = []
+        return reason
+
+    def _is_as_before(self, networks: Networks) -> bool:
+        watch = self._watch
+        return (
+            watch is not None
+            and watch.holds(networks)
+            and self._adams[0].holds(networks.actor.optimizer)
+            and self._adams[1].holds(networks.critic.optimizer)
+            and all(map(_is_contiguous, watch.parameters))
+            and self._present_addresses(networks) == self._addresses
+        )
+
+    @staticmethod
+    def _why_not_this_state(name: str, optimizer: th.optim.Optimizer, parameters: list[nn.Parameter]) -> str | None:
+        for parameter in parameters:
+            entry = optimizer.state.get(parameter)
+            if not entry:
+                continue
+            tensors = [entry.get("exp_avg"), entry.get("exp_avg_sq"), entry.get("step")]
+            for tensor, size in zip(tensors, (parameter.numel(), parameter.numel(), 1), strict=True):
+                if not (
+                    isinstance(tensor, th.Tensor)
+                    and tensor.numel() == size
+                    and (tensor.dtype, tensor.device.type, tensor.is_contiguous()) == (th.float32, "cpu", True)
+                ):
+                    return f"{name}.optimizer.state is not Adam's in float32 on the CPU"
+        return None
+
+    # ---------------------------------------------------------------------------------------------------------- Tables
+
+    def _present_addresses(self, networks: Networks) -> list[int]:
+        """Addresses of all parameters, and of gradients, moments and steps; empty if there are not all of them."""
+        assert self._watch is not None
+        tensors: list[th.Tensor] = [*self._watch.parameters, *map(_grad, self._watch.trained)]
+        for network in networks[:2]:
+            for entry in network.optimizer.state.values():
+                tensors += entry.values()
+        try:
+            return list(map(_address, tensors))
+        except TypeError:
+            return []
+
+    def _complete_state(self, networks: Networks) -> None:
+        """Make the gradients and the entries of the optimizers' state that are not there yet, as torch does."""
+        for network in networks[:2]:
+            state = network.optimizer.state
+            for parameter in network.parameters():
+                grad = parameter.grad
+                if grad is None or not (grad.dtype == th.float32 and grad.is_contiguous()):
+                    parameter.grad = th.zeros_like(parameter, memory_format=th.contiguous_format)
+                if not state.get(parameter):
+                    moments = {name: th.zeros_like(parameter.data) for name in ("exp_avg", "exp_avg_sq")}
+                    state[parameter] = {"step": th.tensor(0.0, dtype=th.float32)} | moments
+
+    def _parameter_table(self, network: Any, target: Any) -> np.ndarray:
+        table = np.zeros((len(network.optimizer.param_groups[0]["params"]), 8), np.int64)
+        offset = 0
+        for row, parameter, moved in zip(table, network.parameters(), target.parameters(), strict=True):
+            entry = network.optimizer.state[parameter]
+            tensors = (parameter, parameter.grad, entry["exp_avg"], entry["exp_avg_sq"], entry["step"], moved)
+            row[:6] = [tensor.data_ptr() for tensor in tensors]
+            row[6:] = parameter.numel(), offset
+            offset += parameter.numel()
+        return table
+
+    def _make_tables(self, networks: Networks) -> None:
+        actor, critic, actor_target, critic_target = networks
+        self._sizes = self._kernels.Sizes(
+            actor.features_dim, get_action_dim(actor.action_space), critic.action_layer, actor.activation_fn is nn.Tanh
+        )
+        self._columns = BatchColumns(self._sizes.observation, self._sizes.action)
+        critics = np.stack([_layer_table(q_network) for q_network in critic_target.q_networks])
+        self._targets = self._kernels.Targets(_layer_table(actor_target.mu), critics)
+        self._tables = [self._parameter_table(actor, actor_target), self._parameter_table(critic, critic_target)]
+        self._multiplications_of_a_row = 2 * sum(int(table[:, self._kernels.SIZE].sum()) for table in self._tables)
+        self._batch_size = 0
+
+    # ---------------------------------------------------------------------------------------------------------- Shares
 
     def _share_count(self, batch_size: int) -> int:
         """Among how many threads an update is worth sharing."""
         multiplications = batch_size * self._multiplications_of_a_row
         limits = (th.get_num_threads(), batch_size // ROWS_OF_A_SHARE, multiplications // MULTIPLICATIONS_OF_A_SHARE)
-        # A thread that waits must be able to leave its core to another.
-        return max(1, min(*limits, MOST_SHARES)) if os.name == "posix" else 1
+        return max(1, min(*limits, MOST_SHARES))
 
-    def _make_memory(self, batch_size: int, n_shares: int) -> None:
-        self.batch_size = batch_size
+    def _make_shares(self, networks: Networks, batch_size: int, n_shares: int) -> None:
+        self._batch_size = batch_size
+        sizes = [int(table[:, self._kernels.SIZE].sum()) for table in self._tables]
+        self._other_grads = [np.zeros((n_shares - 1, size), np.float32) for size in sizes]
+        self._descent_settings = []
         ends = [batch_size * number // n_shares for number in range(n_shares + 1)]
-        self._shares = [self._make_share(*rows) for rows in pairwise(ends)]
-        self._sums = np.zeros((n_shares, self._kernels.N_SUMS))
-        self._other_grads = np.zeros((n_shares - 1, len(self._grads)), np.float32)
-        self._rows = np.zeros((0, batch_size, self.columns.width), np.float32)
-        self._no_noise = np.zeros((0, batch_size, self.columns.action_dim), np.float32)
+        self._shares = [self._make_share(networks, number, *rows) for number, rows in enumerate(pairwise(ends))]
+        self._rows = np.zeros((0, batch_size, self._columns.width), np.float32)
+        self._no_noise = np.zeros((0, batch_size, self._sizes.action), np.float32)
 
-    def _make_share(self, first: int, end: int) -> Share:
-        n_rows, action_dim = end - first, self.columns.action_dim
-        widest = int(max(self._actor_dims.max(), self._critic_dims.max()))
-        floats = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
-        actor_x, critic_x = (floats(n_rows * dims[:, 0].sum()) for dims in (self._actor_dims, self._critic_dims))
-        critic_net = (self._critic_dims, critic_x, self.policy.action_layer, self.tanh)
-        work = (
-            floats(action_dim * widest),
-            floats(2, n_rows * widest),
-            floats(action_dim, n_rows),
-            floats(action_dim, n_rows),
-            floats(n_rows),
-            floats(1, n_rows),
-        )
-        return Share((first, end), (self._actor_dims, actor_x), critic_net, work)
+    def _make_share(self, networks: Networks, number: int, first: int, end: int) -> Any:
+        kernels = self._kernels
+        grads = []
+        for table, other in zip(self._tables, self._other_grads, strict=True):
+            # The first share's gradients are the parameters' own.
+            start = 0 if number == 0 else other[number - 1].ctypes.data
+            grads.append(table[:, kernels.GRAD] if number == 0 else start + 4 * table[:, kernels.OFFSET])
+        actor = _layer_table(networks.actor.mu, grads[0])
+        of_each = np.split(grads[1], len(networks.critic.q_networks))
+        critics = np.stack([_layer_table(*pair) for pair in zip(networks.critic.q_networks, of_each, strict=True)])
+        return kernels.Share(first, end, actor, critics)
+
+    # --------------------------------------------------------------------------------------------------------- Updates
 
     def train(
         self,
+        networks: Networks,
         buffer: ReplayBuffer,
         gradient_steps: int,
         batch_size: int,
@@ -149,89 +329,152 @@ class CompiledUpdater(HandWrittenUpdater):
         n_updates: int,
         env: VecNormalize | None = None,
     ) -> None:
-        """See :meth:`~sb3_ddpg_scratch.updates.interface.Updater.train`."""
+        """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.train`."""
         if self._kernels is None:
-            self._kernels = _load_kernels()
-            self.one_blas_thread = OneBlasThread()
-        self.begin()
-        batches = Batches(buffer, batch_size, gradient_steps, self.columns, settings.gamma, env)
-        if len(self._critic_losses) < gradient_steps:
-            self._critic_losses, self._actor_losses = np.zeros(gradient_steps), np.zeros(gradient_steps)
-        limit = settings.max_grad_norm or 0.0
-        numbers = (float(batches.discount), float(settings.tau), float(limit), float(settings.target_noise_clip))
-        at_once = min(UPDATES_PER_CALL, gradient_steps) if batches.packed else 1
+            self._kernels = load_kernels()
+            from sb3_ddpg_scratch.updates.random_rows import RowSampler
+
+            self._sampler = RowSampler()
+        self._networks = networks
+        if not self._addresses:
+            self._complete_state(networks)
+            self._make_tables(networks)
+            self._addresses = self._present_addresses(networks)
+        self._reserve_losses(gradient_steps)
+        self._updates = self._actor_updates = 0
+        drawn = type(buffer) is PackedReplayBuffer and env is None and self._sampler.supports(buffer)
+        batches = None if drawn else Batches(buffer, batch_size, gradient_steps, self._columns, settings.gamma, env)
+        at_once = min(UPDATES_PER_CALL, gradient_steps) if batches is None or batches.packed else 1
         for first in range(0, gradient_steps, at_once):
             count = min(at_once, gradient_steps - first)
-            size = batches.prepare()
-            n_shares = self._share_count(size)
-            if (size, n_shares) != (self.batch_size, len(self._shares)):
-                self._make_memory(size, n_shares)
-            if len(self._rows) < count:
-                self._rows = np.zeros((count, size, self.columns.width), np.float32)
-            for number in range(count):
-                batches.write(first + number, self._rows[number])
-            noise = self._smoothing_noise(count, settings)
-            with self.one_blas_thread:
-                turns = self._updates(self._rows[:count], noise, numbers, n_updates + first, settings.policy_delay)
-            self.updates += count
-            self.actor_updates += turns
-        self.critic_adam.advance(self.updates)
-        if self.actor_updates:
-            self.actor_adam.advance(self.actor_updates)
-        if settings.max_grad_norm is not None:
-            self.critic_adam.grad_norm, self.actor_adam.grad_norm = th.from_numpy(self._last[2:]).unbind()
+            rows = self._rows_for(networks, count, batch_size if batches is None else batches.prepare())
+            if batches is None:
+                self._sampler(buffer, rows)
+            else:
+                for number in range(count):
+                    batches.write(first + number, rows[number])
+            discount = settings.gamma if batches is None else batches.discount
+            self._update(networks, rows, discount, settings, n_updates + first)
 
-    def _updates(
-        self, batches: np.ndarray, noise: np.ndarray, numbers: tuple[float, ...], n_updates: int, policy_delay: int
-    ) -> int:
-        """Updates on these batches; how many were the actor's turn as well."""
-        # A new one each time: threads that come too late for one that was abandoned shall not find another's.
-        gate = np.zeros(1, np.int64) if len(self._shares) > 1 else self._no_gate
-        common = (
-            gate,
-            self._sums,
-            batches,
-            noise,
-            (self.columns.observation_dim, self.columns.action_dim),
-            self._parameters,
-            self._moments,
-            self._grads,
-            self._other_grads,
-            (self.actor_adam.steps[0] + self.actor_updates, self.critic_adam.steps[0] + self.updates),
-            (self.actor_adam.settings, self.critic_adam.settings),
-            self.critic_adam.decoupled_decay,
-            self._shape,
-            numbers,
-            n_updates,
-            policy_delay,
-            self._critic_losses[self.updates :],
-            self._actor_losses[self.actor_updates :],
-            self._last,
+    def _rows_for(self, networks: Networks, count: int, batch_size: int) -> np.ndarray:
+        """Memory for batches, and for the gradients of those that share them."""
+        n_shares = self._share_count(batch_size)
+        if (batch_size, n_shares) != (self._batch_size, len(self._shares)):
+            self._make_shares(networks, batch_size, n_shares)
+        if len(self._rows) < count:
+            self._rows = np.zeros((count, batch_size, self._columns.width), np.float32)
+        return self._rows[:count]
+
+    def _descents(self, networks: Networks, max_grad_norm: float | None) -> tuple[Any, Any]:
+        """What the kernels' Adam reads of the critic's optimizer, and of the actor's."""
+        limit = 0.0 if max_grad_norm is None else float(max_grad_norm)
+        groups = [network.optimizer.param_groups[0] for network in networks[:2]]
+        settings = [(group["lr"], group["betas"], group["eps"], group["weight_decay"], limit) for group in groups]
+        if settings != self._descent_settings:
+            self._descent_settings = settings
+            actor, critic = (
+                self._kernels.Descent(
+                    table,
+                    other,
+                    # Floats, whatever the user wrote: other types would be compiled anew.
+                    *map(float, (group["lr"], *group["betas"], group["eps"], group["weight_decay"])),
+                    bool(group.get("decoupled_weight_decay", False)),
+                    limit,
+                )
+                for group, table, other in zip(groups, self._tables, self._other_grads, strict=True)
+            )
+            self._both_descents = critic, actor
+        return self._both_descents
+
+    def _update(
+        self, networks: Networks, batches: np.ndarray, discount: float, settings: UpdateSettings, n_updates: int
+    ) -> None:
+        descents = self._descents(networks, settings.max_grad_norm)
+        numbers = self._kernels.Settings(
+            float(discount), float(settings.tau), float(settings.target_noise_clip), settings.policy_delay
         )
-        kernels = self._kernels
-        if len(self._shares) == 1:
-            return kernels.updates(0, *common, *self._shares[0])
+        noise = self._smoothing_noise(len(batches), settings)
+        losses = self._losses
+        if self._updates:
+            losses = losses._replace(critic=losses.critic[self._updates :], actor=losses.actor[self._actor_updates :])
+        with one_blas_thread:
+            if len(self._shares) == 1:
+                norms = self._kernels.updates(
+                    self._sizes, self._targets, self._shares[0], descents, numbers, batches, noise, n_updates, losses
+                )
+            else:
+                norms = self._update_together(batches, noise, descents, numbers, n_updates, losses)
+        self._updates += len(batches)
+        self._actor_updates += (n_updates + len(batches)) // settings.policy_delay - n_updates // settings.policy_delay
+        self._grad_norms = norms if settings.max_grad_norm is not None else None
 
-        def abandon() -> None:
-            gate[0] = kernels.ABANDONED
-
-        return together(lambda number: kernels.updates(number, *common, *self._shares[number]), len(self._shares), abandon)[0]
+    def _update_together(
+        self, batches: np.ndarray, noise: np.ndarray, descents: tuple[Any, Any], settings: Any, n_updates: int, losses: Any
+    ) -> tuple[float, float]:
+        """What the kernel ``updates`` does, with the gradients of a batch computed by several threads."""
+        kernels, sizes, targets, shares = self._kernels, self._sizes, self._targets, self._shares
+        critic, actor = descents
+        batch_size = batches.shape[1]
+        turns, critic_norm, actor_norm = 0, 0.0, 0.0
+        for number, batch in enumerate(batches):
+            smoothing = noise[number] if len(noise) else batch[:0]
+            found = run_together(
+                [partial(kernels.critic_gradient, sizes, targets, share, batch, smoothing, settings) for share in shares]
+            )
+            losses.critic[number] = sum(sums.squared_error for sums in found) / batch_size
+            n_values = batch_size * len(targets.critics)
+            losses.last_q[0] = sum(sums.q for sums in found) / n_values
+            losses.last_q[1] = sum(sums.target_q for sums in found) / n_values
+            critic_norm = kernels.adam(critic)
+            if (n_updates + number + 1) % settings.policy_delay == 0:
+                q_sums = run_together([partial(kernels.actor_gradient, sizes, share, batch) for share in shares])
+                losses.actor[turns] = -sum(q_sums) / batch_size
+                turns += 1
+                actor_norm = kernels.adam(actor)
+                kernels.soft_update(actor.parameters, settings.tau)
+                kernels.soft_update(critic.parameters, settings.tau)
+        return critic_norm, actor_norm
 
     def _smoothing_noise(self, count: int, settings: UpdateSettings) -> np.ndarray:
         if settings.target_policy_noise == 0:
             return self._no_noise
-        shape = (self.batch_size, self.columns.action_dim)
+        shape = (self._batch_size, self._sizes.action)
         # Drawn one update after another, as the reference draws them.
         return th.stack([th.empty(shape).normal_(0, settings.target_policy_noise) for _ in range(count)]).numpy()
 
-    def critic_losses(self) -> list[float]:
-        """See :meth:`HandWrittenUpdater.critic_losses`."""
-        return self._critic_losses[: self.updates].tolist()
+    # --------------------------------------------------------------------------------------------------------- Reading
 
-    def actor_losses(self) -> list[float]:
-        """See :meth:`HandWrittenUpdater.actor_losses`."""
-        return self._actor_losses[: self.actor_updates].tolist()
+    def _reserve_losses(self, count: int) -> None:
+        if self._losses is None or len(self._losses.critic) < count:
+            self._losses = self._kernels.Losses(np.zeros(count), np.zeros(count), np.zeros(2))
 
-    def q_means(self) -> tuple[float, float]:
-        """See :meth:`HandWrittenUpdater.q_means`."""
-        return float(self._last[0]), float(self._last[1])
+    def read_losses(self) -> dict[str, float]:
+        """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.read_losses`."""
+        losses = {}
+        if self._updates:
+            losses["critic_loss"] = float(self._losses.critic[self._updates - 1])
+        if self._actor_updates:
+            losses["actor_loss"] = float(self._losses.actor[self._actor_updates - 1])
+        return losses
+
+    def read_statistics(self) -> dict[str, float]:
+        """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.read_statistics`."""
+        if not self._updates:
+            return {}
+        norms = self._grad_norms or tuple(map(self._grad_norm, (self._networks.critic, self._networks.actor)))
+        statistics = {
+            "critic_loss": float(self._losses.critic[: self._updates].mean()),
+            "q_mean": float(self._losses.last_q[0]),
+            "target_q_mean": float(self._losses.last_q[1]),
+            "critic_grad_norm": norms[0],
+        }
+        if self._actor_updates:
+            statistics["actor_loss"] = float(self._losses.actor[: self._actor_updates].mean())
+            statistics["actor_grad_norm"] = norms[1]
+        return statistics
+
+    @staticmethod
+    def _grad_norm(network: nn.Module) -> float:
+        # Gradients stay until the next update, so that a norm that nobody clipped by costs nothing until somebody looks.
+        grads = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        return th.nn.utils.get_total_norm(grads).item()

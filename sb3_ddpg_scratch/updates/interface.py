@@ -1,10 +1,17 @@
-"""What all updaters have in common: what an update reads besides networks and batch, and what it must offer."""
+"""What an update reads besides a batch: the networks and the numbers."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-import numpy as np
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.vec_env import VecNormalize
+from sb3_ddpg_scratch.networks import Actor, Critic
+
+
+class Networks(NamedTuple):
+    """The networks that an update trains, and their target networks. The first two have an ``optimizer``."""
+
+    actor: Actor
+    critic: Critic
+    actor_target: Actor
+    critic_target: Critic
 
 
 class UpdateSettings(NamedTuple):
@@ -15,7 +22,7 @@ class UpdateSettings(NamedTuple):
     :param tau: share of the trained networks in the soft update
     :param max_grad_norm: largest global norm of a network's gradient; ``None`` for no limit
     :param policy_delay: updates of the critic for each of the actor and the targets
-    :param target_policy_noise: standard deviation of the target policy smoothing, in normalised action units; 0 for none
+    :param target_policy_noise: standard deviation of the target policy smoothing, in normalized action units; 0 for none
     :param target_noise_clip: largest size of that noise
     """
 
@@ -25,48 +32,3 @@ class UpdateSettings(NamedTuple):
     policy_delay: int = 1
     target_policy_noise: float = 0.0
     target_noise_clip: float = 0.5
-
-
-class Updater(Protocol):
-    """One way to compute updates. All ways sample the same batches and give the same numbers, but for rounding."""
-
-    name: str
-
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """
-        The actor's output for observations that its first layer reads as they are.
-
-        :param observations: float32, shape ``(n, observation_dim)``
-        :return: normalised actions in [-1, 1], float32, shape ``(n, action_dim)``
-        """
-
-    def train(
-        self,
-        buffer: ReplayBuffer,
-        gradient_steps: int,
-        batch_size: int,
-        settings: UpdateSettings,
-        n_updates: int,
-        env: VecNormalize | None = None,
-    ) -> None:
-        """
-        Make several updates.
-
-        :param buffer: where batches are sampled from
-        :param gradient_steps: number of updates
-        :param batch_size: transitions in each
-        :param settings: the numbers of an update
-        :param n_updates: updates made before, which tells whose turn the actor's is
-        :param env: normalises observations and rewards
-        """
-
-    def read_losses(self) -> dict[str, float]:
-        """
-        :return: ``critic_loss`` and, if the actor was updated, ``actor_loss`` of the last :meth:`train`'s last update
-        """
-
-    def read_statistics(self) -> dict[str, float]:
-        """
-        :return: of the last :meth:`train` the mean ``critic_loss`` and ``actor_loss``; of its last update ``q_mean``,
-            ``target_q_mean`` and, before clipping, ``critic_grad_norm`` and ``actor_grad_norm``
-        """

@@ -1,0 +1,223 @@
+"""
+Whether passes written by hand do what the modules and optimizers would: asked in full once, and after that watched.
+
+A user may freeze, replace, hook or override anything at any time. The functions look at everything; the watches notice within
+a few microseconds whether anything has changed since then.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import nn
+from torch.nn.modules import module as torch_module
+from torch.optim import optimizer as torch_optimizer
+from torch.utils.hooks import RemovableHandle
+
+from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork
+
+_KNOWN_MODULES = (Actor, Critic, QNetwork, FlattenExtractor, nn.Sequential, nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh)
+
+
+def _methods() -> tuple[Any, ...]:
+    """The methods that passes by hand stand for."""
+    return (
+        Actor.forward,
+        Actor.extract_features,
+        Critic.forward,
+        Critic.q1_forward,
+        Critic.extract_features,
+        QNetwork.forward,
+        FlattenExtractor.forward,
+        nn.Sequential.forward,
+        nn.Flatten.forward,
+        nn.Linear.forward,
+        nn.ReLU.forward,
+        nn.Tanh.forward,
+        nn.Module.__call__,
+    )
+
+
+# A class that is patched later no longer does what is written by hand.
+_METHODS = _methods()
+_GLOBAL_HOOKS = (
+    torch_module._global_forward_hooks,
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_backward_hooks,
+    torch_module._global_backward_pre_hooks,
+    torch_optimizer._global_optimizer_pre_hooks,
+    torch_optimizer._global_optimizer_post_hooks,
+)
+_values: Callable[[Any], Iterable[Any]] = dict.values
+_requires_grad = attrgetter("requires_grad")
+_tensor_hooks = attrgetter("_backward_hooks")
+_grad_hooks = attrgetter("_post_accumulate_grad_hooks")
+
+
+def _hooks_of(module: nn.Module) -> tuple[dict[Any, Any], ...]:
+    return (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+
+
+def _same(found: Sequence[Any], expected: Sequence[Any]) -> bool:
+    """Whether these are the very same objects."""
+    return len(found) == len(expected) and all(map(is_, found, expected))
+
+
+def replaced_method(instance: object) -> str | None:
+    """The name of a method that was replaced on the instance itself, if there is one."""
+    named = ((name, getattr(type(instance), name, None)) for name, value in vars(instance).items() if callable(value))
+    return next((name for name, method in named if callable(method)), None)
+
+
+def why_not_by_hand(networks: Sequence[nn.Module], trained: int) -> str | None:
+    """
+    :param networks: actors and critics
+    :param trained: how many of them, counted from the first, are trained
+    :return: what keeps them from passes that are written by hand, in words; ``None`` if nothing does
+    """
+    for index, network in enumerate(networks):
+        target = "" if index < trained or trained == 0 else "_target"
+        name = f"{type(network).__name__.lower()}{target}"
+        reason = _why_not_these_modules(name, network) or _why_not_these_parameters(name, network, index < trained)
+        if reason is not None:
+            return reason
+    if any(_GLOBAL_HOOKS):
+        return "torch has global hooks"
+    return None if _methods() == _METHODS else "a method of a class of layers was replaced"
+
+
+def _why_not_these_modules(name: str, network: nn.Module) -> str | None:
+    for path, module in network.named_modules():
+        what = f"{name}.{path}" if path else name
+        if type(module) not in _KNOWN_MODULES:
+            return f"{what} is a {type(module).__name__}"
+        method = replaced_method(module)
+        if method is not None:
+            return f"{what}.{method} was replaced"
+        if any(_hooks_of(module)):
+            return f"{what} has hooks"
+    if isinstance(network, Critic):
+        registered = [getattr(network, f"qf{index}", None) for index in range(network.n_critics)]
+        if not _same(network.q_networks, registered):
+            return f"{name}.q_networks are not its modules qf0, qf1, ..."
+    return None
+
+
+def _why_not_these_parameters(name: str, network: nn.Module, trained: bool) -> str | None:
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    own = [parameter for module in linear for parameter in (module.weight, module.bias)]
+    if not _same(list(network.parameters()), own):
+        return f"{name} has a layer without a bias, or a parameter in two places"
+    for path, parameter in network.named_parameters():
+        if trained and not parameter.requires_grad:
+            return f"{name}.{path} is frozen"
+        if trained and (_tensor_hooks(parameter) or _grad_hooks(parameter)):
+            return f"{name}.{path} has hooks"
+    return None
+
+
+class NetworksWatch:
+    """
+    Networks in which :func:`why_not_by_hand` found nothing, as they were then.
+
+    :param networks: actors and critics
+    :param trained: how many of them, counted from the first, are trained
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], trained: int) -> None:
+        self._networks = tuple(networks)
+        modules = [module for network in networks for module in network.modules()]
+        self._modules = modules
+        self._types = list(map(type, modules))
+        self._attributes = [vars(module) for module in modules]
+        self._attribute_counts = list(map(len, self._attributes))
+        # Of every module its children, of every critic its Q-networks, of every layer its parameters.
+        self._containers = [module._modules for module in modules if module._modules]
+        self._lists = [network.q_networks for network in networks if isinstance(network, Critic)]
+        self._holders = [module._parameters for module in modules if module._parameters]
+        self._children = self._present_children()
+        self._listed = list(chain.from_iterable(self._lists))
+        self.parameters: list[Any] = list(chain.from_iterable(map(_values, self._holders)))
+        self.trained = [parameter for network in networks[:trained] for parameter in network.parameters()]
+        self._hooks = [*chain.from_iterable(map(_hooks_of, modules)), *_GLOBAL_HOOKS]
+        self._last_hook = RemovableHandle.next_id
+
+    def _present_children(self) -> list[Any]:
+        return list(chain.from_iterable(map(_values, self._containers)))
+
+    def holds(self, networks: Sequence[nn.Module]) -> bool:
+        """Whether these are the same networks and nothing has changed that a pass by hand relies on."""
+        return (
+            # Modules are equal where they are the same; comparing tensors would compare their values.
+            networks == self._networks
+            and self._present_children() == self._children
+            and list(chain.from_iterable(self._lists)) == self._listed
+            and _same(list(chain.from_iterable(map(_values, self._holders))), self.parameters)
+            and list(map(type, self._modules)) == self._types
+            and list(map(len, self._attributes)) == self._attribute_counts
+            and all(map(_requires_grad, self.trained))
+            and _methods() == _METHODS
+            and self._has_no_hooks()
+        )
+
+    def _has_no_hooks(self) -> bool:
+        # Every hook is registered with the next number: as long as that stays, there is no new one.
+        last = RemovableHandle.next_id
+        if last == self._last_hook:
+            return True
+        if any(self._hooks) or any(map(_tensor_hooks, self.trained)) or any(map(_grad_hooks, self.trained)):
+            return False
+        self._last_hook = last
+        return True
+
+
+def why_not_adam(name: str, optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor]) -> str | None:
+    """
+    :param name: whose optimizer it is
+    :param optimizer: any
+    :param parameters: the network's
+    :return: what keeps it from being one plain Adam or AdamW for these parameters, in words; ``None`` if nothing does
+    """
+    if type(optimizer) not in (th.optim.Adam, th.optim.AdamW) or replaced_method(optimizer) is not None:
+        return f"{name}.optimizer is not a plain Adam or AdamW"
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return f"{name}.optimizer has hooks"
+    if len(optimizer.param_groups) != 1 or not _same(optimizer.param_groups[0]["params"], parameters):
+        return f"{name}.optimizer does not train the parameters of {name}, each once in one group"
+    group = optimizer.param_groups[0]
+    for option in ("amsgrad", "maximize", "capturable", "differentiable"):
+        if group.get(option):
+            return f"{name}.optimizer has {option}=True"
+    if not all(isinstance(value, (int, float)) for value in (group["lr"], *group["betas"], group["eps"])):
+        return f"{name}.optimizer has tensors as settings"
+    return None
+
+
+class AdamWatch:
+    """
+    An optimizer in which :func:`why_not_adam` found nothing, as it was then.
+
+    :param optimizer: an Adam or AdamW
+    :param parameters: the network's
+    """
+
+    def __init__(self, optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor]) -> None:
+        self._optimizer, self._parameters = optimizer, parameters
+        self._type, self._attribute_count = type(optimizer), len(vars(optimizer))
+
+    def holds(self, optimizer: th.optim.Optimizer) -> bool:
+        """Whether this is the same optimizer and it is still a plain Adam for the same parameters."""
+        groups = optimizer.param_groups
+        return (
+            optimizer is self._optimizer
+            and type(optimizer) is self._type
+            and len(vars(optimizer)) == self._attribute_count
+            and not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+            and len(groups) == 1
+            and _same(groups[0]["params"], self._parameters)
+            and not (groups[0]["amsgrad"] or groups[0]["maximize"] or groups[0]["capturable"] or groups[0]["differentiable"])
+            and type(groups[0]["lr"]) is float
+        )

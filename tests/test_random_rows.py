@@ -1,0 +1,73 @@
+"""Batches drawn in compiled code: the transitions that NumPy would draw, and the generator where NumPy would leave it."""
+
+import threading
+
+import numpy as np
+import pytest
+from test_handwritten import make_buffer, make_policy
+
+from sb3_ddpg_scratch.replay import PackedReplayBuffer
+from sb3_ddpg_scratch.updates.random_rows import RowSampler
+
+
+@pytest.mark.parametrize("n_envs", [1, 3, 4])
+@pytest.mark.parametrize("bits", [np.random.MT19937, np.random.PCG64])
+def test_rows_are_those_of_sample(n_envs, bits):
+    buffer, sampler = make_buffer(make_policy(), n_envs=n_envs), RowSampler()
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(bits(5))
+    try:
+        for batch_size in (1, 7, 64):
+            state = np.random.get_bit_generator().state
+            expected = np.zeros((3, batch_size, buffer.columns.width), np.float32)
+            for rows in expected:
+                buffer.gather(buffer.draw(batch_size)[0], rows)
+            number = np.random.random_sample()
+            np.random.get_bit_generator().state = state
+            drawn = np.zeros_like(expected)
+            sampler(buffer, drawn)
+            np.testing.assert_array_equal(drawn, expected)
+            assert np.random.random_sample() == number
+    finally:
+        np.random.set_bit_generator(before)
+
+
+@pytest.mark.parametrize("stored", [1, 2, 3, 64, 65, 499, 500])
+def test_every_number_of_stored_transitions(stored):
+    policy = make_policy()
+    buffer = PackedReplayBuffer(500, policy.observation_space, policy.action_space, "cpu")
+    rows = np.arange(stored, dtype=np.float32)[:, None]
+    for row in rows:
+        buffer.add(np.tile(row, (1, 3)), np.zeros((1, 3)), np.zeros((1, 2)), np.zeros(1), np.array([False]), [{}])
+    drawn = np.zeros((1, 2000, buffer.columns.width), np.float32)
+    np.random.seed(1)
+    RowSampler()(buffer, drawn)
+    np.random.seed(1)
+    np.testing.assert_array_equal(drawn[0, :, 0], np.random.randint(0, stored, 2000))
+
+
+def test_not_every_buffer_is_supported():
+    policy, sampler = make_policy(), RowSampler()
+    arguments = (10, policy.observation_space, policy.action_space, "cpu")
+    assert not sampler.supports(PackedReplayBuffer(*arguments))
+    assert not sampler.supports(PackedReplayBuffer(*arguments, optimize_memory_usage=True))
+    buffer = make_buffer(policy)
+    assert sampler.supports(buffer)
+    buffer.sample = buffer.sample
+    assert not sampler.supports(buffer)
+
+
+def test_threads_share_the_generator():
+    """Two threads draw at once, one of them by NumPy: the generator's state stays whole."""
+    buffer, sampler = make_buffer(make_policy()), RowSampler()
+    batches = np.zeros((1, 64, buffer.columns.width), np.float32)
+
+    def by_numpy():
+        for _ in range(2000):
+            np.random.randint(0, 100, size=1000)
+
+    thread = threading.Thread(target=by_numpy)
+    thread.start()
+    while thread.is_alive():
+        sampler(buffer, batches)
+    assert 0 <= np.random.get_state()[2] <= 624

@@ -1,0 +1,108 @@
+"""Which updater a model trains by: a rule, the same on every machine, and a warning where it cannot be followed."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch as th
+
+from sb3_ddpg_scratch import ScratchDDPG
+from sb3_ddpg_scratch.updates import compiled
+
+
+def make_model(env="Pendulum-v1", **settings):
+    settings = {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 100, "learning_starts": 4, "batch_size": 4} | settings
+    return ScratchDDPG("MlpPolicy", env, device="cpu", **settings)
+
+
+def name_of(model) -> str:
+    return model._updater.pick(model._networks()).name
+
+
+@pytest.fixture
+def without_compiler(monkeypatch):
+    monkeypatch.setattr(compiled, "compiler_installed", lambda: False)
+
+
+def test_auto_compiles_whatever_the_size():
+    for net_arch, batch_size in (([8], 4), ([64, 64], 64), ([400, 300], 256), ([1024, 1024], 1024)):
+        assert name_of(make_model(policy_kwargs={"net_arch": net_arch}, batch_size=batch_size)) == "compiled"
+    assert name_of(make_model(updater="analytic")) == "analytic"
+    assert name_of(make_model(updater="autograd")) == "autograd"
+
+
+@pytest.mark.usefixtures("without_compiler")
+def test_auto_is_analytic_where_nothing_compiles():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = make_model().learn(10)
+    assert name_of(model) == "analytic"
+    with pytest.warns(UserWarning, match=r"pip install 'sb3-ddpg-scratch\[fast\]'"):
+        assert name_of(make_model(updater="compiled")) == "analytic"
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "word", "instead"),
+    [
+        ({"norm": "layer"}, "LayerNorm", "autograd"),
+        ({"activation_fn": "elu"}, "ELU", "autograd"),
+        # Whatever the optimizer is, the analytic updater leaves the step to it.
+        ({"optimizer_class": th.optim.SGD}, "Adam", "analytic"),
+        ({"optimizer_kwargs": {"amsgrad": True}}, "amsgrad", "analytic"),
+    ],
+)
+def test_what_cannot_be_compiled_falls_back_or_says_why(policy_kwargs, word, instead, capsys):
+    policy_kwargs = {"net_arch": [8]} | policy_kwargs
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = make_model(policy_kwargs=policy_kwargs).learn(8)
+    assert name_of(model) == instead
+    assert "updater" not in capsys.readouterr().out
+    make_model(policy_kwargs=policy_kwargs, verbose=1)
+    output = capsys.readouterr().out
+    assert output.count(f"Using the {instead!r} updater") == 1
+    assert word in output
+    with pytest.warns(UserWarning, match=word):
+        make_model(policy_kwargs=policy_kwargs, updater="compiled")
+
+
+def test_a_warning_names_what_was_changed_once(recwarn):
+    model = make_model().learn(10)
+    for _ in range(2):
+        model.actor.mu[0].weight.requires_grad_(False)
+        model.train(1, 4)
+        model.train(1, 4)
+        model.actor.mu[0].weight.requires_grad_(True)
+        model.train(1, 4)
+    said = [str(warning.message) for warning in recwarn if "Using the" in str(warning.message)]
+    assert len(said) == 1
+    assert "'autograd'" in said[0]
+    assert "actor.mu.0.weight is frozen" in said[0]
+    assert name_of(model) == "compiled"
+
+
+def test_a_file_that_names_an_updater_loads_without_it(tmp_path, monkeypatch):
+    make_model(updater="compiled").learn(10).save(tmp_path / "model")
+    monkeypatch.setattr(compiled, "compiler_installed", lambda: False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = ScratchDDPG.load(tmp_path / "model", env=make_model().env, device="cpu")
+        loaded.learn(20)
+    said = [str(warning.message) for warning in caught if "Using the" in str(warning.message)]
+    assert len(said) == 1
+    assert "Numba" in said[0]
+    assert loaded.updater == "compiled"
+    assert loaded._n_updates > 0
+
+
+def test_predicting_imports_no_compiler(tmp_path):
+    make_model().learn(10).save(tmp_path / "model")
+    code = f"""
+import sys
+from sb3_ddpg_scratch import ScratchDDPG
+model = ScratchDDPG.load({str(tmp_path / "model")!r}, device="cpu")
+model.predict(model.observation_space.sample())
+assert not {{"numba", "scipy"}} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
