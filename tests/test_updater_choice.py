@@ -8,7 +8,7 @@ import pytest
 import torch as th
 
 from sb3_ddpg_scratch import ScratchDDPG
-from sb3_ddpg_scratch.updates import compiled
+from sb3_ddpg_scratch.updates import inspection
 
 
 def make_model(env="Pendulum-v1", **settings):
@@ -22,7 +22,7 @@ def name_of(model) -> str:
 
 @pytest.fixture
 def without_compiler(monkeypatch):
-    monkeypatch.setattr(compiled, "compiler_installed", lambda: False)
+    monkeypatch.setattr(inspection, "compiler_installed", lambda: False)
 
 
 def test_auto_compiles_whatever_the_size():
@@ -84,7 +84,7 @@ def test_a_warning_names_what_was_changed_once(recwarn):
 
 def test_a_file_that_names_an_updater_loads_without_it(tmp_path, monkeypatch):
     make_model(updater="compiled").learn(10).save(tmp_path / "model")
-    monkeypatch.setattr(compiled, "compiler_installed", lambda: False)
+    monkeypatch.setattr(inspection, "compiler_installed", lambda: False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loaded = ScratchDDPG.load(tmp_path / "model", env=make_model().env, device="cpu")

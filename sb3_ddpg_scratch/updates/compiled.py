@@ -7,9 +7,8 @@ up. Dividing every single product among threads instead costs more than it saves
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from functools import cache, partial
-from importlib.util import find_spec
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -23,10 +22,9 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_ddpg_scratch.networks import Actor
-from sb3_ddpg_scratch.replay import BatchColumns, Batches, PackedReplayBuffer, packable
+from sb3_ddpg_scratch.replay import BatchColumns, Batches, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
-from sb3_ddpg_scratch.updates.inspection import AdamWatch, NetworksWatch, why_not_adam, why_not_by_hand
+from sb3_ddpg_scratch.updates.inspection import AdamWatch, NetworksWatch, why_not_adam, why_not_compiled, why_not_its_state
 from sb3_ddpg_scratch.updates.interface import Networks, UpdateSettings
 from sb3_ddpg_scratch.updates.thread_pool import run_together
 
@@ -38,12 +36,6 @@ UPDATES_PER_CALL = 64
 ROWS_OF_A_SHARE = 32
 MULTIPLICATIONS_OF_A_SHARE = 4_000_000
 MOST_SHARES = 16
-
-
-@cache
-def compiler_installed() -> bool:
-    """Whether there are Numba and SciPy, whose BLAS it multiplies by."""
-    return all(find_spec(name) is not None for name in ("numba", "scipy"))
 
 
 def load_kernels() -> ModuleType:
@@ -63,58 +55,9 @@ def load_kernels() -> ModuleType:
     return kernels
 
 
-def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
-    """See :func:`why_not_by_hand`; the kernels also need float32 on the CPU, and layers as ScratchDDPG makes them."""
-    if not compiler_installed():
-        return "Numba and SciPy are not installed: pip install 'sb3-ddpg-scratch[fast]'"
-    space = networks[0].observation_space
-    if not packable(space):  # type: ignore[arg-type]
-        return f"the observations are not a Box of floating-point numbers: {space}"
-    reason = why_not_by_hand(networks, trained)
-    if reason is not None:
-        return reason
-    for network in networks:
-        name = type(network).__name__.lower()
-        for path, parameter in network.named_parameters():
-            if parameter.dtype != th.float32 or parameter.device.type != "cpu" or not parameter.is_contiguous():
-                return f"{name}.{path} is not contiguous float32 on the CPU"
-        reason = _why_not_these_layers(name, network)
-        if reason is not None:
-            return reason
-    addresses = [parameter.data_ptr() for network in networks for parameter in network.parameters()]
-    return None if len(set(addresses)) == len(addresses) else "two parameters share their memory"
-
-
-def _why_not_these_layers(name: str, network: Any) -> str | None:
-    is_actor = isinstance(network, Actor)
-    for layers in [network.mu] if is_actor else network.q_networks:
-        *hidden, last = list(layers)[: -1 if is_actor else None]
-        widths = [tuple(layer.weight.shape)[::-1] for layer in [*hidden[0::2], last] if type(layer) is nn.Linear]
-        expected = _widths(network)
-        kinds = [type(layer) for layer in layers]
-        if widths != expected or kinds != _kinds(network):
-            return f"the layers of {name} are not those that it was made with"
-    return None
-
-
-def _widths(network: Any) -> list[tuple[int, int]]:
-    """Inputs and outputs of each layer, from the settings of an actor or critic."""
-    action_dim = get_action_dim(network.action_space)
-    is_actor = isinstance(network, Actor)
-    widths = [network.features_dim, *network.net_arch, action_dim if is_actor else 1]
-    joins = None if is_actor else network.action_layer
-    return [(n_in + (action_dim if index == joins else 0), n_out) for index, (n_in, n_out) in enumerate(pairwise(widths))]
-
-
-def _kinds(network: Any) -> list[type]:
-    kinds: list[type] = []
-    for _ in network.net_arch:
-        kinds += [nn.Linear, network.activation_fn]
-    return [*kinds, nn.Linear, *([nn.Tanh] if isinstance(network, Actor) else [])]
-
-
 _address: Callable[[Any], int] = th.Tensor.data_ptr
 _is_contiguous: Callable[[Any], bool] = th.Tensor.is_contiguous
+_size: Callable[[Any], int] = th.Tensor.numel
 _grad = attrgetter("grad")
 
 
@@ -135,6 +78,7 @@ class CompiledActor:
     def __init__(self) -> None:
         self._watch: NetworksWatch | None = None
         self._addresses: list[int] = []
+        self._sizes: list[int] = []
         self._kernels: Any = None
 
     def objection(self, actor: Any) -> str | None:
@@ -144,12 +88,14 @@ class CompiledActor:
             and self._watch.holds((actor,))
             and list(map(_address, self._watch.parameters)) == self._addresses
             and all(map(_is_contiguous, self._watch.parameters))
+            and list(map(_size, self._watch.parameters)) == self._sizes
         ):
             return None
         reason = why_not_compiled((actor,), trained=0)
         self._watch = NetworksWatch((actor,), trained=0) if reason is None else None
         if self._watch is not None:
             self._addresses = list(map(_address, self._watch.parameters))
+            self._sizes = list(map(_size, self._watch.parameters))
             self._layers = _layer_table(actor.mu)
             self._tanh = actor.activation_fn is nn.Tanh
             self._action_dim = get_action_dim(actor.action_space)
@@ -201,13 +147,14 @@ class CompiledUpdater:
         self._watch = None
         parameters = [list(network.parameters()) for network in networks[:2]]
         for name, network, own in zip(("actor", "critic"), networks, parameters, strict=False):
-            reason = why_not_adam(name, network.optimizer, own) or self._why_not_this_state(name, network.optimizer, own)
+            reason = why_not_adam(name, network.optimizer, own) or why_not_its_state(name, network.optimizer, own)
             if reason is not None:
                 return reason
         reason = why_not_compiled(networks, trained=2)
         if reason is None:
             self._watch = NetworksWatch(networks, trained=2)
             self._adams = [AdamWatch(network.optimizer, own) for network, own in zip(networks, parameters, strict=False)]
+            self._parameter_sizes = list(map(_size, self._watch.parameters))
             self._addresses = []
         return reason
 
@@ -219,24 +166,9 @@ class CompiledUpdater:
             and self._adams[0].holds(networks.actor.optimizer)
             and self._adams[1].holds(networks.critic.optimizer)
             and all(map(_is_contiguous, watch.parameters))
+            and list(map(_size, watch.parameters)) == self._parameter_sizes
             and self._present_addresses(networks) == self._addresses
         )
-
-    @staticmethod
-    def _why_not_this_state(name: str, optimizer: th.optim.Optimizer, parameters: list[nn.Parameter]) -> str | None:
-        for parameter in parameters:
-            entry = optimizer.state.get(parameter)
-            if not entry:
-                continue
-            tensors = [entry.get("exp_avg"), entry.get("exp_avg_sq"), entry.get("step")]
-            for tensor, size in zip(tensors, (parameter.numel(), parameter.numel(), 1), strict=True):
-                if not (
-                    isinstance(tensor, th.Tensor)
-                    and tensor.numel() == size
-                    and (tensor.dtype, tensor.device.type, tensor.is_contiguous()) == (th.float32, "cpu", True)
-                ):
-                    return f"{name}.optimizer.state is not Adam's in float32 on the CPU"
-        return None
 
     # ---------------------------------------------------------------------------------------------------------- Tables
 

@@ -6,11 +6,14 @@ a few microseconds whether anything has changed since then.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from functools import cache
+from importlib.util import find_spec
+from itertools import chain, pairwise
 from operator import attrgetter, is_
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn.modules import module as torch_module
@@ -18,6 +21,7 @@ from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork
+from sb3_ddpg_scratch.replay import packable
 
 _KNOWN_MODULES = (Actor, Critic, QNetwork, FlattenExtractor, nn.Sequential, nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh)
 
@@ -119,6 +123,62 @@ def _why_not_these_parameters(name: str, network: nn.Module, trained: bool) -> s
     return None
 
 
+@cache
+def compiler_installed() -> bool:
+    """Whether there are Numba and SciPy, whose BLAS it multiplies by."""
+    return all(find_spec(name) is not None for name in ("numba", "scipy"))
+
+
+def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
+    """See :func:`why_not_by_hand`; the kernels also need float32 on the CPU, and layers as ScratchDDPG makes them."""
+    if not compiler_installed():
+        return "Numba and SciPy are not installed: pip install 'sb3-ddpg-scratch[fast]'"
+    space = networks[0].observation_space
+    if not packable(space):  # type: ignore[arg-type]
+        return f"the observations are not a Box of floating-point numbers: {space}"
+    reason = why_not_by_hand(networks, trained)
+    if reason is not None:
+        return reason
+    for network in networks:
+        name = type(network).__name__.lower()
+        for path, parameter in network.named_parameters():
+            if not _is_plain(parameter):
+                return f"{name}.{path} is not contiguous float32 on the CPU"
+        reason = _why_not_these_layers(name, network)
+        if reason is not None:
+            return reason
+    addresses = [parameter.data_ptr() for network in networks for parameter in network.parameters()]
+    return None if len(set(addresses)) == len(addresses) else "two parameters share their memory"
+
+
+def _why_not_these_layers(name: str, network: Any) -> str | None:
+    is_actor = isinstance(network, Actor)
+    for layers in [network.mu] if is_actor else network.q_networks:
+        *hidden, last = list(layers)[: -1 if is_actor else None]
+        widths = [tuple(layer.weight.shape)[::-1] for layer in [*hidden[0::2], last] if type(layer) is nn.Linear]
+        expected = _widths(network)
+        kinds = [type(layer) for layer in layers]
+        if widths != expected or kinds != _kinds(network):
+            return f"the layers of {name} are not those that it was made with"
+    return None
+
+
+def _widths(network: Any) -> list[tuple[int, int]]:
+    """Inputs and outputs of each layer, from the settings of an actor or critic."""
+    action_dim = get_action_dim(network.action_space)
+    is_actor = isinstance(network, Actor)
+    widths = [network.features_dim, *network.net_arch, action_dim if is_actor else 1]
+    joins = None if is_actor else network.action_layer
+    return [(n_in + (action_dim if index == joins else 0), n_out) for index, (n_in, n_out) in enumerate(pairwise(widths))]
+
+
+def _kinds(network: Any) -> list[type]:
+    kinds: list[type] = []
+    for _ in network.net_arch:
+        kinds += [nn.Linear, network.activation_fn]
+    return [*kinds, nn.Linear, *([nn.Tanh] if isinstance(network, Actor) else [])]
+
+
 class NetworksWatch:
     """
     Networks in which :func:`why_not_by_hand` found nothing, as they were then.
@@ -194,6 +254,23 @@ def why_not_adam(name: str, optimizer: th.optim.Optimizer, parameters: Sequence[
     if not all(isinstance(value, (int, float)) for value in (group["lr"], *group["betas"], group["eps"])):
         return f"{name}.optimizer has tensors as settings"
     return None
+
+
+def why_not_its_state(name: str, optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor]) -> str | None:
+    """What keeps an optimizer's state from being Adam's as the kernels read it, in words; ``None`` if nothing does."""
+    for parameter in parameters:
+        entry = optimizer.state.get(parameter)
+        if not entry:
+            continue
+        tensors = [entry.get("exp_avg"), entry.get("exp_avg_sq"), entry.get("step")]
+        for tensor, size in zip(tensors, (parameter.numel(), parameter.numel(), 1), strict=True):
+            if not isinstance(tensor, th.Tensor) or tensor.numel() != size or not _is_plain(tensor):
+                return f"{name}.optimizer.state is not Adam's in float32 on the CPU"
+    return None
+
+
+def _is_plain(tensor: th.Tensor) -> bool:
+    return tensor.dtype == th.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
 class AdamWatch:
