@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ddpg_scratch import ScratchDDPG
 from sb3_ddpg_scratch.compare.parity import compare_models
 from sb3_ddpg_scratch.networks import Actor, Critic
-from sb3_ddpg_scratch.policies import MlpPolicy
+from sb3_ddpg_scratch.policies import ACTIVATIONS, MlpPolicy
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater
 from sb3_ddpg_scratch.updates.autograd import AutogradUpdater, td_target
@@ -116,20 +116,25 @@ CASES = {
     "late action, one layer": ({"action_layer": 1, "net_arch": [8]}, {}),
     "tau 1": ({}, {"tau": 1.0}),
     "gamma 0": ({}, {"gamma": 0.0}),
-}
+    "layer norm": ({"norm": "layer"}, {}),
+    "layer norm, late action, two critics": ({"norm": "layer", "action_layer": 1, "n_critics": 2}, {}),
+    "layer norm, action at the output": ({"norm": "layer", "action_layer": 2, "activation_fn": "tanh"}, {}),
+    "layer norm, z is kept": ({"norm": "layer", "activation_fn": "gelu"}, {"max_grad_norm": 0.05}),
+    "z is kept, late action": ({"activation_fn": "silu", "action_layer": 1}, {}),
+} | {name: ({"activation_fn": name}, {}) for name in ACTIVATIONS}
 
 
 @pytest.mark.parametrize("updater_class", BY_HAND)
 @pytest.mark.parametrize("name", CASES)
 def test_is_the_reference_but_for_rounding(name, updater_class):
-    """One update equal within 1e-6, a hundred within 1e-4; moments, being squares of gradients, within ten times that."""
+    """One update equal within 1e-6, a hundred within 1e-4; moments, sums that nearly cancel, within fifty times that."""
     policy_kwargs, numbers = CASES[name]
     for updates, tolerance in ((numbers.get("policy_delay", 1), 1e-6), (102, 1e-4)):
         reference, policy = make_policy(**policy_kwargs), make_policy(**policy_kwargs)
         expected = train(AutogradUpdater, reference, updates, **numbers)
         updater = train(updater_class, policy, updates, **numbers)
         assert largest_difference(state_of(policy), state_of(reference), optimizers=False) < tolerance
-        assert largest_difference(state_of(policy), state_of(reference)) < 10 * tolerance
+        assert largest_difference(state_of(policy), state_of(reference)) < 50 * tolerance
         for ours, theirs in (
             (updater.read_losses(), expected.read_losses()),
             (updater.read_statistics(), expected.read_statistics()),
@@ -153,11 +158,12 @@ def float64_by_default():
     sizes=st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(2, 9)),
     n_critics=st.integers(1, 3),
     late=st.integers(0, 3),
-    tanh=st.booleans(),
+    activation_fn=st.sampled_from(sorted(ACTIVATIONS)),
+    norm=st.sampled_from([None, "layer"]),
     smoothing=st.sampled_from([0.0, 0.3]),
     seed=st.integers(0, 10**6),
 )
-def test_gradients_in_float64_are_autograds(layers, sizes, n_critics, late, tanh, smoothing, seed):
+def test_gradients_in_float64_are_autograds(layers, sizes, n_critics, late, activation_fn, norm, smoothing, seed):
     """Random shapes: in float64 what is written by hand and what autograd derives agree to twelve digits."""
     observation_dim, action_dim, batch_size = sizes
     # SB3's preprocessing rounds observations to float32.
@@ -171,7 +177,8 @@ def test_gradients_in_float64_are_autograds(layers, sizes, n_critics, late, tanh
             net_arch=layers,
             n_critics=n_critics,
             action_layer=min(late, len(layers)),
-            activation_fn="tanh" if tanh else "relu",
+            activation_fn=activation_fn,
+            norm=norm,
         )
         with th.no_grad():
             for target in (policy.actor_target, policy.critic_target):

@@ -45,8 +45,8 @@ def test_auto_is_analytic_where_nothing_compiles():
 @pytest.mark.parametrize(
     ("policy_kwargs", "word", "instead"),
     [
-        ({"norm": "layer"}, "LayerNorm", "autograd"),
-        ({"activation_fn": "elu"}, "ELU", "autograd"),
+        ({"norm": "batch"}, "BatchNorm", "autograd"),
+        ({"activation_fn": th.nn.Softsign}, "Softsign", "autograd"),
         # Whatever the optimizer is, the analytic updater leaves the step to it.
         ({"optimizer_class": th.optim.SGD}, "Adam", "analytic"),
         ({"optimizer_kwargs": {"amsgrad": True}}, "amsgrad", "analytic"),

@@ -1,68 +1,200 @@
 """
 The update with both gradients written out by hand: the derivation, made to be read.
 
-An operation's forward and backward stand side by side. With z = x W' + b, h = f(z) and a gradient dL/dh, the chain rule is
-``dL/dz = dL/dh f'(z)``, ``dL/dW = (dL/dz)' x``, ``dL/db = sum over the batch of dL/dz`` and ``dL/dx = dL/dz W``
-(' is the transpose). Gradients that no step uses are not computed: none of the critic's parameters in the actor's step.
-The optimizers' own ``step`` descends along them.
+An operation's forward and backward stand side by side. With y = f(x) and a gradient dL/dy, the chain rule gives dL/dx, and
+for a layer with parameters dL/dW and dL/db (' is the transpose). Gradients that no step uses are not computed: none of the
+critic's parameters in the actor's step. The optimizers' own ``step`` descends along them.
 """
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
+from torch.nn import functional
 
 from sb3_ddpg_scratch.networks import Actor, Critic
 from sb3_ddpg_scratch.updates.autograd import AutogradUpdater, Batch
 from sb3_ddpg_scratch.updates.inspection import NetworksWatch, why_not_by_hand
 from sb3_ddpg_scratch.updates.interface import Networks
 
-
-def relu(z: th.Tensor) -> th.Tensor:
-    """``h = max(z, 0)``."""
-    return z.clamp(min=0)
-
-
-def relu_backward(h: th.Tensor, h_grad: th.Tensor) -> th.Tensor:
-    """``dL/dz = dL/dh [h > 0]``."""
-    return h_grad * (h > 0)
-
-
-def tanh(z: th.Tensor) -> th.Tensor:
-    """``h = tanh(z)``."""
-    return z.tanh()
-
-
-def tanh_backward(h: th.Tensor, h_grad: th.Tensor) -> th.Tensor:
-    """``dL/dz = dL/dh (1 - h^2)``."""
-    return h_grad * (1 - h * h)
+# --------------------------------------------------------------------------------------------------- Layers with parameters
 
 
 def linear(layer: nn.Linear, x: th.Tensor) -> th.Tensor:
-    """``z = x W' + b``."""
+    """``y = x W' + b``."""
     return th.addmm(layer.bias, x, layer.weight.t())
 
 
-def linear_backward(layer: nn.Linear, x: th.Tensor, z_grad: th.Tensor) -> None:
-    """``dL/dW = (dL/dz)' x`` and ``dL/db``, into the parameters' ``grad``."""
-    layer.weight.grad = z_grad.t() @ x
-    layer.bias.grad = z_grad.sum(dim=0)
+def linear_backward(layer: nn.Linear, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``dL/dx = dL/dy W``."""
+    return y_grad @ layer.weight
 
 
-def linear_backward_to_input(layer: nn.Linear, z_grad: th.Tensor) -> th.Tensor:
-    """``dL/dx = dL/dz W``."""
-    return z_grad @ layer.weight
+def linear_gradient(layer: nn.Linear, x: th.Tensor, y_grad: th.Tensor) -> None:
+    """``dL/dW = (dL/dy)' x`` and ``dL/db``, the sum of dL/dy over the batch."""
+    layer.weight.grad = y_grad.t() @ x
+    layer.bias.grad = y_grad.sum(dim=0)
 
 
-class Activation(NamedTuple):
-    """An activation and its derivative, both as functions of what they are given."""
+def _standardize(layer: nn.LayerNorm, x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    centered = x - x.mean(dim=1, keepdim=True)
+    inverse_std = (centered.square().mean(dim=1, keepdim=True) + layer.eps).rsqrt()
+    return centered * inverse_std, inverse_std
 
-    forward: Callable[[th.Tensor], th.Tensor]
-    backward: Callable[[th.Tensor, th.Tensor], th.Tensor]
+
+def layer_norm(layer: nn.LayerNorm, x: th.Tensor) -> th.Tensor:
+    """``y = w s + b`` with the standardized ``s = (x - mean) / std`` of each row (Ba et al. 2016, equation 4)."""
+    return _standardize(layer, x)[0] * layer.weight + layer.bias
 
 
-ACTIVATIONS = {nn.ReLU: Activation(relu, relu_backward), nn.Tanh: Activation(tanh, tanh_backward)}
+def layer_norm_backward(layer: nn.LayerNorm, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``dL/dx = (g - mean(g) - s mean(g s)) / std`` with ``g = w dL/dy``."""
+    s, inverse_std = _standardize(layer, x)
+    g = y_grad * layer.weight
+    return (g - g.mean(dim=1, keepdim=True) - s * (g * s).mean(dim=1, keepdim=True)) * inverse_std
+
+
+def layer_norm_gradient(layer: nn.LayerNorm, x: th.Tensor, y_grad: th.Tensor) -> None:
+    """``dL/dw``, the sum of ``s dL/dy`` over the batch, and ``dL/db``, that of dL/dy."""
+    layer.weight.grad = (y_grad * _standardize(layer, x)[0]).sum(dim=0)
+    layer.bias.grad = y_grad.sum(dim=0)
+
+
+# ----------------------------------------------------------------------------------------------------------- Activations
+
+
+def relu(layer: nn.ReLU, x: th.Tensor) -> th.Tensor:
+    """``y = max(x, 0)``."""
+    return x.clamp(min=0)
+
+
+def relu_backward(layer: nn.ReLU, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``y' = [x > 0]``."""
+    return y_grad * (x > 0)
+
+
+def tanh(layer: nn.Tanh, x: th.Tensor) -> th.Tensor:
+    """``y = tanh(x)``."""
+    return x.tanh()
+
+
+def tanh_backward(layer: nn.Tanh, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``y' = 1 - y^2``."""
+    return y_grad * (1 - y * y)
+
+
+def leaky_relu(layer: nn.LeakyReLU, x: th.Tensor) -> th.Tensor:
+    """``y = x`` where x > 0, else ``slope x``."""
+    return th.where(x > 0, x, layer.negative_slope * x)
+
+
+def leaky_relu_backward(layer: nn.LeakyReLU, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``y' = 1`` where x > 0, else ``slope``."""
+    return th.where(x > 0, y_grad, layer.negative_slope * y_grad)
+
+
+def elu(layer: nn.ELU, x: th.Tensor) -> th.Tensor:
+    """``y = x`` where x > 0, else ``alpha (e^x - 1)``."""
+    return th.where(x > 0, x, layer.alpha * x.clamp(max=0).expm1())
+
+
+def elu_backward(layer: nn.ELU, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``y' = 1`` where x > 0, else ``alpha e^x = y + alpha``."""
+    return th.where(x > 0, y_grad, (y + layer.alpha) * y_grad)
+
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+def selu(layer: nn.SELU, x: th.Tensor) -> th.Tensor:
+    """``y = scale x`` where x > 0, else ``scale alpha (e^x - 1)`` (Klambauer et al. 2017, equation 2)."""
+    return SELU_SCALE * th.where(x > 0, x, SELU_ALPHA * x.clamp(max=0).expm1())
+
+
+def selu_backward(layer: nn.SELU, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``y' = scale`` where x > 0, else ``scale alpha e^x = y + scale alpha``."""
+    return th.where(x > 0, SELU_SCALE * y_grad, (y + SELU_SCALE * SELU_ALPHA) * y_grad)
+
+
+def sigmoid(layer: nn.Sigmoid, x: th.Tensor) -> th.Tensor:
+    """``y = 1 / (1 + e^-x)``."""
+    return x.sigmoid()
+
+
+def sigmoid_backward(layer: nn.Sigmoid, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``y' = y (1 - y)``."""
+    return y_grad * y * (1 - y)
+
+
+def softplus(layer: nn.Softplus, x: th.Tensor) -> th.Tensor:
+    """``y = log(1 + e^(beta x)) / beta``; the identity where that is as good."""
+    return functional.softplus(x, layer.beta, layer.threshold)
+
+
+def softplus_backward(layer: nn.Softplus, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``y' = sigmoid(beta x)``; 1 where y = x."""
+    return th.where(layer.beta * x > layer.threshold, y_grad, y_grad * (layer.beta * x).sigmoid())
+
+
+def silu(layer: nn.SiLU, x: th.Tensor) -> th.Tensor:
+    """``y = x sigmoid(x)``."""
+    return x * x.sigmoid()
+
+
+def silu_backward(layer: nn.SiLU, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``y' = s (1 + x (1 - s))`` with ``s = sigmoid(x)``."""
+    s = x.sigmoid()
+    return y_grad * s * (1 + x * (1 - s))
+
+
+def mish(layer: nn.Mish, x: th.Tensor) -> th.Tensor:
+    """``y = x tanh(softplus(x))``."""
+    return x * functional.softplus(x).tanh()
+
+
+def mish_backward(layer: nn.Mish, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``y' = t + x (1 - t^2) sigmoid(x)`` with ``t = tanh(softplus(x))``."""
+    t = functional.softplus(x).tanh()
+    return y_grad * (t + x * (1 - t * t) * x.sigmoid())
+
+
+def gelu(layer: nn.GELU, x: th.Tensor) -> th.Tensor:
+    """``y = x P(X <= x)`` for a standard normal X (Hendrycks and Gimpel 2016)."""
+    return x * 0.5 * (1 + (x / math.sqrt(2)).erf())
+
+
+def gelu_backward(layer: nn.GELU, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
+    """``y' = P(X <= x) + x p(x)``."""
+    density = (-0.5 * x * x).exp() / math.sqrt(2 * math.pi)
+    return y_grad * (0.5 * (1 + (x / math.sqrt(2)).erf()) + x * density)
+
+
+class Operation(NamedTuple):
+    """A kind of layer: y of (layer, x), dL/dx of (layer, x, y, dL/dy), and what sets ``grad`` of its parameters."""
+
+    forward: Callable[[Any, th.Tensor], th.Tensor]
+    backward: Callable[[Any, th.Tensor, th.Tensor, th.Tensor], th.Tensor]
+    gradient: Callable[[Any, th.Tensor, th.Tensor], None] | None = None
+
+
+OPERATIONS: dict[type[nn.Module], Operation] = {
+    nn.Linear: Operation(linear, linear_backward, linear_gradient),
+    nn.LayerNorm: Operation(layer_norm, layer_norm_backward, layer_norm_gradient),
+    nn.ReLU: Operation(relu, relu_backward),
+    nn.Tanh: Operation(tanh, tanh_backward),
+    nn.LeakyReLU: Operation(leaky_relu, leaky_relu_backward),
+    nn.ELU: Operation(elu, elu_backward),
+    nn.SELU: Operation(selu, selu_backward),
+    nn.Sigmoid: Operation(sigmoid, sigmoid_backward),
+    nn.Softplus: Operation(softplus, softplus_backward),
+    nn.SiLU: Operation(silu, silu_backward),
+    nn.Mish: Operation(mish, mish_backward),
+    nn.GELU: Operation(gelu, gelu_backward),
+}
+
+# --------------------------------------------------------------------------------------------------------------- Networks
 
 
 class Step(NamedTuple):
@@ -75,7 +207,7 @@ class Step(NamedTuple):
 
 def forward(layers: nn.Module, x: th.Tensor, actions: th.Tensor | None = None, action_joins_at: int = 0) -> list[Step]:
     """
-    A pass through layers in a row, ``Linear`` and activations.
+    A pass through layers in a row.
 
     :param layers: the layers
     :param x: input of the first, shape ``(batch, n)``
@@ -86,7 +218,7 @@ def forward(layers: nn.Module, x: th.Tensor, actions: th.Tensor | None = None, a
     for index, layer in enumerate(layers.children()):
         if actions is not None and index == action_joins_at:
             x = th.cat([x, actions], dim=1)
-        y = linear(layer, x) if isinstance(layer, nn.Linear) else ACTIVATIONS[type(layer)].forward(x)
+        y = OPERATIONS[type(layer)].forward(layer, x)
         steps.append(Step(layer, x, y))
         x = y
     return steps
@@ -95,22 +227,18 @@ def forward(layers: nn.Module, x: th.Tensor, actions: th.Tensor | None = None, a
 def backward(steps: list[Step], y_grad: th.Tensor) -> None:
     """From the gradient with respect to the output to those of all parameters."""
     for number, (layer, x, y) in reversed(list(enumerate(steps))):
-        if isinstance(layer, nn.Linear):
-            linear_backward(layer, x, y_grad)
-            if number > 0:
-                # Without the columns of an action that joined here.
-                y_grad = linear_backward_to_input(layer, y_grad)[:, : steps[number - 1].y.shape[1]]
-        else:
-            y_grad = ACTIVATIONS[type(layer)].backward(y, y_grad)
+        operation = OPERATIONS[type(layer)]
+        if operation.gradient is not None:
+            operation.gradient(layer, x, y_grad)
+        if number > 0:
+            # Without the columns of an action that joined here.
+            y_grad = operation.backward(layer, x, y, y_grad)[:, : steps[number - 1].y.shape[1]]
 
 
 def backward_to_action(steps: list[Step], y_grad: th.Tensor, action_joins_at: int, action_dim: int) -> th.Tensor:
     """From the gradient with respect to the output to that of the action alone, shape ``(batch, action_dim)``."""
-    for layer, _, y in reversed(steps[action_joins_at:]):
-        if isinstance(layer, nn.Linear):
-            y_grad = linear_backward_to_input(layer, y_grad)
-        else:
-            y_grad = ACTIVATIONS[type(layer)].backward(y, y_grad)
+    for layer, x, y in reversed(steps[action_joins_at:]):
+        y_grad = OPERATIONS[type(layer)].backward(layer, x, y, y_grad)
     return y_grad[:, y_grad.shape[1] - action_dim :]
 
 

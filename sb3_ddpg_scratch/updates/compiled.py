@@ -22,6 +22,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
+from sb3_ddpg_scratch.networks import Actor
 from sb3_ddpg_scratch.replay import BatchColumns, Batches, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
 from sb3_ddpg_scratch.updates.inspection import AdamWatch, NetworksWatch, why_not_adam, why_not_compiled, why_not_its_state
@@ -51,7 +52,7 @@ def load_kernels() -> ModuleType:
     written = Path(kernels.__file__).stat().st_mtime
     indices = Path(kernels.updates.stats.cache_path or "").glob("kernels.updates-*.nbi")
     if not any(index.stat().st_mtime > written for index in indices) and not kernels.updates.signatures:
-        print("Compiling the hand-written update, once on this machine: some 15 seconds.", file=sys.stderr)
+        print("Compiling the hand-written update, once on this machine: some 20 seconds.", file=sys.stderr)
     return kernels
 
 
@@ -63,13 +64,29 @@ _grad = attrgetter("grad")
 
 def _layer_table(layers: nn.Module, grads: Any = None) -> np.ndarray:
     """A table of layers as the kernels read it; without ``grads``, of a network that is not trained."""
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]  # type: ignore[attr-defined]
-    table = np.zeros((len(linear), 6), np.int64)
-    for index, (row, layer) in enumerate(zip(table, linear, strict=True)):
-        row[:2] = layer.weight.data_ptr(), layer.bias.data_ptr()
-        row[2:4] = (0, 0) if grads is None else grads[2 * index : 2 * index + 2]
-        row[4:] = layer.weight.shape[1], layer.weight.shape[0]
+    of_layers = [layer for layer in layers.children() if isinstance(layer, nn.Linear)]
+    table = np.zeros((len(of_layers), 10), np.int64)
+    # In the order of the parameters.
+    addresses = iter(np.zeros(4 * len(of_layers), np.int64) if grads is None else grads)
+    number = -1
+    for layer in layers.children():
+        number += isinstance(layer, nn.Linear)
+        if isinstance(layer, (nn.Linear, nn.LayerNorm)):
+            first = 2 if isinstance(layer, nn.Linear) else 6
+            table[number, first : first + 2] = layer.weight.data_ptr(), layer.bias.data_ptr()
+            table[number, first + 2 : first + 4] = next(addresses), next(addresses)
+        if isinstance(layer, nn.Linear):
+            table[number, :2] = layer.weight.shape[1], layer.weight.shape[0]
     return table
+
+
+def sizes_of(kernels: Any, actor: Actor, action_layer: int = 0) -> Any:
+    """What the kernels are told of an actor and its critic."""
+    from sb3_ddpg_scratch.updates.operations import CODES
+
+    norm_eps = next((np.float32(layer.eps) for layer in actor.mu.children() if isinstance(layer, nn.LayerNorm)), np.float32(0))
+    action_dim = get_action_dim(actor.action_space)
+    return kernels.Sizes(actor.features_dim, action_dim, action_layer, CODES[actor.activation_fn], norm_eps)
 
 
 class CompiledActor:
@@ -80,6 +97,7 @@ class CompiledActor:
         self._addresses: list[int] = []
         self._sizes: list[int] = []
         self._kernels: Any = None
+        self._network_sizes: Any = None
 
     def objection(self, actor: Any) -> str | None:
         """Why this actor cannot act this way, if it cannot."""
@@ -97,8 +115,7 @@ class CompiledActor:
             self._addresses = list(map(_address, self._watch.parameters))
             self._sizes = list(map(_size, self._watch.parameters))
             self._layers = _layer_table(actor.mu)
-            self._tanh = actor.activation_fn is nn.Tanh
-            self._action_dim = get_action_dim(actor.action_space)
+            self._actor, self._network_sizes = actor, None
         return reason
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
@@ -110,9 +127,11 @@ class CompiledActor:
         """
         if self._kernels is None:
             self._kernels = load_kernels()
-        actions = np.empty((self._action_dim, len(observations)), np.float32)
+        if self._network_sizes is None:
+            self._network_sizes = sizes_of(self._kernels, self._actor)
+        actions = np.empty((self._network_sizes.action, len(observations)), np.float32)
         with one_blas_thread:
-            self._kernels.act(self._layers, self._tanh, observations, actions)
+            self._kernels.act(self._layers, self._network_sizes, observations, actions)
         return actions.T
 
 
@@ -209,9 +228,7 @@ class CompiledUpdater:
 
     def _make_tables(self, networks: Networks) -> None:
         actor, critic, actor_target, critic_target = networks
-        self._sizes = self._kernels.Sizes(
-            actor.features_dim, get_action_dim(actor.action_space), critic.action_layer, actor.activation_fn is nn.Tanh
-        )
+        self._sizes = sizes_of(self._kernels, actor, critic.action_layer)
         self._columns = BatchColumns(self._sizes.observation, self._sizes.action)
         critics = np.stack([_layer_table(q_network) for q_network in critic_target.q_networks])
         self._targets = self._kernels.Targets(_layer_table(actor_target.mu), critics)

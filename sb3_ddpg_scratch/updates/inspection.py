@@ -23,24 +23,33 @@ from torch.utils.hooks import RemovableHandle
 from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork
 from sb3_ddpg_scratch.replay import packable
 
-_KNOWN_MODULES = (Actor, Critic, QNetwork, FlattenExtractor, nn.Sequential, nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh)
+# Activations whose passes are written by hand, with the attributes that they read.
+ACTIVATIONS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.ReLU: (),
+    nn.Tanh: (),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.ELU: ("alpha",),
+    nn.SELU: (),
+    nn.Sigmoid: (),
+    nn.Softplus: ("beta", "threshold"),
+    nn.SiLU: (),
+    nn.Mish: (),
+    nn.GELU: ("approximate",),
+}
+_WITH_PARAMETERS = (nn.Linear, nn.LayerNorm)
+_CONTAINERS = (Actor, Critic, QNetwork, FlattenExtractor, nn.Sequential, nn.Flatten)
+_KNOWN_MODULES = {*_CONTAINERS, *_WITH_PARAMETERS, *ACTIVATIONS}
+
+_forward = attrgetter("forward")
 
 
 def _methods() -> tuple[Any, ...]:
     """The methods that passes by hand stand for."""
     return (
-        Actor.forward,
         Actor.extract_features,
-        Critic.forward,
-        Critic.q1_forward,
         Critic.extract_features,
-        QNetwork.forward,
-        FlattenExtractor.forward,
-        nn.Sequential.forward,
-        nn.Flatten.forward,
-        nn.Linear.forward,
-        nn.ReLU.forward,
-        nn.Tanh.forward,
+        Critic.q1_forward,
+        *map(_forward, _KNOWN_MODULES),
         nn.Module.__call__,
     )
 
@@ -103,6 +112,10 @@ def _why_not_these_modules(name: str, network: nn.Module) -> str | None:
             return f"{what}.{method} was replaced"
         if any(_hooks_of(module)):
             return f"{what} has hooks"
+        if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
+            return f"{what} normalizes more than the units of a layer"
+        if isinstance(module, nn.GELU) and module.approximate != "none":
+            return f"{what} is an approximation"
     if isinstance(network, Critic):
         registered = [getattr(network, f"qf{index}", None) for index in range(network.n_critics)]
         if not _same(network.q_networks, registered):
@@ -111,8 +124,8 @@ def _why_not_these_modules(name: str, network: nn.Module) -> str | None:
 
 
 def _why_not_these_parameters(name: str, network: nn.Module, trained: bool) -> str | None:
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    own = [parameter for module in linear for parameter in (module.weight, module.bias)]
+    layers = [module for module in network.modules() if isinstance(module, _WITH_PARAMETERS)]
+    own = [parameter for module in layers for parameter in (module.weight, module.bias)]
     if not _same(list(network.parameters()), own):
         return f"{name} has a layer without a bias, or a parameter in two places"
     for path, parameter in network.named_parameters():
@@ -144,7 +157,7 @@ def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
         for path, parameter in network.named_parameters():
             if not _is_plain(parameter):
                 return f"{name}.{path} is not contiguous float32 on the CPU"
-        reason = _why_not_these_layers(name, network)
+        reason = _why_not_these_layers(name, network) or _why_not_these_constants(name, network)
         if reason is not None:
             return reason
     addresses = [parameter.data_ptr() for network in networks for parameter in network.parameters()]
@@ -152,15 +165,22 @@ def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
 
 
 def _why_not_these_layers(name: str, network: Any) -> str | None:
-    is_actor = isinstance(network, Actor)
-    for layers in [network.mu] if is_actor else network.q_networks:
-        *hidden, last = list(layers)[: -1 if is_actor else None]
-        widths = [tuple(layer.weight.shape)[::-1] for layer in [*hidden[0::2], last] if type(layer) is nn.Linear]
-        expected = _widths(network)
-        kinds = [type(layer) for layer in layers]
-        if widths != expected or kinds != _kinds(network):
+    for layers in [network.mu] if isinstance(network, Actor) else network.q_networks:
+        widths = [tuple(layer.weight.shape)[::-1] for layer in layers if type(layer) is nn.Linear]
+        if [type(layer) for layer in layers] != _kinds(network) or widths != _widths(network):
             return f"the layers of {name} are not those that it was made with"
     return None
+
+
+def _why_not_these_constants(name: str, network: nn.Module) -> str | None:
+    """The kernels have the constants of layers as torch makes them."""
+    for path, module in network.named_modules():
+        usual = type(module)() if type(module) in ACTIVATIONS else None
+        changed = [option for option in ACTIVATIONS.get(type(module), ()) if vars(module)[option] != vars(usual)[option]]
+        if changed:
+            return f"{name}.{path}.{changed[0]} is {vars(module)[changed[0]]}"
+    eps = {module.eps for module in network.modules() if isinstance(module, nn.LayerNorm)}
+    return None if len(eps) < 2 else f"layers of {name} have different eps"
 
 
 def _widths(network: Any) -> list[tuple[int, int]]:
@@ -175,7 +195,7 @@ def _widths(network: Any) -> list[tuple[int, int]]:
 def _kinds(network: Any) -> list[type]:
     kinds: list[type] = []
     for _ in network.net_arch:
-        kinds += [nn.Linear, network.activation_fn]
+        kinds += [nn.Linear, *([nn.LayerNorm] if network.norm == "layer" else []), network.activation_fn]
     return [*kinds, nn.Linear, *([nn.Tanh] if isinstance(network, Actor) else [])]
 
 
@@ -194,6 +214,11 @@ class NetworksWatch:
         self._types = list(map(type, modules))
         self._attributes = [vars(module) for module in modules]
         self._attribute_counts = list(map(len, self._attributes))
+        self._constants = [
+            (vars(module), name, vars(module)[name])
+            for module in modules
+            for name in (*ACTIVATIONS.get(type(module), ()), *(("eps",) if type(module) is nn.LayerNorm else ()))
+        ]
         # Of every module its children, of every critic its Q-networks, of every layer its parameters.
         self._containers = [module._modules for module in modules if module._modules]
         self._lists = [network.q_networks for network in networks if isinstance(network, Critic)]
@@ -218,6 +243,7 @@ class NetworksWatch:
             and _same(list(chain.from_iterable(map(_values, self._holders))), self.parameters)
             and list(map(type, self._modules)) == self._types
             and list(map(len, self._attributes)) == self._attribute_counts
+            and all(attributes[name] == value for attributes, name, value in self._constants)
             and all(map(_requires_grad, self.trained))
             and _methods() == _METHODS
             and self._has_no_hooks()

@@ -9,22 +9,32 @@ BLAS behind ``np.dot``.
 Several threads can share an update: each computes the gradients of some rows of the batch.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 
-compiled = partial(njit, cache=True, fastmath=True, error_model="numpy", nogil=True)
+from sb3_ddpg_scratch.updates.operations import (
+    FIRST_THAT_NEEDS_Z,
+    ONE,
+    ZERO,
+    activate,
+    activate_backward,
+    compiled,
+    normalize,
+    normalize_backward,
+    normalize_gradient,
+    tanh_backward,
+)
 
-ZERO, ONE = np.float32(0), np.float32(1)
 # Products with no more inputs or outputs than this are faster as loops: calling a library costs more than their arithmetic.
 FEW = 4
 
-# Columns of a table of layers, int64 (layers, 6): addresses of parameters and their gradients, and sizes.
-WEIGHT, BIAS, WEIGHT_GRAD, BIAS_GRAD, N_IN, N_OUT = range(6)
+# Columns of a table of layers, int64 (layers, 10): sizes, addresses of parameters and their gradients, and the same of the
+# layer normalization that follows, or 0.
+N_IN, N_OUT, WEIGHT, BIAS, WEIGHT_GRAD, BIAS_GRAD, NORM_WEIGHT, NORM_BIAS, NORM_WEIGHT_GRAD, NORM_BIAS_GRAD = range(10)
 # Columns of a table of parameters, int64 (parameters, 8): addresses, the number of entries, and the place of the gradient
 # among the other threads' gradients.
 VALUE, GRAD, EXP_AVG, EXP_AVG_SQ, STEP, TARGET, SIZE, OFFSET = range(8)
@@ -36,7 +46,18 @@ class Sizes(NamedTuple):
     observation: int
     action: int
     action_layer: int
-    tanh: bool
+    activation: int
+    norm_eps: float
+
+
+class Memory(NamedTuple):
+    """What a forward pass keeps for the way back, of all layers one behind the other, and gradients of two layers."""
+
+    inputs: np.ndarray
+    sums: np.ndarray
+    standardized: np.ndarray
+    inverse_std: np.ndarray
+    deltas: np.ndarray
 
 
 class Targets(NamedTuple):
@@ -118,35 +139,46 @@ def weights_of(layer):
 
 
 @compiled()
-def inputs_of(layers, memory, index, batch):
-    """The inputs (n_in, batch) of a layer: those of all layers lie one behind the other."""
-    start = 0
-    for before in range(index):
-        start += layers[before, N_IN]
-    n_in = layers[index, N_IN]
-    return memory[start * batch : (start + n_in) * batch].reshape((n_in, batch))
-
-
-@compiled()
-def memory_for(layers, batch):
-    """Memory for the inputs of all layers, and for the gradients on the way back through two layers at a time."""
-    inputs = 0
+def memory_for(layers, sizes, batch):
+    """Memory for a network and a batch."""
+    inputs, hidden = 0, 0
     widest = layers[0, N_IN]
     for index in range(len(layers)):
         inputs += layers[index, N_IN]
         widest = max(widest, layers[index, N_OUT], layers[index, N_IN])
-    return np.empty(inputs * batch, np.float32), np.empty((2, widest * batch), np.float32)
+        if index < len(layers) - 1:
+            hidden += layers[index, N_OUT]
+    normalized = layers[0, NORM_WEIGHT] != 0
+    return Memory(
+        np.empty(inputs * batch, np.float32),
+        np.empty(hidden * batch if sizes.activation >= FIRST_THAT_NEEDS_Z else 0, np.float32),
+        np.empty(hidden * batch if normalized else 0, np.float32),
+        np.empty((len(layers), batch) if normalized else (0, 0), np.float32),
+        np.empty((2, widest * batch), np.float32),
+    )
+
+
+@compiled()
+def part_of(layers, memory, column, index, batch):
+    """The values of one layer (size, batch) in memory where those of all layers lie one behind the other."""
+    size = layers[index, column]
+    if len(memory) == 0:
+        return memory.reshape((0, batch))
+    start = 0
+    for before in range(index):
+        start += layers[before, column]
+    return memory[start * batch : (start + size) * batch].reshape((size, batch))
 
 
 @compiled()
 def write_inputs(layers, memory, observation, action, action_layer):
     """Write observations (batch, size) as the first layer's inputs, and actions (size, batch) as inputs of their layer."""
     batch = len(observation)
-    first = inputs_of(layers, memory, 0, batch)
+    first = part_of(layers, memory.inputs, N_IN, 0, batch)
     for j in range(observation.shape[1]):
         for i in range(batch):
             first[j, i] = observation[i, j]
-    joined = inputs_of(layers, memory, action_layer, batch)
+    joined = part_of(layers, memory.inputs, N_IN, action_layer, batch)
     joined[len(joined) - len(action) :, :] = action
 
 
@@ -184,62 +216,46 @@ def matmul_backward(delta, x, weight_grad):
 
 
 @compiled()
-def activate(z, bias, tanh):
-    """``h = f(z + b)``, in place."""
-    n_out, batch = z.shape
-    for j in range(n_out):
-        shift = bias[j]
-        if tanh:
-            for i in range(batch):
-                z[j, i] = np.tanh(z[j, i] + shift)
-        else:
-            for i in range(batch):
-                z[j, i] = max(z[j, i] + shift, ZERO)
-
-
-@compiled()
-def activate_backward(grad, h, tanh):
-    """``dL/dz = dL/dh f'(z)``, in place: relu'(z) = [h > 0], tanh'(z) = 1 - h^2."""
-    n_out, batch = grad.shape
-    for j in range(n_out):
-        if tanh:
-            for i in range(batch):
-                grad[j, i] *= ONE - h[j, i] * h[j, i]
-        else:
-            for i in range(batch):
-                grad[j, i] = grad[j, i] if h[j, i] > 0 else ZERO
-
-
-@compiled()
-def forward(layers, tanh, memory, output):
+def forward(layers, sizes, memory, output):
     """From the inputs in ``memory`` to ``output`` (n_out, batch): z = W x + b, and between layers h = f(z)."""
     batch = output.shape[1]
     last = len(layers) - 1
-    for index in range(last + 1):
+    for index in range(last):
         layer = layers[index]
         bias = vector(layer[BIAS], layer[N_OUT])
-        x = inputs_of(layers, memory, index, batch)
-        if index < last:
-            # In front of the action, where it joins the next layer.
-            hidden = inputs_of(layers, memory, index + 1, batch)[: layer[N_OUT]]
-            matmul(weights_of(layer), x, hidden)
-            activate(hidden, bias, tanh)
-        else:
-            matmul(weights_of(layer), x, output)
-            for j in range(len(bias)):
-                for i in range(batch):
-                    output[j, i] += bias[j]
+        # In front of the action, where it joins the next layer.
+        hidden = part_of(layers, memory.inputs, N_IN, index + 1, batch)[: layer[N_OUT]]
+        matmul(weights_of(layer), part_of(layers, memory.inputs, N_IN, index, batch), hidden)
+        if layer[NORM_WEIGHT] != 0:
+            standardized = part_of(layers, memory.standardized, N_OUT, index, batch)
+            weight = vector(layer[NORM_WEIGHT], layer[N_OUT])
+            normalize(hidden, bias, weight, sizes.norm_eps, standardized, memory.inverse_std[index])
+            bias = vector(layer[NORM_BIAS], layer[N_OUT])
+        activate(sizes.activation, hidden, bias, part_of(layers, memory.sums, N_OUT, index, batch))
+    layer = layers[last]
+    matmul(weights_of(layer), part_of(layers, memory.inputs, N_IN, last, batch), output)
+    bias = vector(layer[BIAS], layer[N_OUT])
+    for j in range(len(bias)):
+        for i in range(batch):
+            output[j, i] += bias[j]
 
 
 @compiled()
-def backward(layers, tanh, memory, deltas, batch):
-    """From dL/dz of the output, in ``deltas[0]``, to the gradients: dL/dW, and dL/db, the sum of dL/dz over the batch."""
+def backward(layers, sizes, memory, batch):
+    """From dL/dz of the output, in ``deltas[0]``, to the gradients of all parameters."""
     here = 0
     for index in range(len(layers) - 1, -1, -1):
         layer = layers[index]
         n_in, n_out = layer[N_IN], layer[N_OUT]
-        x = inputs_of(layers, memory, index, batch)
-        delta = deltas[here, : n_out * batch].reshape((n_out, batch))
+        delta = memory.deltas[here, : n_out * batch].reshape((n_out, batch))
+        if layer[NORM_WEIGHT] != 0:
+            standardized = part_of(layers, memory.standardized, N_OUT, index, batch)
+            weight = vector(layer[NORM_WEIGHT], n_out)
+            normalize_gradient(
+                delta, standardized, vector(layer[NORM_WEIGHT_GRAD], n_out), vector(layer[NORM_BIAS_GRAD], n_out)
+            )
+            normalize_backward(delta, weight, standardized, memory.inverse_std[index])
+        x = part_of(layers, memory.inputs, N_IN, index, batch)
         matmul_backward(delta, x, carray(_pointer(layer[WEIGHT_GRAD]), (n_out, n_in), np.float32))
         bias_grad = vector(layer[BIAS_GRAD], n_out)
         for j in range(n_out):
@@ -249,29 +265,41 @@ def backward(layers, tanh, memory, deltas, batch):
             bias_grad[j] = total
         if index > 0:
             here = 1 - here
-            input_grad = deltas[here, : n_in * batch].reshape((n_in, batch))
-            matmul(weights_of(layer).T, delta, input_grad)
-            activate_backward(input_grad[: layers[index - 1, N_OUT]], x, tanh)
+            backward_to_hidden(layers, sizes, memory, index, delta, here)
 
 
 @compiled()
-def backward_to_action(layers, tanh, memory, deltas, action_layer, action_grad):
+def backward_to_hidden(layers, sizes, memory, index, delta, here):
+    """From dL/dz of a layer to that of the hidden layer before it, in ``deltas[here]``."""
+    batch = delta.shape[1]
+    n_in = layers[index, N_IN]
+    n_hidden = layers[index - 1, N_OUT]
+    input_grad = memory.deltas[here, : n_in * batch].reshape((n_in, batch))
+    matmul(weights_of(layers[index]).T, delta, input_grad)
+    hidden = part_of(layers, memory.inputs, N_IN, index, batch)[:n_hidden]
+    sums = part_of(layers, memory.sums, N_OUT, index - 1, batch)
+    activate_backward(sizes.activation, input_grad[:n_hidden], hidden, sums)
+
+
+@compiled()
+def backward_to_action(layers, sizes, memory, action_grad):
     """From dL/dz of the output, in ``deltas[0]``, to the gradient with respect to the action (size, batch) alone."""
     action_dim, batch = action_grad.shape
     here = 0
-    for index in range(len(layers) - 1, action_layer - 1, -1):
+    for index in range(len(layers) - 1, sizes.action_layer - 1, -1):
         layer = layers[index]
         n_in, n_out = layer[N_IN], layer[N_OUT]
-        delta = deltas[here, : n_out * batch].reshape((n_out, batch))
-        if index == action_layer:
+        delta = memory.deltas[here, : n_out * batch].reshape((n_out, batch))
+        if layer[NORM_WEIGHT] != 0:
+            standardized = part_of(layers, memory.standardized, N_OUT, index, batch)
+            normalize_backward(delta, vector(layer[NORM_WEIGHT], n_out), standardized, memory.inverse_std[index])
+        if index == sizes.action_layer:
             # As a matrix without gaps, which libraries multiply by.
             weight_of_action = np.ascontiguousarray(weights_of(layer)[:, n_in - action_dim :])
             matmul(weight_of_action.T, delta, action_grad)
         else:
             here = 1 - here
-            input_grad = deltas[here, : n_in * batch].reshape((n_in, batch))
-            matmul(weights_of(layer).T, delta, input_grad)
-            activate_backward(input_grad[: layers[index - 1, N_OUT]], inputs_of(layers, memory, index, batch), tanh)
+            backward_to_hidden(layers, sizes, memory, index, delta, here)
 
 
 # ------------------------------------------------------------------------------------------------------- Losses
@@ -286,11 +314,11 @@ def squash(action):
 
 
 @compiled()
-def act(layers, tanh, observation, action):
+def act(layers, sizes, observation, action):
     """``a = mu(s)``, for observations (batch, size); ``action`` is (size, batch)."""
-    memory, _ = memory_for(layers, len(observation))
+    memory = memory_for(layers, sizes, len(observation))
     write_inputs(layers, memory, observation, action[:0], 0)
-    forward(layers, tanh, memory, action)
+    forward(layers, sizes, memory, action)
     squash(action)
 
 
@@ -301,7 +329,7 @@ def td_target(sizes, targets, memory, rows, noise, settings):
     batch = len(rows)
     action, q, y = np.empty((a, batch), np.float32), np.empty((1, batch), np.float32), np.empty(batch, np.float32)
     next_observation = rows[:, o + a + 2 : 2 * o + a + 2]
-    act(targets.actor, sizes.tanh, next_observation, action)
+    act(targets.actor, sizes, next_observation, action)
     if len(noise) > 0:
         clip = np.float32(settings.noise_clip)
         for j in range(a):
@@ -311,7 +339,7 @@ def td_target(sizes, targets, memory, rows, noise, settings):
     for number in range(len(targets.critics)):
         critic = targets.critics[number]
         write_inputs(critic, memory, next_observation, action, sizes.action_layer)
-        forward(critic, sizes.tanh, memory, q)
+        forward(critic, sizes, memory, q)
         for i in range(batch):
             y[i] = q[0, i] if number == 0 else min(y[i], q[0, i])
     gamma = np.float32(settings.discount)
@@ -325,7 +353,7 @@ def critic_gradient(sizes, targets, share, batch, noise, settings):
     """``L = sum_i mean((Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 (Q_i - y) / batch``, for the rows of a share."""
     o, a = sizes.observation, sizes.action
     rows = batch[share.first : share.end]
-    memory, deltas = memory_for(share.critics[0], len(rows))
+    memory = memory_for(share.critics[0], sizes, len(rows))
     y = td_target(sizes, targets, memory, rows, noise[share.first : share.end], settings)
     action = np.ascontiguousarray(rows[:, o : o + a].T)
     q = np.empty((1, len(rows)), np.float32)
@@ -334,14 +362,14 @@ def critic_gradient(sizes, targets, share, batch, noise, settings):
     for number in range(len(share.critics)):
         critic = share.critics[number]
         write_inputs(critic, memory, rows[:, :o], action, sizes.action_layer)
-        forward(critic, sizes.tanh, memory, q)
+        forward(critic, sizes, memory, q)
         for i in range(len(rows)):
             error = q[0, i] - y[i]
             squared += error * error
             q_sum += q[0, i]
             y_sum += y[i]
-            deltas[0, i] = scale * error
-        backward(critic, sizes.tanh, memory, deltas, len(rows))
+            memory.deltas[0, i] = scale * error
+        backward(critic, sizes, memory, len(rows))
     return Sums(squared, q_sum, y_sum)
 
 
@@ -354,22 +382,21 @@ def actor_gradient(sizes, share, batch):
     o, a = sizes.observation, sizes.action
     rows = batch[share.first : share.end]
     critic = share.critics[0]
-    actor_memory, actor_deltas = memory_for(share.actor, len(rows))
-    memory, deltas = memory_for(critic, len(rows))
+    actor_memory, memory = memory_for(share.actor, sizes, len(rows)), memory_for(critic, sizes, len(rows))
     action, q = np.empty((a, len(rows)), np.float32), np.empty((1, len(rows)), np.float32)
     write_inputs(share.actor, actor_memory, rows[:, :o], action[:0], 0)
-    forward(share.actor, sizes.tanh, actor_memory, action)
+    forward(share.actor, sizes, actor_memory, action)
     squash(action)
     write_inputs(critic, memory, rows[:, :o], action, sizes.action_layer)
-    forward(critic, sizes.tanh, memory, q)
+    forward(critic, sizes, memory, q)
     q_sum = 0.0
     for i in range(len(rows)):
         q_sum += q[0, i]
-        deltas[0, i] = np.float32(-1 / len(batch))
-    delta = actor_deltas[0, : a * len(rows)].reshape((a, len(rows)))
-    backward_to_action(critic, sizes.tanh, memory, deltas, sizes.action_layer, delta)
-    activate_backward(delta, action, True)
-    backward(share.actor, sizes.tanh, actor_memory, actor_deltas, len(rows))
+        memory.deltas[0, i] = np.float32(-1 / len(batch))
+    delta = actor_memory.deltas[0, : a * len(rows)].reshape((a, len(rows)))
+    backward_to_action(critic, sizes, memory, delta)
+    tanh_backward(delta, action)
+    backward(share.actor, sizes, actor_memory, len(rows))
     return q_sum
 
 
