@@ -104,3 +104,30 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """
     if value not in choices:
         raise ArgumentError(name, value, "one of " + ", ".join(map(repr, choices)))
+
+
+def check_arguments(model: Any, policy_base: type, updaters: tuple[str, ...]) -> None:
+    """Check the arguments that a ``ScratchDDPG`` was given, or that were loaded into it."""
+    check_action_space(model.action_space)
+    check_whole_number("stats_window_size", model._stats_window_size, 1)
+    check_learning_rate("learning_rate", model.learning_rate)
+    if model.qf_learning_rate is not None:
+        check_learning_rate("qf_learning_rate", model.qf_learning_rate)
+    for name, minimum in (("buffer_size", 1), ("batch_size", 1), ("n_steps", 1), ("policy_delay", 1)):
+        check_whole_number(name, getattr(model, name), minimum)
+    check_whole_number("learning_starts", model.learning_starts, 0)
+    check_whole_number("gradient_steps", model.gradient_steps, -1)
+    if model.random_steps is not None:
+        check_whole_number("random_steps", model.random_steps, 0)
+    check_train_freq(model.train_freq)
+    check_number("tau", model.tau, 0, 1)
+    check_number("gamma", model.gamma, 0, 1)
+    check_number("target_policy_noise", model.target_policy_noise, 0)
+    check_number("target_noise_clip", model.target_noise_clip, 0)
+    if model.max_grad_norm is not None:
+        check_number("max_grad_norm", model.max_grad_norm, 0, low_allowed=False)
+    check_choice("updater", model.updater, updaters)
+    if not isinstance(model.policy_class, type) or not issubclass(model.policy_class, policy_base):
+        raise ArgumentError("policy", model.policy_class, f"a policy's name or a class derived from {policy_base.__name__}")
+    if model.policy_kwargs.get("norm") == "batch" and model.batch_size < 2:
+        raise ArgumentError("batch_size", model.batch_size, "at least 2 with norm='batch', which needs a spread")

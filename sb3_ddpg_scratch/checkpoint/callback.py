@@ -26,7 +26,6 @@ from sb3_ddpg_scratch.checkpoint.files import (
 )
 from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, SegmentLog, why_not_saved
 from sb3_ddpg_scratch.checkpoint.training import capture_training
-from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.validation import check_whole_number
@@ -59,6 +58,9 @@ class ResumableCheckpoint(BaseCallback):
     :raises CheckpointError: when a checkpoint cannot be written; the last good one is then still there
     """
 
+    # A ScratchDDPG, which stands above this package.
+    model: Any
+
     def __init__(self, path: str | Path, every: int = 10_000, keep: int = 2, verbose: int = 0) -> None:
         super().__init__(verbose)
         check_whole_number("every", every, 1)
@@ -77,7 +79,7 @@ class ResumableCheckpoint(BaseCallback):
     # ------------------------------------------------------------------------------------------------------- Beginning
 
     def _init_callback(self) -> None:
-        if not isinstance(self.model, ScratchDDPG):
+        if not hasattr(type(self.model), "resume"):
             raise ArgumentError("model", type(self.model).__name__, "a ScratchDDPG, to be checkpointed")
         assert self.model.replay_buffer is not None
         reason = why_not_saved(self.model.replay_buffer)
@@ -85,7 +87,7 @@ class ResumableCheckpoint(BaseCallback):
             raise ArgumentError("replay_buffer_class", type(self.model.replay_buffer), "one that can be checkpointed", reason)
 
     def _on_training_start(self) -> None:
-        model = self._scratch_model
+        model = self.model
         model._after_learn.enter_context(hold_folder(self.path, "path"))
         self._root: BaseCallback = self.locals.get("callback", self)
         self._stop = self.terminated = False
@@ -115,17 +117,12 @@ class ResumableCheckpoint(BaseCallback):
         self._log = SegmentLog(self.path / FOLDER, checkpoint.segments, checkpoint.state["buffer"]["written"])
         self._saved_at = checkpoint.step
         self.last = source
-        self._scratch_model.last_checkpoint = str(source)
+        self.model.last_checkpoint = str(source)
         for folder in reversed(checkpoints_in(self.path)):
             # Later ones are damaged, or of another continuation: they make room when the next one is written.
             if step_of(folder) <= checkpoint.step:
                 with suppress(CheckpointError):
                     self._kept[folder] = {segment.name for segment in segments_of(read_manifest(folder), folder)}
-
-    @property
-    def _scratch_model(self) -> ScratchDDPG:
-        assert isinstance(self.model, ScratchDDPG)
-        return self.model
 
     # ------------------------------------------------------------------------------------------------------ Checkpoints
 
@@ -152,7 +149,7 @@ class ResumableCheckpoint(BaseCallback):
             self._save()
 
     def _save(self) -> None:
-        model = self._scratch_model
+        model = self.model
         step = model.num_timesteps
         if self.last is not None and step == self._saved_at:
             return
@@ -193,12 +190,12 @@ class ResumableCheckpoint(BaseCallback):
         if threading.current_thread() is threading.main_thread():
             before: Any = signal.signal(signal.SIGTERM, self._terminate)
             restored = signal.SIG_DFL if before is None else before
-            self._scratch_model._after_learn.callback(signal.signal, signal.SIGTERM, restored)
+            self.model._after_learn.callback(signal.signal, signal.SIGTERM, restored)
             for env in (self.training_env, *environments_of(self._root)):
                 outlive_termination(env, outlive=True)
-                self._scratch_model._after_learn.callback(outlive_termination, env, outlive=False)
+                self.model._after_learn.callback(outlive_termination, env, outlive=False)
         # After an error, nothing is at rest.
-        self._scratch_model._after_learn.callback(setattr, self, "_at_rest", False)
+        self.model._after_learn.callback(setattr, self, "_at_rest", False)
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         # In the midst of anything: only noted here.

@@ -4,15 +4,15 @@ import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ddpg_scratch.checkpoint.files import Checkpoint, newest_whole
 from sb3_ddpg_scratch.checkpoint.settings import settings_from
 from sb3_ddpg_scratch.checkpoint.training import restore_training
-from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError
 
-Model = TypeVar("Model", bound=ScratchDDPG)
+Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 
 
 def read_newest(path: str | Path) -> Checkpoint:
@@ -29,13 +29,19 @@ def read_newest(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def resume(cls: type[Model], path: str | Path, env: GymEnv | str, **settings: Any) -> Model:
+def resume_model(model_class: type[Model], path: str | Path, env: GymEnv | str, **settings: Any) -> Model:
     """
-    :param cls: the model's class
+    Read the newest whole checkpoint of :class:`~sb3_ddpg_scratch.checkpoint.callback.ResumableCheckpoint`. The model's
+    next ``learn``, with the same ``total_timesteps``, continues where the interrupted one was, to the same result bit
+    for bit::
+
+        model = ScratchDDPG.resume("runs/pendulum", "Pendulum-v1")
+        model.learn(100_000, callback=ResumableCheckpoint("runs/pendulum"))
+
     :param path: a folder of checkpoints, or one checkpoint
     :param env: environments made as those of the interrupted training
     :param settings: constructor arguments that a checkpoint cannot hold, such as functions; others override its own
-    :return: a model whose next ``learn`` goes on with the interrupted one
+    :return: the model
     :raises CheckpointError: if there is no checkpoint that is whole and fits
     :raises ArgumentError: for an argument that the checkpoint cannot hold and that is not given
     """
@@ -45,9 +51,9 @@ def resume(cls: type[Model], path: str | Path, env: GymEnv | str, **settings: An
             advice = f"Its value is not in the checkpoint: {reason}."
             raise ArgumentError(name, None, "given to resume() as it was given to the interrupted training", advice)
     try:
-        stored = settings_from(checkpoint.state["settings"])
+        saved = settings_from(checkpoint.state["settings"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(checkpoint.folder, f"has settings that are not understood ({error})") from error
-    model = cls(env=env, **stored | settings)
+    model = model_class(env=env, **saved | settings)
     restore_training(model, checkpoint)
     return model

@@ -13,20 +13,21 @@ from stable_baselines3.common.type_aliases import TrainFreq
 
 from sb3_ddpg_scratch import noise as our_noise
 from sb3_ddpg_scratch.checkpoint.data import Encoder, NotDataError
-from sb3_ddpg_scratch.ddpg import ScratchDDPG
 
 # Classes that settings may name: of these kinds, and of packages that are no user's.
 _NAMED = (th.nn.Module, th.optim.Optimizer, ReplayBuffer)
 _PACKAGES = ("torch", "stable_baselines3", "sb3_ddpg_scratch")
-_NOT_SETTINGS = ("self", "env", "_init_setup_model")
+_NOT_SETTINGS = ("env", "_init_setup_model")
 
 
-def capture_settings(model: ScratchDDPG) -> tuple[dict[str, Any], dict[str, str]]:
+def capture_settings(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """
     :param model: a model
     :return: its constructor's arguments, but for ``env``; and those that are more than data, each with what it is
     """
-    names = [name for name in inspect.signature(ScratchDDPG.__init__).parameters if name not in _NOT_SETTINGS]
+    # Not a subclass's arguments: those that resume() takes.
+    algorithm = [cls for cls in type(model).__mro__ if "resume" in vars(cls)][-1]
+    names = [name for name in inspect.signature(algorithm).parameters if name not in _NOT_SETTINGS]
     kept_otherwise = {
         "policy": model.policy_class,
         "device": str(model.device),
@@ -56,7 +57,7 @@ def capture_settings(model: ScratchDDPG) -> tuple[dict[str, Any], dict[str, str]
     return settings, missing
 
 
-def _leave_out_derived_buffer(model: ScratchDDPG, values: dict[str, Any]) -> None:
+def _leave_out_derived_buffer(model: Any, values: dict[str, Any]) -> None:
     """SB3 enters the buffer class that it has chosen where the user had given none."""
     chosen: type = NStepReplayBuffer if model.n_steps > 1 else ReplayBuffer
     if isinstance(model.replay_buffer, DictReplayBuffer):

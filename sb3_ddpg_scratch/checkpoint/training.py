@@ -18,9 +18,8 @@ from sb3_ddpg_scratch.checkpoint.generators import capture_generators, restore_g
 from sb3_ddpg_scratch.checkpoint.objects import restore_space, space_generators
 from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, head_of, layout_of, restore_buffer
 from sb3_ddpg_scratch.checkpoint.settings import capture_noise, capture_settings, make_noise_from, restore_noise
-from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import CheckpointError
-from sb3_ddpg_scratch.interruption import InterruptedLearn
+from sb3_ddpg_scratch.learn_setup import InterruptedLearn
 from sb3_ddpg_scratch.machine import processor_fingerprint
 
 _COUNTERS = (
@@ -38,7 +37,7 @@ _COUNTERS = (
 )
 
 
-def capture_training(model: ScratchDDPG, callback: BaseCallback, written: int) -> dict[str, Any]:
+def capture_training(model: Any, callback: BaseCallback, written: int) -> dict[str, Any]:
     """
     :param model: a model between an update and the next step
     :param callback: the callback of its ``learn``
@@ -89,7 +88,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def restore_training(model: ScratchDDPG, checkpoint: Checkpoint) -> None:
+def restore_training(model: Any, checkpoint: Checkpoint) -> None:
     """
     Put a checkpoint into a fresh model, made with the same settings, and into its environments.
 
@@ -114,7 +113,7 @@ def restore_training(model: ScratchDDPG, checkpoint: Checkpoint) -> None:
             model.action_noise.reset()
 
 
-def _restore(model: ScratchDDPG, checkpoint: Checkpoint) -> None:
+def _restore(model: Any, checkpoint: Checkpoint) -> None:
     state = checkpoint.state
     assert model.env is not None
     assert model.replay_buffer is not None
@@ -150,7 +149,7 @@ def _restore(model: ScratchDDPG, checkpoint: Checkpoint) -> None:
     model._resumed_from = checkpoint.folder
 
 
-def _restore_when_learning(model: ScratchDDPG, state: dict[str, Any], callback: BaseCallback) -> None:
+def _restore_when_learning(model: Any, state: dict[str, Any], callback: BaseCallback) -> None:
     """What the beginning of ``learn`` would otherwise change: the log, the callbacks, the random generators."""
     logger = model.logger
     logger.name_to_value.update(state["log"]["values"])
@@ -171,7 +170,7 @@ def _check_tensors(own: dict[str, th.Tensor], read: dict[str, Any], checkpoint: 
         raise CheckpointError(checkpoint.folder, problem, "Make the model with the settings that it was trained with.")
 
 
-def _restore_noise(model: ScratchDDPG, captured: dict[str, Any] | None, checkpoint: Checkpoint) -> None:
+def _restore_noise(model: Any, captured: dict[str, Any] | None, checkpoint: Checkpoint) -> None:
     noise = model.action_noise
     if captured is not None and noise is not None and type(noise).__name__ == captured["class"]:
         restore_noise(noise, captured)
@@ -184,7 +183,7 @@ def _restore_noise(model: ScratchDDPG, captured: dict[str, Any] | None, checkpoi
         raise CheckpointError(checkpoint.folder, f"was trained with {captured['class']}", advice) from error  # type: ignore[index]
 
 
-def _warn_of_differences(model: ScratchDDPG, checkpoint: Checkpoint) -> None:
+def _warn_of_differences(model: Any, checkpoint: Checkpoint) -> None:
     then, now = checkpoint.state["machine"], machine()
     changes = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if then.get(name) != now[name]]
     updater = model._updater.pick(model._networks()).name

@@ -35,7 +35,7 @@ _MADE_ANEW = (
     *(f"{net}_batch_norm_stats{of}" for net in ("actor", "critic") for of in ("", "_target")),
 )
 # What no model saves, and what would stand in the way of one that is loaded.
-_NEVER_SAVED: tuple[str, ...] = (
+_NEVER_SAVED = (
     "policy",
     "device",
     "env",
@@ -45,7 +45,11 @@ _NEVER_SAVED: tuple[str, ...] = (
     "_logger",
     "_custom_logger",
 )
-_NEVER_SAVED += ("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread")
+# What this package's models do not save, besides SB3's.
+NOT_SAVED = (
+    *("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread", "_outputs_checked"),
+    *("last_checkpoint", "_interrupted_learn", "_resumed_from", "_after_learn"),
+)
 _HOLD_CLASSES = ("policy_class", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
 _NEEDED = ("policy_class", "observation_space", "action_space")
 
@@ -169,7 +173,7 @@ def _read_settings(content: bytes, path: Any, model_class: type, custom_objects:
 
 
 def _check_name(key: str, path: Any, model_class: type) -> None:
-    in_the_way = key in _NEVER_SAVED or callable(getattr(model_class, key, None))
+    in_the_way = key in _NEVER_SAVED or key in NOT_SAVED or callable(getattr(model_class, key, None))
     if in_the_way or not key.isidentifier() or key.startswith("__"):
         reason = "it would take the place of a part of the algorithm, which no model saves"
         raise UnsafeFileError(path, reason, _DATA, key, TRUST.format("pass trusted=True"))

@@ -1,8 +1,10 @@
 """Loading of a model, its weights and its replay buffer, as SB3's algorithms do it but without running code from a file."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch as th
@@ -14,134 +16,157 @@ from stable_baselines3.common.utils import check_for_correct_spaces, get_system_
 from stable_baselines3.common.vec_env.patch_gym import _convert_space
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError
-from sb3_ddpg_scratch.model_file.archive import MAX_BYTES
 from sb3_ddpg_scratch.model_file.contents import ModelContents, read_model
 from sb3_ddpg_scratch.model_file.pickles import read_pickle
 from sb3_ddpg_scratch.model_file.tensors import check_parameters
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
-SelfLoading = TypeVar("SelfLoading", bound="SafeLoading")
+Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 ModelPath = str | Path | io.BufferedIOBase
 
 
-class SafeLoading(OffPolicyAlgorithm):
-    """An off-policy algorithm whose files are read as data."""
+class LoadOptions(NamedTuple):
+    """How a model's file is read: see :func:`load_model`."""
 
-    @classmethod
-    def load(
-        cls: type[SelfLoading],
-        path: ModelPath,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        trusted: bool = False,
-        max_bytes: int = MAX_BYTES,
-        **kwargs: Any,
-    ) -> SelfLoading:
-        """
-        Load a model that this class, or SB3's DDPG or TD3, has saved. No code from the file is run: it may hold numbers,
-        arrays, weights, spaces, and the classes that SB3, the RL Zoo, this package and torch have for schedules, noises,
-        buffers, layers and optimisers; and classes of your own that your program has imported already.
+    device: th.device | str
+    custom_objects: dict[str, Any] | None
+    print_system_info: bool
+    force_reset: bool
+    trusted: bool
+    max_bytes: int
 
-        :param path: the file, with or without ``.zip``, or an open one
-        :param env: the environment to go on with; ``None`` for a model that only predicts
-        :param device: device of the networks
-        :param custom_objects: settings to take instead of the file's, which are then not even read
-        :param print_system_info: whether to print the file's system and this one
-        :param force_reset: whether ``learn`` begins with a reset of the environment
-        :param trusted: read whatever the file holds, as SB3 does, which runs code from it
-        :param max_bytes: what the file may take in memory once unpacked, in bytes
-        :param kwargs: arguments of the algorithm to change
-        :return: the model
-        :raises UnsafeFileError: for a file that would run code, write somewhere, or take more memory than ``max_bytes``
-        :raises ModelFileError: for a file that is damaged or does not fit together
-        :raises ValueError: if the environment's spaces are not the model's
-        """
-        if print_system_info:
-            print("== CURRENT SYSTEM INFO ==")
-            get_system_info()
-        if trusted:
-            contents = _read_as_sb3(path, device, custom_objects, print_system_info)
-        else:
-            contents = read_model(path, cls, device, custom_objects, True, max_bytes, print_system_info)
-        data = contents.data
-        _settle_policy_kwargs(data, kwargs)
-        if env is not None:
-            env = cls._wrap_env(env, data.get("verbose", 0))
-            check_for_correct_spaces(env, data["observation_space"], data["action_space"])
-            if force_reset:
-                data["_last_obs"] = None
-            data["n_envs"] = env.num_envs
-        else:
-            env = data.get("env")
-        try:
-            model = cls(policy=data["policy_class"], env=env, device=device, _init_setup_model=False)  # type: ignore[call-arg,arg-type]
-            model.__dict__.update(data)
-            model.__dict__.update(kwargs)
-            model._setup_model()
-        except (ArgumentError, MemoryError):
+
+def load_model(
+    model_class: type[Model], path: ModelPath, env: GymEnv | None, options: LoadOptions, changes: dict[str, Any]
+) -> Model:
+    """
+    Load a model that this class, or SB3's DDPG or TD3, has saved. No code from the file is run: it may hold numbers,
+    arrays, weights, spaces, and the classes that SB3, the RL Zoo, this package and torch have for schedules, noises,
+    buffers, layers and optimizers; and classes of your own that your program has imported already.
+
+    :param path: the file, with or without ``.zip``, or an open one
+    :param env: the environment to continue with; ``None`` for a model that only predicts
+    :param device: device of the networks
+    :param custom_objects: settings to take instead of the file's, which are then not even read
+    :param print_system_info: whether to print the file's system and this one
+    :param force_reset: whether ``learn`` begins with a reset of the environment
+    :param trusted: read whatever the file holds, as SB3 does, which runs code from it
+    :param max_bytes: what the file may take in memory once unpacked, in bytes
+    :param kwargs: arguments of the algorithm to change
+    :return: the model
+    :raises UnsafeFileError: for a file that would run code, write somewhere, or take more memory than ``max_bytes``
+    :raises ModelFileError: for a file that is damaged or does not fit together
+    :raises ValueError: if the environment's spaces are not the model's
+    """
+    contents = _read_contents(path, model_class, options)
+    data = contents.data
+    _settle_policy_kwargs(data, changes)
+    if env is not None:
+        env = model_class._wrap_env(env, data.get("verbose", 0))
+        check_for_correct_spaces(env, data["observation_space"], data["action_space"])
+        if options.force_reset:
+            data["_last_obs"] = None
+        data["n_envs"] = env.num_envs
+    else:
+        env = data.get("env")
+    try:
+        model = model_class(policy=data["policy_class"], env=env, device=options.device, _init_setup_model=False)  # type: ignore[call-arg,arg-type]
+        vars(model).update(data)
+        vars(model).update(changes)
+        model._setup_model()
+    except (ArgumentError, MemoryError):
+        raise
+    except Exception as error:
+        if options.trusted:
             raise
-        except Exception as error:
-            if trusted:
-                raise
-            reason = f"no model can be built of its settings ({type(error).__name__}: {str(error)[:300]})"
-            raise ModelFileError(path, reason, "data") from error
-        model._take_parameters(contents.params, path, True, device)
-        return model
+        reason = f"no model can be built from its settings ({type(error).__name__}: {str(error)[:300]})"
+        raise ModelFileError(path, reason, "data") from error
+    check_parameters(_parameter_owners(model), contents.params, path, exact=True)
+    model.set_parameters(contents.params, exact_match=True, device=options.device)
+    return model
 
-    def set_parameters(
-        self,
-        load_path_or_dict: Any,
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-        max_bytes: int = MAX_BYTES,
-    ) -> None:
-        """
-        Take weights and optimiser states from a model's file, or from what :meth:`get_parameters` returned.
 
-        :param load_path_or_dict: the file (path or open), or the states by name
-        :param exact_match: whether every state must be there
-        :param device: device that the tensors are read to
-        :param max_bytes: what the file may take in memory once unpacked, in bytes
-        :raises ModelFileError: for a file that is damaged, or whose weights are not of the policy's shapes and dtypes
-        """
-        if isinstance(load_path_or_dict, dict):
-            super().set_parameters(load_path_or_dict, exact_match, device)
-            return
-        contents = read_model(load_path_or_dict, type(self), device, load_data=False, max_bytes=max_bytes)
-        self._take_parameters(contents.params, load_path_or_dict, exact_match, device)
+def read_parameters(
+    model: OffPolicyAlgorithm, load_path_or_dict: Any, exact_match: bool, device: th.device | str, max_bytes: int
+) -> dict[str, Any]:
+    """
+    Take weights and optimizer states from a model's file, or from what :meth:`get_parameters` returned.
 
-    def _take_parameters(self, params: dict[str, Any], path: Any, exact: bool, device: th.device | str) -> None:
-        owners = {name: recursive_getattr(self, name) for name in self._get_torch_save_params()[0]}
-        check_parameters(owners, params, path, exact)
-        super().set_parameters(params, exact, device)
+    :param load_path_or_dict: the file (path or open), or the states by name
+    :param exact_match: whether every state must be there
+    :param device: device that the tensors are read to
+    :param max_bytes: what the file may take in memory once unpacked, in bytes
+    :raises ModelFileError: for a file that is damaged, or whose weights are not of the policy's shapes and dtypes
+    """
+    if isinstance(load_path_or_dict, dict):
+        return load_path_or_dict
+    contents = read_model(load_path_or_dict, type(model), device, load_data=False, max_bytes=max_bytes)
+    check_parameters(_parameter_owners(model), contents.params, load_path_or_dict, exact_match)
+    return contents.params
 
-    def load_replay_buffer(self, path: ModelPath, truncate_last_traj: bool = True, trusted: bool = False) -> None:
-        """
-        Load a replay buffer that ``save_replay_buffer`` has written, without running code from the file.
 
-        :param path: the file, with or without ``.pkl``, or an open one
-        :param truncate_last_traj: with ``HerReplayBuffer``, whether the episode under way ends there
-        :param trusted: read whatever the file holds, as SB3 does, which runs code from it
-        :raises UnsafeFileError: for a file that would run code
-        :raises ModelFileError: for a file that is damaged, or a buffer that is not of this model's spaces
-        """
-        buffer = read_pickle(path, self.verbose, trusted)
-        if not trusted:
-            try:
-                _check_buffer(buffer, self, path)
-            except AttributeError as error:
-                raise ModelFileError(path, f"it is no whole replay buffer ({error})") from error
-        if isinstance(buffer, HerReplayBuffer):
-            assert self.env is not None, "You must pass an environment at load time when using `HerReplayBuffer`"
-            buffer.set_env(self.env)
-            if truncate_last_traj:
-                buffer.truncate_last_trajectory()
-        buffer.device = self.device
-        self.replay_buffer = buffer
+@contextmanager
+def whole_model_file(path: ModelPath) -> Iterator[io.BufferedIOBase]:
+    """
+    Save the model as a zip file, which SB3 and RL Zoo read as well. The file is whole or absent: it is written to a
+    temporary file first.
+
+    :param path: the file, to which ``.zip`` is added if it has no suffix, or an open file
+    :param exclude: attributes to leave out besides those that always are
+    :param include: attributes to save though they would be left out
+    :raises OSError: if it cannot be written; what was there before is untouched
+    """
+    if not isinstance(path, (str, Path)):
+        yield path
+        return
+    target = Path(path) if Path(path).suffix else Path(f"{path}.zip")
+    if target.is_dir():
+        # SB3's way out.
+        target = Path(f"{target}_2")
+    with whole_file(target) as file:
+        yield cast("io.BufferedIOBase", file)
+
+
+def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = True, trusted: bool = False) -> None:
+    """
+    Load a replay buffer that ``save_replay_buffer`` has written, without running code from the file.
+
+    :param path: the file, with or without ``.pkl``, or an open one
+    :param truncate_last_traj: with ``HerReplayBuffer``, whether the episode under way ends there
+    :param trusted: read whatever the file holds, as SB3 does, which runs code from it
+    :raises UnsafeFileError: for a file that would run code
+    :raises ModelFileError: for a file that is damaged, or a buffer that is not of this model's spaces
+    """
+    buffer = read_pickle(path, model.verbose, trusted)
+    if not trusted:
+        try:
+            _check_buffer(buffer, model, path)
+        except AttributeError as error:
+            raise ModelFileError(path, f"it is no whole replay buffer ({error})") from error
+    if isinstance(buffer, HerReplayBuffer):
+        assert model.env is not None, "You must pass an environment at load time when using `HerReplayBuffer`"
+        buffer.set_env(model.env)
+        if truncate_last_traj:
+            buffer.truncate_last_trajectory()
+    buffer.device = model.device
+    model.replay_buffer = buffer
+
+
+def _parameter_owners(model: OffPolicyAlgorithm) -> dict[str, Any]:
+    """The networks and optimizers by the names that a file has for them."""
+    return {name: recursive_getattr(model, name) for name in model._get_torch_save_params()[0]}
+
+
+def _read_contents(path: Any, model_class: type, options: LoadOptions) -> ModelContents:
+    device, custom_objects, print_system_info, _, trusted, max_bytes = options
+    if print_system_info:
+        print("== CURRENT SYSTEM INFO ==")
+        get_system_info()
+    if trusted:
+        return _read_as_sb3(path, device, custom_objects, print_system_info)
+    return read_model(path, model_class, device, custom_objects, True, max_bytes, print_system_info)
 
 
 def _read_as_sb3(path: Any, device: Any, custom_objects: dict[str, Any] | None, print_system_info: bool) -> ModelContents:
@@ -170,7 +195,7 @@ def _settle_policy_kwargs(data: dict[str, Any], kwargs: dict[str, Any]) -> None:
         )
 
 
-def _check_buffer(buffer: Any, model: SafeLoading, path: Any) -> None:
+def _check_buffer(buffer: Any, model: OffPolicyAlgorithm, path: Any) -> None:
     if not isinstance(buffer, ReplayBuffer):
         raise ModelFileError(path, f"it holds {type(buffer).__name__} and no replay buffer")
     for name in ("observation_space", "action_space"):

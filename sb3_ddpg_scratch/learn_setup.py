@@ -1,0 +1,89 @@
+"""What happens at the beginning of ``learn``: noise, checks of the first outputs, and continuing an interrupted one."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_ddpg_scratch.environment_check import checked_outputs
+from sb3_ddpg_scratch.noise import VectorNoise
+from sb3_ddpg_scratch.replay import PackedReplayBuffer
+
+
+class InterruptedLearn(NamedTuple):
+    """
+    The ``learn`` that a resumed model continues.
+
+    :param total_timesteps: ``num_timesteps`` at which it was to end
+    :param first_timestep: ``num_timesteps`` at which it had begun
+    :param elapsed_ns: nanoseconds that it had taken
+    :param restore: puts back what the beginning of a ``learn`` changes, its callback included
+    """
+
+    total_timesteps: int
+    first_timestep: int
+    elapsed_ns: int
+    restore: Callable[[BaseCallback], None]
+
+
+@contextmanager
+def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
+    """
+    Around SB3's ``_setup_learn``: the noise is ours to restart, and the outputs of a reset are checked.
+
+    Yields whether time steps are counted from 0, which a resumed model's are not.
+    """
+    assert model.env is not None, "no environment: call set_env() before learn()"
+    reset_num_timesteps = reset_num_timesteps and model._interrupted_learn is None
+    resets = model._last_obs is None or reset_num_timesteps
+    buffer, noise = model.replay_buffer, model.action_noise
+    packed = isinstance(buffer, PackedReplayBuffer)
+    if resets and packed:
+        buffer.truncate_last_trajectory()
+    if model._interrupted_learn is not None:
+        # The noise continues where it was.
+        model.action_noise = None
+    elif isinstance(noise, VectorNoise):
+        # SB3 resets the noise at every learn() and copies it for each environment; ours needs neither.
+        noise.set_n_envs(model.env.num_envs)
+        if reset_num_timesteps:
+            noise.restart()
+        model.action_noise = None
+    elif hasattr(noise, "base_noise") and (model.env.num_envs == 1 or noise.n_envs != model.env.num_envs):
+        # Vectorized for another number of environments, by an earlier learn(): SB3 vectorizes its base anew.
+        model.action_noise = noise.base_noise
+    model._outputs_checked = False
+    try:
+        with ExitStack() as stack:
+            if resets:
+                stack.enter_context(checked_outputs(model.env, "reset"))
+            if model.optimize_memory_usage and packed and buffer.handle_timeout_termination:
+                # SB3 warns of what only its own buffer loses.
+                stack.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", "The last trajectory in the replay buffer will be truncated")
+            yield reset_num_timesteps
+    finally:
+        if model.action_noise is None:
+            model.action_noise = noise
+
+
+def continue_interrupted(model: Any, total_timesteps: int, callback: BaseCallback) -> None:
+    """If the model was resumed, make the ``learn`` that begins the rest of the interrupted one."""
+    interrupted: InterruptedLearn | None = model._interrupted_learn
+    if interrupted is None:
+        return
+    model._interrupted_learn = None
+    model._num_timesteps_at_start = interrupted.first_timestep
+    model._total_timesteps = interrupted.first_timestep + total_timesteps
+    if model._total_timesteps != interrupted.total_timesteps:
+        warnings.warn(
+            f"The interrupted learn() was to make {interrupted.total_timesteps - interrupted.first_timestep} steps, "
+            f"{model.num_timesteps - interrupted.first_timestep} of which were made. This one, with "
+            f"total_timesteps={total_timesteps}, ends after {total_timesteps} of them, and schedules follow that number.",
+            stacklevel=4,
+        )
+    interrupted.restore(callback)
+    model.start_time = time.time_ns() - interrupted.elapsed_ns

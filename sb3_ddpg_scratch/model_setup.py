@@ -1,0 +1,94 @@
+"""What ``ScratchDDPG`` does to build its parts: buffers, updater, and what SB3's own models bring."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+
+from sb3_ddpg_scratch.noise import VectorNoise, make_noise
+from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer, packable
+from sb3_ddpg_scratch.updates import UpdaterChoice
+from sb3_ddpg_scratch.validation import check_action_space
+
+POLICIES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": MlpPolicy,
+    "CnnPolicy": CnnPolicy,
+    "MultiInputPolicy": MultiInputPolicy,
+}
+_STATISTICS = tuple(f"{network}_batch_norm_stats{suffix}" for network in ("actor", "critic") for suffix in ("", "_target"))
+
+
+def make_checked_env(env: Any, verbose: int) -> Any:
+    """The environment, made if it is given by its id; its action space has to be one that DDPG can act in."""
+    if env is not None:
+        env = maybe_make_env(env, verbose)
+        check_action_space(env.action_space)
+    return env
+
+
+def is_sb3_policy(policy_class: type) -> bool:
+    """Whether it is a policy of SB3's TD3 and DDPG."""
+    return policy_class.__module__ == "stable_baselines3.td3.policies"
+
+
+def adopt_sb3_model(model: Any) -> None:
+    """Make what SB3's DDPG or TD3 saved ours: their policy and buffer classes, and no copies of batch-norm statistics."""
+    if is_sb3_policy(model.policy_class):
+        # What TD3 does not save.
+        model.policy_kwargs = {"n_critics": 2} | model.policy_kwargs
+        model.policy_class = POLICIES.get(model.policy_class.__name__, MlpPolicy)
+        if model.replay_buffer_class in (ReplayBuffer, NStepReplayBuffer):
+            # SB3 writes its own choice into the file.
+            model.replay_buffer_class = None
+    if isinstance(model.train_freq, list):
+        model.train_freq = tuple(model.train_freq)
+    for name in _STATISTICS:
+        vars(model).pop(name, None)
+
+
+@contextmanager
+def own_noise_and_buffer(model: Any) -> Iterator[None]:
+    """Around SB3's ``_setup_model``: make the noise, and the replay buffer where packed rows suit."""
+    noise, model.action_noise = make_noise(model.action_noise, model.action_space.shape or ()), None
+    # The reference samples from SB3's own buffer.
+    packed = model.replay_buffer_class is None and model.updater != "autograd" and packable(model.observation_space)
+    if packed and model.replay_buffer is None:
+        model.replay_buffer = _make_packed_buffer(model)
+    yield
+    if packed:
+        # Still our choice to make when the model is loaded.
+        model.replay_buffer_class = None
+    model.action_noise = noise
+    if isinstance(noise, VectorNoise) and model.seed is not None:
+        noise.seed_from(model.seed, overwrite=False)
+
+
+def set_up_critic_learning_rate(model: Any) -> None:
+    """Make the schedule of ``qf_learning_rate``, if there is one, and begin with its first value."""
+    model.qf_lr_schedule = None if model.qf_learning_rate is None else FloatSchedule(model.qf_learning_rate)
+    update_learning_rate(model.policy.critic.optimizer, model._learning_rates(1.0)[1])
+
+
+def _make_packed_buffer(model: Any) -> PackedReplayBuffer:
+    arguments = (model.buffer_size, model.observation_space, model.action_space, model.device, model.n_envs)
+    kwargs = {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs
+    if model.n_steps > 1:
+        return PackedNStepReplayBuffer(*arguments, **kwargs | {"n_steps": model.n_steps, "gamma": model.gamma})
+    return PackedReplayBuffer(*arguments, **kwargs)
+
+
+def make_updater(model: Any) -> UpdaterChoice:
+    """The updater of the model's networks; says at once if it is not the one that was asked for."""
+    choice, networks = UpdaterChoice(model.updater), model._networks()
+    objection = choice.objection(networks)
+    if model.updater == "auto":
+        choice.expect(objection)
+    name = choice.pick(networks).name
+    if objection is not None and model.verbose >= 1:
+        print(f"Using the {name!r} updater, since {objection}.")
+    return choice
