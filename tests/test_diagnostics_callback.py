@@ -305,7 +305,7 @@ def test_a_disk_that_cannot_be_written_to_does_not_end_the_training(tmp_path, ca
         raise OSError(28, "No space left on device")
 
     callback = DiagnosticsCallback(tmp_path, **FINE)
-    monkeypatch.setattr("sb3_ddpg_scratch.diagnostics.recording.RecordingWriter.write", full)
+    monkeypatch.setattr("sb3_ddpg_scratch.diagnostics.recording_writer.RecordingWriter.write", full)
     monkeypatch.setattr("sb3_ddpg_scratch.diagnostics.probes.write_whole", full)
     assert build().learn(100, callback=callback).num_timesteps == 100
     assert capfd.readouterr().err.count("No space left on device") == 1

@@ -12,9 +12,9 @@ from sb3_ddpg_scratch import ScratchDDPG
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
 from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_return
 from sb3_ddpg_scratch.diagnostics.overestimation import compare_episode, discounted_returns, evaluate
-from sb3_ddpg_scratch.diagnostics.reading import COLUMNS, Recording
-from sb3_ddpg_scratch.diagnostics.summary import in_words, moving_average, summarize
-from sb3_ddpg_scratch.page.words import duration, number
+from sb3_ddpg_scratch.diagnostics.recording_reader import COLUMNS, Recording
+from sb3_ddpg_scratch.diagnostics.run_summary import in_words, moving_average, summarize
+from sb3_ddpg_scratch.report.formatting import duration, number
 
 
 def test_discounted_returns_in_closed_form():

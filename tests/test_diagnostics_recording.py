@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sb3_ddpg_scratch.diagnostics.probes import ProbeStates, distinct
-from sb3_ddpg_scratch.diagnostics.reading import UnreadableRecordingError, read_recording
-from sb3_ddpg_scratch.diagnostics.recording import FORMAT, RecordingWriter, encode, plain
+from sb3_ddpg_scratch.diagnostics.recording_reader import UnreadableRecordingError, read_recording
+from sb3_ddpg_scratch.diagnostics.recording_writer import FORMAT, RecordingWriter, encode
+from sb3_ddpg_scratch.json_values import plain
 
 
 def record(folder, episodes=5, resume_at=None, first=0):
