@@ -163,6 +163,28 @@ def test_phone_and_dark_mode(made, open_page, scheme):
     wait_until(page, f"getComputedStyle(document.querySelector('#plot-critic_loss path.js-line')).stroke !== '{before}'")
 
 
+OVERLAPS = """[...document.querySelectorAll('.plot')].map((plot) => {
+  const bar = plot.querySelector('.modebar').getBoundingClientRect();
+  const parts = [...plot.querySelectorAll('.nsewdrag, .annotation, .colorbar')].map((part) => part.getBoundingClientRect());
+  const below = parts.filter((part) => part.width && part.top < bar.bottom && part.right > bar.left);
+  const opacity = Number(getComputedStyle(plot.querySelector('.modebar-group')).opacity);
+  return [plot.id, bar.height, bar.width, plot.getBoundingClientRect().top <= bar.top, below.length, opacity];
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_on_a_touch_screen_the_toolbar_stands_above_the_plot(made, open_page, width):
+    page = open_page(made.path, width, touch=True)
+    page.tap("#plot-return .nsewdrag")
+    for name, height, across, inside, overlaps, opacity in page.evaluate(OVERLAPS):
+        assert height > 15, name
+        assert 50 < across < width, name
+        assert inside, name
+        assert overlaps == 0, name
+        assert opacity > 0, name
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_command(runs, tmp_path):
     out = tmp_path / "deep" / "page.html"
     result = CliRunner().invoke(app, ["report", str(runs / "td3"), "--out", str(out)])

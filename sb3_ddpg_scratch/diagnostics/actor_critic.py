@@ -1,7 +1,7 @@
 """
 Measuring the networks of any off-policy actor-critic with continuous actions: ours, SB3's DDPG, TD3 and SAC.
 
-The TD target and the losses are written here once more than in the updates, for every algorithm that can be recorded.
+Besides the updates, this is the one place with the TD target and the losses, for every algorithm that can be recorded.
 """
 
 from typing import Any
@@ -132,13 +132,6 @@ class ActorCritic:
     def _entropy_coefficient(self) -> th.Tensor:
         logarithm = getattr(self.model, "log_ent_coef", None)
         return self.model.ent_coef_tensor if logarithm is None else logarithm.detach().exp()
-
-    def optimizer_epsilon(self) -> float:
-        """The epsilon of the actor's Adam; 1e-8 for other optimizers."""
-        return float(self.model.actor.optimizer.param_groups[0].get("eps", 1e-8))
-
-    def actor_size(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.actor.parameters())
 
 
 def gradient_norm(loss: th.Tensor, network: th.nn.Module) -> th.Tensor:

@@ -149,7 +149,9 @@ class DiagnosticsCallback(BaseCallback):
             print(f"Diagnostics are recorded in {self._writer.path}")
 
     def _begin_run(self) -> None:
-        self._watch = DivergenceWatch(self._networks.actor_size(), self._networks.optimizer_epsilon())
+        actor = self._networks.model.actor
+        epsilon = float(actor.optimizer.param_groups[0].get("eps", 1e-8))
+        self._watch = DivergenceWatch(sum(parameter.numel() for parameter in actor.parameters()), epsilon)
         self._largest_reward = 0.0
         self._episodes = 0
         # A model that was trained before has made updates that are not this run's.

@@ -1,8 +1,9 @@
 """Looking at a model during training without changing what follows."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_ddpg_scratch.checkpoint.generators import capture_generators, restore_generators
 
-_OWN_GENERATORS = (np.random.Generator, np.random.RandomState, th.Generator)
+_GENERATORS = (np.random.Generator, np.random.RandomState, th.Generator)
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def isolated(model: OffPolicyAlgorithm, seed: int) -> Iterator[None]:
     # Between two trainings hardly any module is in training mode, and asking each of them for it would take longest.
     in_training = [module for module in model.policy.modules() if module.training]
     states = capture_generators(model.device)
-    own = [(value, _state_of(value)) for value in vars(model.replay_buffer).values() if isinstance(value, _OWN_GENERATORS)]
+    own = [_restorer(value) for value in vars(model.replay_buffer).values() if isinstance(value, _GENERATORS)]
     random.seed(seed)
     np.random.seed(seed)
     th.default_generator.manual_seed(seed)
@@ -36,16 +37,11 @@ def isolated(model: OffPolicyAlgorithm, seed: int) -> Iterator[None]:
         for module in in_training:
             module.training = True
         restore_generators(states, model.device)
-        for generator, state in own:
-            _set_state(generator, state)
+        for restore in own:
+            restore()
 
 
-def _state_of(generator: Any) -> Any:
-    return generator.bit_generator.state if isinstance(generator, np.random.Generator) else generator.get_state()
-
-
-def _set_state(generator: Any, state: Any) -> None:
+def _restorer(generator: Any) -> Callable[[], None]:
     if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    else:
-        generator.set_state(state)
+        return partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+    return partial(generator.set_state, generator.get_state())

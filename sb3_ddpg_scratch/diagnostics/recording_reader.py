@@ -92,12 +92,12 @@ def read_recording(folder: Path) -> Recording:
 
     :param folder: a run's folder, or a recording itself
     :return: what could be read
-    :raises UnreadableRecordingError: if there is no recording, it is has another format, or its header is torn
+    :raises UnreadableRecordingError: if there is no recording, it has another format, or its header is torn
     """
     path = find_recording(folder)
     header = read_header(path)
     lines = path.read_bytes().split(b"\n")
-    records: list[tuple[int, dict[str, Any]]] = []
+    records: list[dict[str, Any]] = []
     skipped: dict[int, str] = {}
     last_written = max((number for number, line in enumerate(lines, 1) if line.strip()), default=1)
     for number, line in enumerate(lines[1:], 2):
@@ -111,10 +111,9 @@ def read_recording(folder: Path) -> Recording:
             continue
         if record["kind"] == "resumed":
             # The run continued from an earlier step: what came after that step was made again.
-            records = [(at, earlier) for at, earlier in records if earlier["step"] <= record["step"]]
-            records = [(at, earlier) for at, earlier in records if earlier["kind"] != "end"]
-        records.append((number, record))
-    recording = _assemble(path, header, [record for _, record in records], skipped)
+            records = [kept for kept in records if kept["step"] <= record["step"] and kept["kind"] != "end"]
+        records.append(record)
+    recording = _assemble(path, header, records)
     recording.problems = [f"{path}, line {number}: {reason}; skipped." for number, reason in _shortened(skipped)]
     return recording
 
@@ -181,7 +180,7 @@ def _check_probes(record: dict[str, Any]) -> None:
         plane["dimensions"] = (int(first), int(second))
 
 
-def _assemble(path: Path, header: dict[str, Any], records: list[dict[str, Any]], skipped: dict[int, str]) -> Recording:
+def _assemble(path: Path, header: dict[str, Any], records: list[dict[str, Any]]) -> Recording:
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         by_kind.setdefault(record["kind"], []).append(record)

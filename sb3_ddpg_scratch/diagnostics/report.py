@@ -22,14 +22,7 @@ LARGEST_INLINE_GIF = 4_000_000
 
 @dataclass
 class Report:
-    """
-    What :func:`write_report` made.
-
-    :param path: the page
-    :param runs: labels of the runs drawn
-    :param videos: animated GIFs beside it
-    :param problems: what could not be read or made, in sentences
-    """
+    """The page, the labels of the runs drawn, the GIFs beside it, and what could not be read or made, in sentences."""
 
     path: Path
     runs: list[str] = field(default_factory=list)

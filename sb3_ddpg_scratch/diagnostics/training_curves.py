@@ -38,70 +38,47 @@ class Run(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A figure of columns of the measurements: for each its name and its line's dash."""
+    """A figure of columns of the measurements, by the names of their lines: the first is solid, the second dashed."""
 
     section: str
     title: str
     note: str
-    columns: dict[str, tuple[str, str]]
+    columns: dict[str, str]
     axis_title: str
     axis: dict[str, Any]
 
 
 _LOG = {"type": "log", "exponentformat": "power"}
-_FROM_ZERO = {"rangemode": "tozero"}
-_NORMS = {"critic_grad_norm": ("critic", "solid"), "actor_grad_norm": ("actor", "dash")}
+_ZERO = {"rangemode": "tozero"}
+_PERCENT = _ZERO | {"tickformat": ".0%"}
+_NORMS = {"critic": "critic_grad_norm", "actor": "actor_grad_norm"}
+_SHARE = "share of action components"
 PANELS = (
-    Panel("Critic", "TD error", "Mean of |Q − target|.", {"td_error": ("TD error", "solid")}, "|Q − y|", _LOG),
-    Panel(
-        "Critic",
-        "Critic loss",
-        "Squared TD error, summed over critics.",
-        {"critic_loss": ("critic loss", "solid")},
-        "loss",
-        _LOG,
-    ),
-    Panel(
-        "Actor",
-        "Actor loss",
-        "−Q(s, μ(s)): it falls as the critic promises more.",
-        {"actor_loss": ("actor loss", "solid")},
-        "loss",
-        {},
-    ),
+    Panel("Critic", "TD error", "Mean of |Q − target|.", {"TD error": "td_error"}, "|Q − y|", _LOG),
+    Panel("Critic", "Critic loss", "Squared TD error, summed over critics.", {"critic loss": "critic_loss"}, "loss", _LOG),
+    Panel("Actor", "Actor loss", "−Q(s, μ(s)): it falls as Q rises.", {"actor loss": "actor_loss"}, "loss", {}),
     Panel("Actor", "Gradient norms", "2-norms before clipping. Solid: critic. Dashed: actor.", _NORMS, "norm", _LOG),
-    Panel(
-        "Actor",
-        "Saturated actions",
-        "Beyond 0.99 of the bound, without noise.",
-        {"saturated": ("saturated", "solid")},
-        "share of action components",
-        _FROM_ZERO | {"tickformat": ".0%"},
-    ),
-    Panel("Actor", "Action noise", "Sigma in normalized action units.", {"sigma": ("sigma", "solid")}, "sigma", _FROM_ZERO),
+    Panel("Actor", "Saturated actions", "Beyond 0.99 of the bound, noise-free.", {"saturated": "saturated"}, _SHARE, _PERCENT),
+    Panel("Actor", "Action noise", "Sigma in normalized action units.", {"sigma": "sigma"}, "sigma", _ZERO),
 )
 
 
 def training_curves(runs: Sequence[Run]) -> list[Figure]:
-    return [
-        learning_curve(runs),
-        q_against_targets(runs),
-        overestimation(runs),
-        *(_panel_figure(runs, panel) for panel in PANELS),
-    ]
+    panels = [_panel_figure(runs, panel) for panel in PANELS]
+    return [learning_curve(runs), q_against_targets(runs), overestimation(runs), *panels]
 
 
 def _panel_figure(runs: Sequence[Run], panel: Panel) -> Figure:
     traces = []
     for run in runs:
         table = run.recording.tables["update"]
-        for column, (name, dash) in panel.columns.items():
+        for dash, (name, column) in zip(("solid", "dash"), panel.columns.items(), strict=False):
             if np.isfinite(table[column]).any():
                 traces.append(run.line(table["step"], table[column], name, dash))
-    axis = panel.axis
+    columns, axis = list(panel.columns.values()), panel.axis
     if axis is _LOG:
-        axis = axis | _ticks([run.recording.tables["update"][column] for run in runs for column in panel.columns])
-    return _figure(next(iter(panel.columns)), (panel.section, panel.title, panel.note), traces, panel.axis_title, axis)
+        axis = axis | _ticks([run.recording.tables["update"][column] for run in runs for column in columns])
+    return _figure(columns[0], (panel.section, panel.title, panel.note), traces, panel.axis_title, axis)
 
 
 def _figure(

@@ -1,7 +1,7 @@
 """
 One noise-free episode as an animated GIF, played by an actor whose weights are read as data.
 
-SB3's VecVideoRecorder writes MP4 files, which the report could not embed at this size.
+SB3's VecVideoRecorder writes MP4 files at full size; the report embeds a small GIF.
 """
 
 import io
@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
@@ -29,12 +28,7 @@ FRAMES_PER_SECOND = 20
 MOST_STEPS = 5000
 
 # SB3's DDPG and TD3 name their actors' parameters as ours does: ScratchDDPG can play for them.
-ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {
-    "ScratchDDPG": ScratchDDPG,
-    "DDPG": ScratchDDPG,
-    "TD3": ScratchDDPG,
-    "SAC": SAC,
-}
+ALGORITHMS: dict[str, Any] = dict.fromkeys(("ScratchDDPG", "DDPG", "TD3"), ScratchDDPG) | {"SAC": SAC}
 
 
 class VideoError(RuntimeError):
@@ -101,7 +95,7 @@ def _build(header: dict[str, Any], env: gym.Env, weights: dict[str, th.Tensor]) 
         raise VideoError("The policy has parts of the user's own, which cannot be built from weights alone.")
     try:
         kwargs = {key: _named(value) for key, value in policy["kwargs"].items()}
-        model = algorithm(policy["name"], env, policy_kwargs=kwargs, buffer_size=1, device="cpu")  # type: ignore[call-arg]
+        model = algorithm(policy["name"], env, policy_kwargs=kwargs, buffer_size=1, device="cpu")
         model.actor.load_state_dict(weights)
     except Exception as error:
         raise VideoError(f"The weights do not fit the policy that the recording describes ({error}).") from error

@@ -18,19 +18,9 @@ Trace = dict[str, Any]
 class Figure:
     """
     Colors are names like ``theme:run0``, which the page resolves so that figures follow the reader's light or dark mode.
-
-    :param name: its id in the page
-    :param section: the section it belongs to
-    :param title: its heading
-    :param note: what it shows
-    :param traces: Plotly traces; ``meta`` may hold the number of the arm that a trace belongs to
-    :param layout: Plotly layout, where it differs from the theme
-    :param wide: whether it spans the page
-    :param height: height of its plot in pixels; 0 for the default
-    :param env: the environment it is about; empty for all
-    :param steps: environment steps of the snapshots that the slider selects; empty if the slider does not change it
-    :param frames: for each of them the traces that change, as pairs of a trace's index and its ``z``
-    :param cursor: whether the layout's first shape marks the selected snapshot's step
+    In traces, ``meta`` may hold the number of the arm that a trace belongs to. A figure with an ``env`` is shown when that
+    environment is selected. Of ``steps``, a slider selects one; ``frames`` has for each the traces that change, as pairs of
+    a trace's index and its ``z``; with ``cursor``, the layout's first shape marks the selected step.
     """
 
     name: str

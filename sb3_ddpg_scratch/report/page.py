@@ -23,14 +23,8 @@ _TEMPLATES.filters |= {"number": number, "percent": percent, "color_style": colo
 
 def render(package: str, template: str, figures: Sequence[Figure], **parts: Any) -> str:
     """
-    Render a page.
-
-    :param package: "diagnostics" or "compare", whose ``page.css`` and ``page.js`` follow the shared ones
-    :param template: "report/base.html" or one that extends it
-    :param figures: what the package's script draws
-    :param parts: the template's variables; plain text unless it is ``Markup``
-    :return: the page
-    :raises ArgumentError: if Plotly is not installed
+    The page of a package ("diagnostics" or "compare"), whose ``page.css`` and ``page.js`` follow the shared ones. The
+    template is "report/base.html" or extends it; its variables, ``parts``, are plain text unless they are ``Markup``.
     """
     try:
         from plotly.offline import get_plotlyjs

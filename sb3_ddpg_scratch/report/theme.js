@@ -38,6 +38,7 @@ const theme = (() => {
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: color("muted") },
       hoverlabel: { bgcolor: color("panel"), bordercolor: color("edge"), font: { color: color("text"), size: 12 }, namelength: -1 },
       coloraxis: { colorbar: { tickcolor: color("edge") } },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: color("muted"), activecolor: color("text") },
     } };
   }
 
