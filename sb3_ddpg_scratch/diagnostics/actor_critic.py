@@ -11,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.errors import ArgumentError
 
@@ -50,11 +51,12 @@ class ActorCritic:
         """The smallest value of any critic, which the targets are made of, shape ``(batch,)``."""
         return th.cat(self.model.critic(observations, actions), dim=1).min(dim=1).values
 
-    def value_of(self, observations: Any) -> tuple[np.ndarray, np.ndarray]:
+    def value_of(self, observations: Any, normalize: VecNormalize | None = None) -> tuple[np.ndarray, np.ndarray]:
         """
-        The normalized actions mu(s), shape ``(batch, action_dim)``, and Q(s, mu(s)), shape ``(batch,)``, for observations
-        as the environment returns them (normalized, where it is a VecNormalize).
+        The normalized actions mu(s), shape ``(batch, action_dim)``, and Q(s, mu(s)), shape ``(batch,)``. Observations that
+        ``normalize`` has not normalized yet come with it.
         """
+        observations = observations if normalize is None else normalize.normalize_obs(observations)
         with th.no_grad():
             tensors, _ = self.model.policy.obs_to_tensor(observations)
             actions = self.act(tensors)

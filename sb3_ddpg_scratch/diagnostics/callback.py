@@ -21,7 +21,7 @@ from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic, noise_sigma
 from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_return
 from sb3_ddpg_scratch.diagnostics.isolation import isolated
 from sb3_ddpg_scratch.diagnostics.overestimation import discounted_returns, evaluate, tail_value
-from sb3_ddpg_scratch.diagnostics.probes import STATES_PER_PROBE, ProbeStates, select
+from sb3_ddpg_scratch.diagnostics.probes import STATES_PER_PROBE, ProbeStates, for_each_part
 from sb3_ddpg_scratch.diagnostics.recording_reader import UnreadableRecordingError, read_header
 from sb3_ddpg_scratch.diagnostics.recording_writer import POLICY_FILE, RECORDING_FILE, RecordingWriter
 from sb3_ddpg_scratch.diagnostics.run_header import describe, observation_statistics
@@ -234,8 +234,9 @@ class DiagnosticsCallback(BaseCallback):
             self._followed = None
         if self._updates() > 0 and self.num_timesteps >= self._next_evaluation:
             self._next_evaluation = self.num_timesteps + self.eval_every
+            first = for_each_part(lambda part: part[:1], self.locals["new_obs"])
             with self._isolated():
-                self._promised = float(self._networks.value_of(select(self.locals["new_obs"], slice(0, 1)))[1][0])
+                self._promised = float(self._networks.value_of(first)[1][0])
             self._followed = []
 
     # --------------------------------------------------------------------------------------------------- Taking a look
@@ -268,9 +269,9 @@ class DiagnosticsCallback(BaseCallback):
             if value is not None:
                 self.logger.record(f"diagnostics/{name}", value)
         self.logger.record("diagnostics/diverging", len(self._watch.active))
-        for finding in findings:
-            self._write("warning", name=finding.name, text=finding.text)
-            print(f"Diverging, at environment step {self.num_timesteps}: {finding.text}", file=sys.stderr)
+        for name, text in findings.items():
+            self._write("warning", name=name, text=text)
+            print(f"Diverging, at environment step {self.num_timesteps}: {text}", file=sys.stderr)
 
     def _snapshot(self, now: int, last: bool) -> None:
         if self._probes is None and not self._holds_enough():
@@ -292,8 +293,7 @@ class DiagnosticsCallback(BaseCallback):
     def _draw_probe_states(self) -> ProbeStates:
         model = self._networks.model
         sample = model.replay_buffer.sample(STATES_PER_PROBE * self.probe_states, env=None).observations
-        is_dict = isinstance(sample, dict)
-        arrays = {key: part.cpu().numpy() for key, part in sample.items()} if is_dict else sample.cpu().numpy()
+        arrays = for_each_part(lambda part: part.cpu().numpy(), sample)
         action_dim = int(np.prod(model.action_space.shape))
         probes = ProbeStates.draw(arrays, self.probe_states, action_dim, model.observation_space)
         self._or_stop_recording(lambda: probes.save(self.out))

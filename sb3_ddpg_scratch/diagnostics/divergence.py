@@ -2,18 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 PERSISTENCE = 3
 """A sign counts when this many measurements in a row show it."""
 ALL_SATURATED = 0.99
-
-
-class Finding(NamedTuple):
-    """A sign by its name, and the sentences that describe it."""
-
-    name: str
-    text: str
 
 
 def largest_return(largest_reward: float, gamma: float) -> float:
@@ -38,8 +30,8 @@ class DivergenceWatch:
         self._streaks = {"q_beyond_bound": 0, "saturated": 0, "vanished_gradient": 0}
         self._q_before = 0.0
 
-    def look(self, numbers: Mapping[str, float], bound: float) -> list[Finding]:
-        """The new findings in a measurement; ``bound`` is :func:`largest_return`, 0 while every reward has been 0."""
+    def look(self, numbers: Mapping[str, float], bound: float) -> dict[str, str]:
+        """The new signs and their texts; ``bound`` is :func:`largest_return`, 0 while every reward has been 0."""
         q_size = numbers["q_abs_mean"]
         # A fresh critic may promise more than tiny rewards allow, but then its values shrink as it learns.
         shrinking = self._streaks["q_beyond_bound"] > 0 and q_size < self._q_before
@@ -58,7 +50,7 @@ class DivergenceWatch:
         fresh = sorted(self.active - self.said)
         self.said |= self.active
         details = {"bound": bound, "wrong": ", ".join(wrong)}
-        return [Finding(name, _TEXTS[name].format(**numbers, **details)) for name in fresh]
+        return {name: _TEXTS[name].format(**numbers, **details) for name in fresh}
 
 
 _TEXTS = {

@@ -14,7 +14,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
-from sb3_ddpg_scratch.diagnostics.probes import select
+from sb3_ddpg_scratch.diagnostics.probes import for_each_part
 
 LARGEST_TAIL_WEIGHT = 0.5
 
@@ -26,13 +26,6 @@ class Comparison(NamedTuple):
     discounted_return: float
     tail_weight: float
     states: int
-
-
-class Evaluation(NamedTuple):
-    """The comparison over all episodes, and the mean undiscounted return in the environment's units."""
-
-    comparison: Comparison
-    return_mean: float
 
 
 def discounted_returns(rewards: Sequence[float], gamma: float, tail_value: float = 0.0) -> np.ndarray:
@@ -55,10 +48,11 @@ def compare_episode(q_values: np.ndarray, rewards: Sequence[float], gamma: float
     return Comparison(q, obtained, weight, int(compared.sum()))
 
 
-def evaluate(networks: ActorCritic, env: VecEnv, episodes: int, normalize: VecNormalize | None) -> Evaluation:
+def evaluate(networks: ActorCritic, env: VecEnv, episodes: int, normalize: VecNormalize | None) -> tuple[Comparison, float]:
     """
     Play noise-free episodes in one environment (without VecNormalize) and compare Q along each with the discounted return
-    from there on. The training's VecNormalize scales observations, and the rewards that are compared with Q.
+    from there on. The training's VecNormalize scales observations, and the rewards that are compared with Q. Returns the
+    comparison and the mean return in the environment's units.
     """
     comparisons, returns = [], []
     observation: Any = env.reset()
@@ -68,7 +62,7 @@ def evaluate(networks: ActorCritic, env: VecEnv, episodes: int, normalize: VecNo
         returns.append(episode_return)
     states = [comparison.states for comparison in comparisons]
     q, obtained, weight = np.average(np.array(comparisons)[:, :3], axis=0, weights=states).tolist()
-    return Evaluation(Comparison(q, obtained, weight, sum(states)), float(np.mean(returns)))
+    return Comparison(q, obtained, weight, sum(states)), float(np.mean(returns))
 
 
 def _play(
@@ -80,7 +74,7 @@ def _play(
     scaled: list[float] = []
     done = False
     while not done:
-        actions, q_value = networks.value_of(observation if normalize is None else normalize.normalize_obs(observation))
+        actions, q_value = networks.value_of(observation, normalize)
         actions = networks.model.policy.unscale_action(actions).reshape(-1, *env.action_space.shape)  # type: ignore[misc]
         observation, reward, dones, infos = env.step(actions)
         q_values.append(float(q_value[0]))
@@ -98,9 +92,5 @@ def tail_value(networks: ActorCritic, info: dict[str, Any], normalize: VecNormal
     """
     if not info.get("TimeLimit.truncated", False):
         return None
-    last: Any = info["terminal_observation"]
-    batch = {key: np.asarray(value) for key, value in last.items()} if isinstance(last, dict) else np.asarray(last)
-    batch = select(batch, None)
-    if normalize is not None and not normalized:
-        batch = normalize.normalize_obs(batch)
-    return float(networks.value_of(batch)[1][0])
+    batch = for_each_part(lambda part: np.asarray(part)[None], info["terminal_observation"])
+    return float(networks.value_of(batch, None if normalized else normalize)[1][0])

@@ -111,14 +111,9 @@ def _states_figure(
 
 
 def _history(snapshots: Sequence[Snapshot], values: np.ndarray, what: str) -> Trace:
-    return {
-        "type": "heatmap",
-        "x": [snapshot.step for snapshot in snapshots],
-        "z": listed(values.T, 4),
-        "coloraxis": "coloraxis",
-        "name": what,
-        "hovertemplate": f"step %{{x:,}}<br>{what} %{{z:.4~g}}<extra></extra>",
-    }
+    steps = [snapshot.step for snapshot in snapshots]
+    hover = {"hovertemplate": f"step %{{x:,}}<br>{what} %{{z:.4~g}}<extra></extra>"}
+    return {"type": "heatmap", "name": what, "x": steps, "z": listed(values.T, 4), "coloraxis": "coloraxis"} | hover
 
 
 def _chosen(run: Run, order: np.ndarray, names: list[str]) -> Trace:
@@ -127,15 +122,8 @@ def _chosen(run: Run, order: np.ndarray, names: list[str]) -> Trace:
     if states is not None and len(states) == len(order):
         texts = [", ".join(f"{value:.3g}" for value in states[index][:8]) for index in order]
         texts = [f"state ({text}{', …' if states.shape[1] > 8 else ''})" for text in texts]
-    return {
-        "type": "heatmap",
-        "x": names,
-        "text": [[text] * len(names) for text in texts],
-        "xaxis": "x2",
-        "yaxis": "y",
-        "name": "at the slider",
-        "hovertemplate": "%{text}<br>%{x} %{z:.4~g}<extra></extra>",
-    }
+    hover = {"text": [[text] * len(names) for text in texts], "hovertemplate": "%{text}<br>%{x} %{z:.4~g}<extra></extra>"}
+    return {"type": "heatmap", "name": "at the slider", "x": names, "xaxis": "x2", "yaxis": "y"} | hover
 
 
 def plane_heatmap(run: Run, alone: bool) -> Figure | None:

@@ -1,6 +1,7 @@
 """Fixed probe states, and what the networks make of them as training continues."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ PLANE_MAX_DIMENSIONS = 8
 RECORDED_MAX_DIMENSIONS = 64
 
 
-def select(observations: Observations, index: Any) -> Observations:
-    """Part of a batch of observations."""
+def for_each_part(function: Callable[[Any], np.ndarray], observations: Any) -> Any:
+    """The function's result for the observations, or for each part of Dict observations."""
     if isinstance(observations, dict):
-        return {key: array[index] for key, array in observations.items()}
-    return observations[index]
+        return {key: function(part) for key, part in observations.items()}
+    return function(observations)
 
 
 def distinct(observations: Observations, count: int) -> np.ndarray:
@@ -66,7 +67,8 @@ class ProbeStates:
                     "y": np.linspace(sample[:, second].min(), sample[:, second].max(), PLANE_POINTS),
                     "others": np.median(sample, axis=0),
                 }
-        return cls(select(sample, distinct(sample, count)), plane)
+        chosen = distinct(sample, count)
+        return cls(for_each_part(lambda part: part[chosen], sample), plane)
 
     def record(self) -> dict[str, Any]:
         """What a recording holds of them: the states if they are vectors of at most 64 numbers, and the plane."""
@@ -76,10 +78,10 @@ class ProbeStates:
 
     def snapshot(self, networks: ActorCritic, normalize: VecNormalize | None) -> dict[str, Any]:
         """``actions``, shape ``(n, action_dim)``; ``q``, shape ``(n,)``; ``plane``, shape ``(action_dim, y, x)``, if any."""
-        actions, q_values = networks.value_of(_normalized(self.observations, normalize))
+        actions, q_values = networks.value_of(self.observations, normalize)
         plane = None
         if self.plane is not None:
-            on_grid, _ = networks.value_of(_normalized(self._grid(), normalize))
+            on_grid, _ = networks.value_of(self._grid(), normalize)
             plane = on_grid.T.reshape(-1, PLANE_POINTS, PLANE_POINTS)
         return {"actions": _rounded(actions), "q": q_values, "plane": None if plane is None else _rounded(plane)}
 
@@ -107,23 +109,18 @@ class ProbeStates:
         """The states that :meth:`save` wrote; ``None`` if there are none, or none that can be read."""
         try:
             with np.load(folder / PROBES_FILE, allow_pickle=False) as file:
-                arrays = {name.partition("/"): file[name] for name in file.files}
+                arrays = dict(file)
         except (OSError, ValueError, EOFError):
             return None
-        parts: dict[str, dict[str, np.ndarray]] = {"observation": {}, "plane": {}}
-        for (part, _, key), array in arrays.items():
-            parts.setdefault(part, {})[key] = array
-        if not parts["observation"]:
+        observations, plane = (
+            {name.removeprefix(part): array for name, array in arrays.items() if name.startswith(part)}
+            for part in ("observation/", "plane/")
+        )
+        if not observations:
             return None
-        plane: dict[str, Any] = dict(parts["plane"])
         if plane:
-            plane["dimensions"] = [int(index) for index in plane["dimensions"]]
-        observations: Observations = parts["observation"]
+            plane["dimensions"] = plane["dimensions"].tolist()
         return cls(observations[""] if list(observations) == [""] else observations, plane or None)
-
-
-def _normalized(observations: Observations, normalize: VecNormalize | None) -> Observations:
-    return observations if normalize is None else normalize.normalize_obs(observations)
 
 
 def _rounded(actions: np.ndarray) -> np.ndarray:

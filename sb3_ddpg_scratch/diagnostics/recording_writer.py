@@ -39,20 +39,13 @@ class RecordingWriter:
         if self.path.exists() and resume_at is None:
             _keep_aside(self.path)
         begins = not self.path.exists() or self.path.stat().st_size == 0
-        torn = not begins and self._last_byte() != b"\n"
         # Unbuffered: what write() has returned from survives the end of the process, however it ends.
         self._file = self.path.open("ab", buffering=0)
-        if torn:
-            self._file.write(b"\n")
         if begins:
             self._file.write(encode({"format": FORMAT, "version": VERSION} | header))
         else:
+            self._file.write(b"\n")  # The last line may be torn; empty lines are skipped.
             self.write("resumed", step=resume_at)
-
-    def _last_byte(self) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1)
 
     def write(self, kind: str, **values: Any) -> None:
         self._file.write(encode({"kind": kind} | values))
