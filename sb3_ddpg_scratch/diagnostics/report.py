@@ -3,18 +3,16 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import isnan
 from pathlib import Path
 from typing import Any
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.diagnostics.probe_heatmaps import probe_heatmaps
 from sb3_ddpg_scratch.diagnostics.recording_reader import UnreadableRecordingError, read_recording
-from sb3_ddpg_scratch.diagnostics.run_summary import LATEST, WINDOW, Summary, in_words, summarize
+from sb3_ddpg_scratch.diagnostics.run_summary import LATEST, WINDOW, in_words, summarize
 from sb3_ddpg_scratch.diagnostics.training_curves import Run, training_curves
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.report.figure import Figure
-from sb3_ddpg_scratch.report.formatting import number, percent
 from sb3_ddpg_scratch.report.page import render
 
 LARGEST_INLINE_GIF = 4_000_000
@@ -119,6 +117,8 @@ def page(runs: Sequence[Run], problems: Sequence[str], clips: dict[int, Path]) -
         subheading=_subheading(runs),
         problems=problems,
         runs=[_shown(run, clips.get(run.number)) for run in runs],
+        window=WINDOW,
+        latest=LATEST,
         snapshot_steps=sorted({step for figure in figures for step in figure.steps}),
         settings=_settings(runs),
         footer="Made by sb3-ddpg-scratch. The axes over environment steps are linked: zoom one and all follow; "
@@ -147,31 +147,11 @@ def _subheading(runs: Sequence[Run]) -> str:
 
 
 def _shown(run: Run, clip: Path | None) -> dict[str, Any]:
-    """What the first screen says of a run."""
+    """What the template tells of a run on the first screen."""
+    warnings = [f"Step {warning['step']:,}: {warning['text']}" for warning in run.recording.warnings]
     summary = summarize(run.recording)
-    return {
-        "label": run.label,
-        "number": run.number,
-        "words": in_words(run.recording, summary),
-        "tiles": _tiles(summary),
-        "warnings": [f"Step {warning['step']:,}: {warning['text']}" for warning in run.recording.warnings],
-        "clip": "" if clip is None else _image_source(clip),
-    }
-
-
-def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
-    noise = "without noise" if summary.noise_free else "in training"
-    overestimation = f"promised {number(summary.q)}, obtained {number(summary.obtained)} {noise}"
-    compared = not isnan(summary.overestimation)
-    return [
-        (f"Return, last {WINDOW} episodes", number(summary.last_return), f"first {WINDOW}: {number(summary.first_return)}"),
-        (
-            "Over-estimation of Q",
-            number(summary.overestimation, sign=True),
-            overestimation if compared else "not compared",
-        ),
-        ("Saturated actions", percent(summary.saturated), f"last {LATEST} measurements"),
-    ]
+    texts = {"words": in_words(run.recording, summary), "warnings": warnings, "clip": clip and _image_source(clip)}
+    return run._asdict() | texts | {"summary": summary}
 
 
 def _image_source(path: Path) -> str:

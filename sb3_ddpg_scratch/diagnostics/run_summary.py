@@ -45,6 +45,10 @@ class Summary:
         """How much more the critic promises than the policy gets."""
         return self.q - self.obtained
 
+    @property
+    def is_compared(self) -> bool:
+        return not np.isnan(self.overestimation)
+
 
 def summarize(recording: Recording) -> Summary:
     returns = recording.tables["episode"]["return"]
@@ -100,7 +104,7 @@ def _returns(summary: Summary) -> str:
 
 
 def _critic(summary: Summary) -> str:
-    if np.isnan(summary.overestimation):
+    if not summary.is_compared:
         return ""
     share = abs(summary.overestimation) / max(abs(summary.obtained), 1e-12)
     if share <= NOTABLE_SHARE:

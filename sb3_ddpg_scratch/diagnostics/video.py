@@ -115,7 +115,7 @@ def _play(env: gym.Env, model: Any, statistics: dict[str, Any] | None, seed: int
     frames: list[np.ndarray] = []
     vec_env: VecEnv = DummyVecEnv([lambda: env])
     if statistics is not None:
-        vec_env = _normalizing(vec_env, statistics)
+        vec_env = normalizing_env(vec_env, statistics)
     vec_env.seed(seed)
     observation = vec_env.reset()
     for _ in range(MOST_STEPS):
@@ -130,7 +130,7 @@ def _play(env: gym.Env, model: Any, statistics: dict[str, Any] | None, seed: int
     return frames
 
 
-def _normalizing(env: VecEnv, statistics: dict[str, Any]) -> VecNormalize:
+def normalizing_env(env: VecEnv, statistics: dict[str, Any]) -> VecNormalize:
     found: dict[Any, RunningMeanStd] = {}
     for key, part in statistics["parts"].items():
         found[key] = RunningMeanStd(shape=part["mean"].shape)
