@@ -107,8 +107,9 @@ def open_page(browser):
     """Opens a page as a reader would, and afterwards finds no script error, and nothing fetched from anywhere."""
     contexts, wrong = [], []
 
-    def open_it(path, width=1280, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme, offline=True)
+    def open_it(path, width=1280, scheme="light", touch=False):
+        screen = {"viewport": {"width": width, "height": 850}, "has_touch": touch, "is_mobile": touch}
+        context = browser.new_context(color_scheme=scheme, offline=True, **screen)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))

@@ -64,7 +64,7 @@ small_dicts = {"features_extractor_kwargs": {"cnn_output_dim": 16}}
 
 CASES = {
     "ours": {},
-    "ours, batch normalisation": {"policy_kwargs": {"norm": "batch"}},
+    "ours, batch normalization": {"policy_kwargs": {"norm": "batch"}},
     "ours, two environments, VecNormalize": {"n_envs": 2, "vec_normalize": True},
     "ours, Dict observations": {
         "policy": "MultiInputPolicy",
@@ -86,7 +86,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_training_is_the_same_bit_for_bit(tmp_path, name):
-    """Parameters, optimisers, gradients, modes and all random generators, with a callback that looks at everything."""
+    """Parameters, optimizers, gradients, modes and all random generators, with a callback that looks at everything."""
     results = []
     case = CASES[name]
     for evaluated in (None, False, True):
@@ -231,7 +231,7 @@ def test_vec_normalize_keeps_probe_states_in_the_units_of_the_environment(tmp_pa
     normalized = model.get_vec_normalize_env().normalize_obs(np.array(recording.probes["states"]))
     actions = model.policy.scale_action(model.predict(normalized, deterministic=True)[0])
     np.testing.assert_allclose(recording.snapshots[-1].actions, actions, atol=1e-3)
-    # Returns are the environment's: normalised rewards of about -1 would sum to some -20.
+    # Returns are the environment's: normalized rewards of about -1 would sum to some -20.
     monitored = [info["r"] for info in model.ep_info_buffer]
     np.testing.assert_allclose(recording.tables["episode"]["return"], monitored, rtol=1e-5)
 
@@ -305,7 +305,7 @@ def test_a_disk_that_cannot_be_written_to_does_not_end_the_training(tmp_path, ca
         raise OSError(28, "No space left on device")
 
     callback = DiagnosticsCallback(tmp_path, **FINE)
-    monkeypatch.setattr("sb3_ddpg_scratch.diagnostics.recording.RecordingWriter.write", full)
+    monkeypatch.setattr("sb3_ddpg_scratch.diagnostics.recording_writer.RecordingWriter.write", full)
     monkeypatch.setattr("sb3_ddpg_scratch.diagnostics.probes.write_whole", full)
     assert build().learn(100, callback=callback).num_timesteps == 100
     assert capfd.readouterr().err.count("No space left on device") == 1

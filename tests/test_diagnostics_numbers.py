@@ -12,9 +12,9 @@ from sb3_ddpg_scratch import ScratchDDPG
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
 from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_return
 from sb3_ddpg_scratch.diagnostics.overestimation import compare_episode, discounted_returns, evaluate
-from sb3_ddpg_scratch.diagnostics.reading import COLUMNS, Recording
-from sb3_ddpg_scratch.diagnostics.summary import in_words, moving_average, summarize
-from sb3_ddpg_scratch.page.words import duration, number
+from sb3_ddpg_scratch.diagnostics.recording_reader import COLUMNS, Recording
+from sb3_ddpg_scratch.diagnostics.run_summary import in_words, moving_average, summarize
+from sb3_ddpg_scratch.report.formatting import duration, number
 
 
 def test_discounted_returns_in_closed_form():
@@ -45,7 +45,7 @@ def test_evaluation_plays_the_policy_without_noise(normalized):
     model.learn(60)
     normalize = model.get_vec_normalize_env()
     env = make_vec_env(PointEnv, seed=2)
-    found = evaluate(ActorCritic(model), env, 1, normalize)
+    comparison, return_mean = evaluate(ActorCritic(model), env, 1, normalize)
 
     same = PointEnv()
     observation, _ = same.reset(seed=2)
@@ -69,10 +69,10 @@ def test_evaluation_plays_the_policy_without_noise(normalized):
     obtained = [
         scale * np.dot(rewards[t:], 0.8 ** np.arange(20 - t)) + weights[t] * tail for t in range(20) if weights[t] <= 0.5
     ]
-    assert found.comparison.states == len(obtained) == 17
-    assert found.comparison.discounted_return == pytest.approx(np.mean(obtained), rel=1e-4)
-    assert found.comparison.q == pytest.approx(np.mean(q_values[:17]), rel=1e-4)
-    assert found.return_mean == pytest.approx(sum(rewards), rel=1e-5)
+    assert comparison.states == len(obtained) == 17
+    assert comparison.discounted_return == pytest.approx(np.mean(obtained), rel=1e-4)
+    assert comparison.q == pytest.approx(np.mean(q_values[:17]), rel=1e-4)
+    assert return_mean == pytest.approx(sum(rewards), rel=1e-5)
 
 
 HEALTHY = {"q_abs_mean": 5.0, "saturated": 0.2, "actor_grad_norm": 0.1, "critic_loss": 1.0}
@@ -84,11 +84,11 @@ def test_signs_of_divergence_are_said_once_after_three_measurements():
     assert bound == pytest.approx(20)
     assert largest_return(1.0, 1.0) == math.inf
     for _ in range(5):
-        assert watch.look(HEALTHY, bound) == []
+        assert watch.look(HEALTHY, bound) == {}
     growing = [watch.look(HEALTHY | {"q_abs_mean": size}, bound) for size in (21.0, 25.0, 30.0, 40.0)]
-    assert [[finding.name for finding in findings] for findings in growing] == [[], [], ["q_beyond_bound"], []]
-    assert "30" in growing[2][0].text
-    assert "20" in growing[2][0].text
+    assert [list(findings) for findings in growing] == [[], [], ["q_beyond_bound"], []]
+    assert "30" in growing[2]["q_beyond_bound"]
+    assert "20" in growing[2]["q_beyond_bound"]
     assert watch.active == {"q_beyond_bound"}
     watch.look(HEALTHY, bound)
     assert watch.active == set()
@@ -97,22 +97,22 @@ def test_signs_of_divergence_are_said_once_after_three_measurements():
 def test_a_critic_that_shrinks_into_the_bound_is_not_called_diverging():
     watch = DivergenceWatch(100, 1e-8)
     for size in (30.0, 28.0, 26.0, 24.0, 22.0, 19.0):
-        assert watch.look(HEALTHY | {"q_abs_mean": size}, 20.0) == []
+        assert watch.look(HEALTHY | {"q_abs_mean": size}, 20.0) == {}
     # No reward but 0 seen yet: nothing is known of the largest return.
     for size in (1.0, 2.0, 3.0, 4.0):
-        assert watch.look(HEALTHY | {"q_abs_mean": size}, 0.0) == []
+        assert watch.look(HEALTHY | {"q_abs_mean": size}, 0.0) == {}
 
 
 def test_saturated_vanished_and_not_finite():
     watch = DivergenceWatch(100, 1e-8)
     stuck = HEALTHY | {"saturated": 1.0, "actor_grad_norm": 0.9e-7}
-    said = [finding.name for _ in range(4) for finding in watch.look(stuck, 20.0)]
+    said = [name for _ in range(4) for name in watch.look(stuck, 20.0)]
     assert said == ["saturated", "vanished_gradient"]
     alive = DivergenceWatch(100, 1e-8)
-    assert [alive.look(HEALTHY | {"actor_grad_norm": 1.1e-7}, 20.0) for _ in range(4)] == [[]] * 4
-    (finding,) = watch.look(HEALTHY | {"critic_loss": math.nan}, 20.0)
-    assert finding.name == "not_finite"
-    assert "critic_loss" in finding.text
+    assert [alive.look(HEALTHY | {"actor_grad_norm": 1.1e-7}, 20.0) for _ in range(4)] == [{}] * 4
+    ((name, text),) = watch.look(HEALTHY | {"critic_loss": math.nan}, 20.0).items()
+    assert name == "not_finite"
+    assert "critic_loss" in text
 
 
 def test_moving_average():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sb3_ddpg_scratch.diagnostics.probes import ProbeStates, distinct
-from sb3_ddpg_scratch.diagnostics.reading import UnreadableRecordingError, read_recording
-from sb3_ddpg_scratch.diagnostics.recording import FORMAT, RecordingWriter, encode, plain
+from sb3_ddpg_scratch.diagnostics.recording_reader import UnreadableRecordingError, read_recording
+from sb3_ddpg_scratch.diagnostics.recording_writer import FORMAT, RecordingWriter, encode
+from sb3_ddpg_scratch.json_values import plain
 
 
 def record(folder, episodes=5, resume_at=None, first=0):
@@ -51,7 +52,7 @@ def test_a_torn_last_record_is_skipped_and_named(tmp_path, cut):
     assert recording.tables["episode"]["step"].tolist() == [0, 10, 20, 30]
     assert len(recording.problems) == 1
     assert f"{path}, line 6: torn" in recording.problems[0]
-    # A run that goes on begins a line of its own after the torn one.
+    # A run that continues starts a line of its own after the torn one.
     record(tmp_path, 2, resume_at=30, first=4).close()
     recording = read_recording(tmp_path)
     assert recording.tables["episode"]["step"].tolist() == [0, 10, 20, 30, 40, 50]

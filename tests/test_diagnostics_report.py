@@ -7,16 +7,19 @@ import shutil
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import wait_until
+from conftest import PointEnv, wait_until
 from PIL import Image
 from stable_baselines3 import TD3
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.cli import app
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, read_recording
 from sb3_ddpg_scratch.diagnostics.report import distinct_names, write_report
-from sb3_ddpg_scratch.diagnostics.video import VideoError, record_video
+from sb3_ddpg_scratch.diagnostics.run_header import observation_statistics
+from sb3_ddpg_scratch.diagnostics.video import VideoError, normalizing_env, record_video
 
 TIME_FIGURES = [
     "return",
@@ -163,6 +166,28 @@ def test_phone_and_dark_mode(made, open_page, scheme):
     wait_until(page, f"getComputedStyle(document.querySelector('#plot-critic_loss path.js-line')).stroke !== '{before}'")
 
 
+OVERLAPS = """[...document.querySelectorAll('.plot')].map((plot) => {
+  const bar = plot.querySelector('.modebar').getBoundingClientRect();
+  const parts = [...plot.querySelectorAll('.nsewdrag, .annotation, .colorbar')].map((part) => part.getBoundingClientRect());
+  const below = parts.filter((part) => part.width && part.top < bar.bottom && part.right > bar.left);
+  const opacity = Number(getComputedStyle(plot.querySelector('.modebar-group')).opacity);
+  return [plot.id, bar.height, bar.width, plot.getBoundingClientRect().top <= bar.top, below.length, opacity];
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_on_a_touch_screen_the_toolbar_stands_above_the_plot(made, open_page, width):
+    page = open_page(made.path, width, touch=True)
+    page.tap("#plot-return .nsewdrag")
+    for name, height, across, inside, overlaps, opacity in page.evaluate(OVERLAPS):
+        assert height > 15, name
+        assert 50 < across < width, name
+        assert inside, name
+        assert overlaps == 0, name
+        assert opacity > 0, name
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_command(runs, tmp_path):
     out = tmp_path / "deep" / "page.html"
     result = CliRunner().invoke(app, ["report", str(runs / "td3"), "--out", str(out)])
@@ -214,6 +239,20 @@ def test_video_of_an_episode(runs, tmp_path):
     other = tmp_path / "other.gif"
     record_video(read_recording(runs / "ours<b>"), other, runs / "model.zip")
     assert other.read_bytes() == report.videos[0].read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "keys"), [("vector", None), ("dict", ["vector"])])
+def test_a_video_s_observations_are_normalized_as_in_training(kind, keys):
+    training = VecNormalize(make_vec_env(lambda: PointEnv(kind), seed=1), norm_obs_keys=keys, clip_obs=2.0, epsilon=1e-3)
+    training.reset()
+    for _ in range(30):
+        training.step(np.array([[0.5, 1.0]]))
+    env = normalizing_env(make_vec_env(lambda: PointEnv(kind), seed=2), observation_statistics(training))
+    observed = env.reset()
+    np.testing.assert_equal(observed, training.normalize_obs(env.get_original_obs()))
+    env.step(np.array([[0.5, 1.0]]))
+    # Its statistics stay as they are.
+    np.testing.assert_equal(env.reset(), training.normalize_obs(env.get_original_obs()))
 
 
 def test_why_there_is_no_video(runs, tmp_path):

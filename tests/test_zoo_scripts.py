@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, zoo_commands
 from sb3_ddpg_scratch.cli import app, main
-from sb3_ddpg_scratch.diagnostics.reading import read_recording
+from sb3_ddpg_scratch.diagnostics.recording_reader import read_recording
 from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
 
 REPOSITORY = Path(__file__).resolve().parent.parent

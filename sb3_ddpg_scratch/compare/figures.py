@@ -2,7 +2,6 @@
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,22 +10,10 @@ from sb3_ddpg_scratch.compare.curves import Curve
 from sb3_ddpg_scratch.compare.scores import Scores
 from sb3_ddpg_scratch.compare.statistics import Strata, performance_profile
 from sb3_ddpg_scratch.compare.summary import OVERALL
-from sb3_ddpg_scratch.page import figure as page_figure
-from sb3_ddpg_scratch.page.figure import RUN_COLORS, Trace, listed
+from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, Trace, listed
 
 LONGEST_LABEL = 28
 PROFILE_POINTS = 121
-
-
-@dataclass(frozen=True)
-class Figure(page_figure.Figure):
-    """
-    A figure of a page. In its traces ``meta`` is the number of the arm that a trace belongs to.
-
-    :param env: the environment that it is about, empty for all
-    """
-
-    env: str = ""
 
 
 def label(name: str) -> str:
@@ -210,7 +197,7 @@ def _interval(name: str, number: int, y: float, ends: tuple[float, float, float]
 
 
 def _rows(labels: Sequence[str]) -> dict[str, Any]:
-    """A layout with a row for each label, from the top, which stands above it: beside it a phone would have no room."""
+    """A layout with a row for each label, from the top, which stands above it: a phone has no space beside it."""
     left = {"x": 0, "xref": "x domain", "xanchor": "left", "yanchor": "middle", "showarrow": False}
     ground = {"bgcolor": "theme:panel", "font": {"color": "theme:text"}}
     texts = [left | ground | {"y": 0.42 - row, "text": text} for row, text in enumerate(labels)]

@@ -5,19 +5,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.curves import Curve, curves_of
-from sb3_ddpg_scratch.compare.figures import Figure, differences, learning_curves, profiles, score_distribution
+from sb3_ddpg_scratch.compare.figures import differences, learning_curves, profiles, score_distribution
 from sb3_ddpg_scratch.compare.picture import draw
 from sb3_ddpg_scratch.compare.results import Results
 from sb3_ddpg_scratch.compare.scores import Scores, scores_of
 from sb3_ddpg_scratch.compare.settings import settings_section
 from sb3_ddpg_scratch.compare.summary import OVERALL, comparable
 from sb3_ddpg_scratch.compare.verdict import p_value
-from sb3_ddpg_scratch.diagnostics.recording import plain
-from sb3_ddpg_scratch.page.figure import color_style, framed, named
-from sb3_ddpg_scratch.page.shell import alarm, assemble, bullets
-from sb3_ddpg_scratch.page.words import number, percent
+from sb3_ddpg_scratch.report.figure import Figure, color_style
+from sb3_ddpg_scratch.report.formatting import number, percent
+from sb3_ddpg_scratch.report.page import macro, render
 
 HEADLINES = {
     "equivalent": "{} is equivalent to {}",
@@ -60,15 +61,16 @@ def page(results: Results, scores: Scores, curves: Mapping[str, Sequence[Curve]]
     heading = f"{', '.join(others) or 'no other arm'} against {scores.baseline}"
     seeds = sorted({len(values) for arm in scores.seeds.values() for values in arm.values()})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "no"
-    return assemble(
-        room="sb3_ddpg_scratch.compare",
+    return render(
+        "compare",
+        "report/base.html",
+        figures,
         title=f"{heading} · comparison",
         heading=heading,
         subheading=f"{', '.join(scores.envs)}. {count} seeds an arm; a score is the {summary['score']}.",
-        overview=_overview(scores, summary),
-        sections=_sections(scores, figures, summary) + settings_section(results.runs, scores) + _command(results),
+        overview=Markup(_overview(scores, summary)),
+        sections=Markup(_sections(scores, figures, summary) + settings_section(results.runs, scores) + _command(results)),
         footer="Made by sb3-ddpg-scratch. Drag over a figure to zoom; double-click to return.",
-        figures=plain([_figure_data(figure) for figure in figures]),
     )
 
 
@@ -86,10 +88,6 @@ def _figures(scores: Scores, curves: Mapping[str, Sequence[Curve]], summary: Map
     return [*figures, profiles(strata, scores.arms, several), differences(summary, scores)]
 
 
-def _figure_data(figure: Figure) -> dict[str, Any]:
-    return {"name": figure.name, "env": figure.env, "traces": named(figure.traces), "layout": figure.layout}
-
-
 # ----------------------------------------------------------------------------------------------------- The first screen
 
 
@@ -99,8 +97,8 @@ def _overview(scores: Scores, summary: Mapping[str, Any]) -> str:
     title = (
         f"{len(missing)} run{'s are' if len(missing) > 1 else ' is'} missing. All that follows is of those that are finished."
     )
-    notes = f'<div class="notes">{bullets(summary["notes"])}</div>' if summary["notes"] else ""
-    return "".join(cards) + alarm(title, _shortened(missing)) + notes
+    notes = f'<div class="notes">{macro("bullets", summary["notes"])}</div>' if summary["notes"] else ""
+    return "".join(cards) + macro("alarm", title, _shortened(missing)) + notes
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:
@@ -133,7 +131,7 @@ def _tag(verdict: str) -> str:
 def _sections(scores: Scores, figures: Sequence[Figure], summary: Mapping[str, Any]) -> str:
     parts = [_controls(scores)]
     for section in dict.fromkeys(figure.section for figure in figures):
-        own = "".join(_figure(figure) for figure in figures if figure.section == section)
+        own = "".join(macro("frame", figure) for figure in figures if figure.section == section)
         after = _verdicts(summary) if section == "Verdicts" else ""
         parts.append(f'<section><h2>{section}</h2><div class="figures">{own}</div>{after}</section>')
     return "".join(parts)
@@ -155,10 +153,6 @@ def _controls(scores: Scores) -> str:
         for place, arm in enumerate(scores.arms)
     )
     return f'<div class="controls">{tabs}<div class="arms" role="group" aria-label="Arms shown">{arms}</div></div>'
-
-
-def _figure(figure: Figure) -> str:
-    return framed(figure, f' data-env="{html.escape(figure.env)}"' if figure.env else "")
 
 
 def _verdicts(summary: Mapping[str, Any]) -> str:

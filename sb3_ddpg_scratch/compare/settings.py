@@ -8,7 +8,7 @@ import numpy as np
 
 from sb3_ddpg_scratch.compare.results import Run
 from sb3_ddpg_scratch.compare.scores import Scores
-from sb3_ddpg_scratch.page.words import duration, number
+from sb3_ddpg_scratch.report.formatting import duration, number
 
 Rows = dict[str, dict[str, str]]
 

@@ -27,7 +27,7 @@ from sb3_ddpg_scratch.compare.statistics import (
     seeds_needed,
 )
 from sb3_ddpg_scratch.compare.verdict import WORST_FIRST, Comparison, decide, reasons
-from sb3_ddpg_scratch.page.words import percent
+from sb3_ddpg_scratch.report.formatting import percent
 from sb3_ddpg_scratch.validation import check_number
 
 OVERALL = "overall"

@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Literal
 
 from sb3_ddpg_scratch.compare.statistics import ALPHA, MINIMUM_SEEDS, Difference
-from sb3_ddpg_scratch.page.words import number
+from sb3_ddpg_scratch.report.formatting import number
 
 Verdict = Literal["equivalent", "better", "worse", "undecided"]
 WORST_FIRST: tuple[Verdict, ...] = ("worse", "undecided", "equivalent", "better")

@@ -5,6 +5,6 @@ Diagnostics: what DDPG is doing while it trains, recorded by a callback and draw
 """
 
 from sb3_ddpg_scratch.diagnostics.callback import DiagnosticsCallback
-from sb3_ddpg_scratch.diagnostics.reading import Recording, UnreadableRecordingError, read_recording
+from sb3_ddpg_scratch.diagnostics.recording_reader import Recording, UnreadableRecordingError, read_recording
 
 __all__ = ["DiagnosticsCallback", "Recording", "UnreadableRecordingError", "read_recording"]

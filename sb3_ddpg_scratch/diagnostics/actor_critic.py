@@ -1,4 +1,8 @@
-"""One look at the networks of any off-policy actor-critic with continuous actions: ours, SB3's DDPG, TD3 and SAC."""
+"""
+Measuring the networks of any off-policy actor-critic with continuous actions: ours, SB3's DDPG, TD3 and SAC.
+
+Besides the updates, this is the one place with the TD target and the losses, for every algorithm that can be recorded.
+"""
 
 from typing import Any
 
@@ -7,32 +11,28 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.errors import ArgumentError
 
 SATURATED_ABOVE = 0.99
-"""A normalised action component beyond this, on either side, counts as saturated."""
+"""A normalized action component beyond this, on either side, counts as saturated."""
 
 
 class ActorCritic:
     """
-    The networks of a model, whatever its class, and the numbers of one update that is not made.
+    The networks of a model, and the numbers of an update that is not made.
 
-    What is needed is found by its name: ``replay_buffer``, ``gamma``, ``actor``, ``critic`` and ``critic_target``, and either
-    ``actor_target`` (the deterministic policies) or ``actor.action_log_prob`` (SAC, whose targets hold an entropy bonus).
-
-    :param model: the model
-    :raises ArgumentError: if it is not such an actor-critic
+    What is needed is found by name: ``replay_buffer``, ``gamma``, ``actor``, ``critic`` and ``critic_target``, and either
+    ``actor_target`` (deterministic policies) or ``actor.action_log_prob`` (SAC, whose targets hold an entropy bonus).
     """
 
     def __init__(self, model: BaseAlgorithm) -> None:
         needed = ("replay_buffer", "gamma", "actor", "critic", "critic_target")
         missing = [name for name in needed if not hasattr(model, name)]
-        if (
-            not missing
-            and not hasattr(model, "actor_target")
-            and not hasattr(getattr(model, "actor", None), "action_log_prob")
-        ):
+        self.model: Any = model
+        self.has_entropy_bonus = not hasattr(model, "actor_target")
+        if not missing and self.has_entropy_bonus and not hasattr(getattr(model, "actor", None), "action_log_prob"):
             missing = ["actor_target"]
         if missing or not isinstance(model.action_space, spaces.Box):
             raise ArgumentError(
@@ -41,30 +41,22 @@ class ActorCritic:
                 "an off-policy actor-critic with continuous actions, as ScratchDDPG and SB3's DDPG, TD3 and SAC",
                 f"This one has no {', '.join(missing)}." if missing else f"Its actions are {model.action_space}.",
             )
-        self.model: Any = model
-        self.has_entropy_bonus = not hasattr(model, "actor_target")
 
     def act(self, observations: Any) -> th.Tensor:
-        """
-        :param observations: as the networks take them, shape ``(batch, ...)``
-        :return: the policy's normalised actions without noise, shape ``(batch, action_dim)``
-        """
+        """The policy's normalized actions without noise, shape ``(batch, action_dim)``."""
         actor = self.model.actor
         return actor(observations, deterministic=True) if self.has_entropy_bonus else actor(observations)
 
     def q_values(self, observations: Any, actions: th.Tensor) -> th.Tensor:
-        """
-        :param observations: as the networks take them, shape ``(batch, ...)``
-        :param actions: normalised, shape ``(batch, action_dim)``
-        :return: the smallest value of any critic, which is what the targets are made of, shape ``(batch,)``
-        """
+        """The smallest value of any critic, which the targets are made of, shape ``(batch,)``."""
         return th.cat(self.model.critic(observations, actions), dim=1).min(dim=1).values
 
-    def value_of(self, observations: Any) -> tuple[np.ndarray, np.ndarray]:
+    def value_of(self, observations: Any, normalize: VecNormalize | None = None) -> tuple[np.ndarray, np.ndarray]:
         """
-        :param observations: as the environment gives them (normalised, where it is a VecNormalize), shape ``(batch, ...)``
-        :return: the normalised actions mu(s), shape ``(batch, action_dim)``, and Q(s, mu(s)), shape ``(batch,)``
+        The normalized actions mu(s), shape ``(batch, action_dim)``, and Q(s, mu(s)), shape ``(batch,)``. Observations that
+        ``normalize`` has not normalized yet come with it.
         """
+        observations = observations if normalize is None else normalize.normalize_obs(observations)
         with th.no_grad():
             tensors, _ = self.model.policy.obs_to_tensor(observations)
             actions = self.act(tensors)
@@ -72,14 +64,11 @@ class ActorCritic:
 
     def measure(self, batch: Any) -> dict[str, float]:
         """
-        What an update on this batch would see and do, before any clipping of gradients. Nothing is changed, gradients
-        included.
+        What an update on this batch would see and do, before gradient clipping; nothing is changed, gradients included.
 
-        :param batch: sampled transitions
-        :return: ``q_mean`` and ``q_abs_mean`` (over the batch and all critics), ``target_mean``, ``td_error`` (mean of
-            |Q - y|), ``critic_loss`` and ``actor_loss`` (as the algorithm defines them), ``critic_grad_norm`` and
-            ``actor_grad_norm`` (2-norms), ``saturated`` (share of the policy's action components beyond
-            :data:`SATURATED_ABOVE`), and ``bonus`` (largest size of SAC's entropy bonus in a step, else 0)
+        ``q_mean`` and ``q_abs_mean`` are over the batch and all critics, ``td_error`` is the mean of |Q - y|, the losses are
+        as the algorithm defines them, gradient norms are 2-norms, ``saturated`` is the share of the policy's action
+        components beyond :data:`SATURATED_ABOVE`, and ``bonus`` the largest size of SAC's entropy bonus in a step, else 0.
         """
         model, critic = self.model, self.model.critic
         coefficient = self._entropy_coefficient() if self.has_entropy_bonus else th.zeros(())
@@ -146,27 +135,9 @@ class ActorCritic:
         logarithm = getattr(self.model, "log_ent_coef", None)
         return self.model.ent_coef_tensor if logarithm is None else logarithm.detach().exp()
 
-    def optimizer_epsilon(self) -> float:
-        """
-        :return: the number that Adam adds to the size of a gradient before it divides by it; 1e-8 for other optimisers
-        """
-        return float(self.model.actor.optimizer.param_groups[0].get("eps", 1e-8))
-
-    def actor_size(self) -> int:
-        """
-        :return: number of the actor's parameters
-        """
-        return sum(parameter.numel() for parameter in self.model.actor.parameters())
-
 
 def gradient_norm(loss: th.Tensor, network: th.nn.Module) -> th.Tensor:
-    """
-    The 2-norm of a loss's gradient with respect to all parameters of a network, whose ``grad`` is not touched.
-
-    :param loss: a scalar
-    :param network: the network
-    :return: the norm, a scalar
-    """
+    """The 2-norm of a loss's gradient with respect to a network's parameters, whose ``grad`` is not touched."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = th.autograd.grad(loss, parameters, retain_graph=False, allow_unused=True)
     return th.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
@@ -174,10 +145,8 @@ def gradient_norm(loss: th.Tensor, network: th.nn.Module) -> th.Tensor:
 
 def noise_sigma(noise: ActionNoise | None) -> float | None:
     """
-    The scale of an action noise: its ``sigma``, or SB3's ``_sigma``; of several environments' noises the first one's.
-
-    :param noise: the noise
-    :return: the mean over action dimensions, in normalised units; 0 for no noise, ``None`` where a noise has no such number
+    An action noise's ``sigma``, or SB3's ``_sigma``: the mean over action dimensions, of several environments' noises the
+    first one's. 0 for no noise, ``None`` where a noise has no such number.
     """
     if noise is None:
         return 0.0

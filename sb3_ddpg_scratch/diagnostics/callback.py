@@ -4,6 +4,7 @@ import io
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic, noise_sigma
-from sb3_ddpg_scratch.diagnostics.description import describe, normalization
 from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_return
+from sb3_ddpg_scratch.diagnostics.isolation import isolated
 from sb3_ddpg_scratch.diagnostics.overestimation import discounted_returns, evaluate, tail_value
-from sb3_ddpg_scratch.diagnostics.probes import STATES_PER_PROBE, ProbeStates, select
-from sb3_ddpg_scratch.diagnostics.reading import UnreadableRecordingError, read_header
-from sb3_ddpg_scratch.diagnostics.recording import POLICY_FILE, RECORDING_FILE, RecordingWriter
-from sb3_ddpg_scratch.diagnostics.undisturbed import undisturbed
+from sb3_ddpg_scratch.diagnostics.probes import STATES_PER_PROBE, ProbeStates, for_each_part
+from sb3_ddpg_scratch.diagnostics.recording_reader import UnreadableRecordingError, read_header
+from sb3_ddpg_scratch.diagnostics.recording_writer import POLICY_FILE, RECORDING_FILE, RecordingWriter
+from sb3_ddpg_scratch.diagnostics.run_header import describe, observation_statistics
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.validation import check_choice, check_whole_number
 
@@ -32,23 +33,23 @@ class DiagnosticsCallback(BaseCallback):
     """
     Records what an off-policy actor-critic does while it trains: ``ScratchDDPG``, SB3's ``DDPG``, ``TD3`` and ``SAC``.
 
-    Into ``out`` go ``diagnostics.jsonl`` (see :mod:`sb3_ddpg_scratch.diagnostics.recording`), the probe states and, at the
-    end, the actor's weights; ``sb3-ddpg-scratch report OUT`` draws them. The numbers go to SB3's logger as well, as
-    ``diagnostics/...``. Training is not disturbed: with and without the callback it gives the same parameters bit for bit.
+    ``out`` receives ``diagnostics.jsonl`` (see :mod:`sb3_ddpg_scratch.diagnostics.recording_writer`), the probe states and,
+    at the end, the actor's weights; ``sb3-ddpg-scratch report OUT`` draws them. SB3's logger receives the numbers as
+    ``diagnostics/...``. Training is not affected: with and without the callback it gives the same parameters bit for bit.
 
-    What is measured every so many updates is measured on a batch of its own from replay, with the networks in evaluation
-    mode: Q, TD targets, losses and gradients are those that an update on that batch would have, before clipping.
+    Every so many updates, a batch of the callback's own is drawn from replay and measured with the networks in evaluation
+    mode: Q, TD targets, losses and gradients are those of an update on that batch, before clipping.
 
     Over-estimation is Q(s, mu(s)) against the discounted return that follows, see
-    :mod:`sb3_ddpg_scratch.diagnostics.overestimation`: along noise-free episodes in ``eval_env``; without one, at the
-    beginnings of training episodes, whose returns also pay for the noise. It is left out for SAC, whose Q holds an
-    entropy bonus that no reward shows.
+    :mod:`sb3_ddpg_scratch.diagnostics.overestimation`: along noise-free episodes in ``eval_env``; without one, at the start
+    of training episodes, whose returns also pay for the noise. It is not measured for SAC, whose Q includes an entropy
+    bonus that no reward shows.
 
     With ``VecNormalize``, episode returns are in the environment's units, while Q, targets, losses and over-estimation are
-    in those of normalised rewards, which is what the critic learns; probe states are kept in the environment's units.
+    in those of normalized rewards, which is what the critic learns; probe states are kept in the environment's units.
 
     :param out: folder of the run's recording. An earlier recording there is kept under another name, or continued
-        when the training goes on from a step above 0
+        when the training continues from a step above 0
     :param every: updates between two measurements
     :param probe_states: how many states to draw from replay, once it holds ten times as many, and to look at from then on
     :param snapshot_every: environment steps between two snapshots on the probe states, or a pair like ``(5, "episode")``
@@ -58,7 +59,7 @@ class DiagnosticsCallback(BaseCallback):
     :param batch_size: transitions in a measurement; ``None`` for the model's ``batch_size``
     :param save_policy: whether to save the actor's weights at the end, which ``report --video`` needs
     :param seed: seed of the measurements' own random numbers
-    :param verbose: 0 to say only the warnings, 1 to say where the recording is
+    :param verbose: 1 to print where the recording is; 0 for only the warnings
     :raises ArgumentError: for values out of range, and, when training begins, for a model that is no such actor-critic
     """
 
@@ -79,16 +80,10 @@ class DiagnosticsCallback(BaseCallback):
         super().__init__(verbose)
         frequency, unit = snapshot_every if isinstance(snapshot_every, (tuple, list)) else (snapshot_every, "step")
         check_choice("snapshot_every", unit, ("step", "episode"))
-        for name, value in (
-            ("every", every),
-            ("probe_states", probe_states),
-            ("snapshot_every", frequency),
-            ("eval_every", eval_every),
-            ("eval_episodes", eval_episodes),
-        ):
+        counts = {"every": every, "probe_states": probe_states, "snapshot_every": frequency, "eval_every": eval_every}
+        counts |= {"eval_episodes": eval_episodes} | ({} if batch_size is None else {"batch_size": batch_size})
+        for name, value in counts.items():
             check_whole_number(name, value, 1)
-        if batch_size is not None:
-            check_whole_number("batch_size", batch_size, 1)
         check_whole_number("seed", seed, 0)
         self.out = Path(out)
         if self.out.exists() and not self.out.is_dir():
@@ -113,7 +108,7 @@ class DiagnosticsCallback(BaseCallback):
     def _init_callback(self) -> None:
         self._networks = ActorCritic(self.model)
         self._generator = np.random.default_rng(self.seed)
-        with self._undisturbed():
+        with self._isolated():
             self._own_env = self._make_eval_env()
 
     def _make_eval_env(self) -> VecEnv | None:
@@ -154,7 +149,9 @@ class DiagnosticsCallback(BaseCallback):
             print(f"Diagnostics are recorded in {self._writer.path}")
 
     def _begin_run(self) -> None:
-        self._watch = DivergenceWatch(self._networks.actor_size(), self._networks.optimizer_epsilon())
+        actor = self._networks.model.actor
+        epsilon = float(actor.optimizer.param_groups[0].get("eps", 1e-8))
+        self._watch = DivergenceWatch(sum(parameter.numel() for parameter in actor.parameters()), epsilon)
         self._largest_reward = 0.0
         self._episodes = 0
         # A model that was trained before has made updates that are not this run's.
@@ -165,12 +162,9 @@ class DiagnosticsCallback(BaseCallback):
         self._last_snapshot = -1
 
     def _continues_recording(self) -> bool:
-        """Whether the recording in the folder is of this model's run, of which training now makes a further part."""
-        path = self.out / RECORDING_FILE
-        if not path.exists():
-            return False
+        """Whether the recording in the folder is of the run that training now continues."""
         try:
-            header = read_header(path)
+            header = read_header(self.out / RECORDING_FILE)
         except UnreadableRecordingError:
             return False
         now = describe(self.model)
@@ -179,7 +173,7 @@ class DiagnosticsCallback(BaseCallback):
     def _on_training_end(self) -> None:
         self._look(last=True)
         if self.save_policy:
-            self._or_go_on_without(self._save_policy)
+            self._or_stop_recording(self._save_policy)
         self._write("end", seconds=time.perf_counter() - self._started)
         if self._writer is not None:
             self._writer.close()
@@ -191,7 +185,7 @@ class DiagnosticsCallback(BaseCallback):
     def _save_policy(self) -> None:
         content = io.BytesIO()
         weights = {name: tensor.detach().cpu() for name, tensor in self._networks.model.actor.state_dict().items()}
-        th.save({"actor": weights, "normalization": normalization(self._normalize)}, content)
+        th.save({"actor": weights, "normalization": observation_statistics(self._normalize)}, content)
         write_whole(self.out / POLICY_FILE, content.getvalue())
 
     # ------------------------------------------------------------------------------------------------------ Every step
@@ -224,16 +218,15 @@ class DiagnosticsCallback(BaseCallback):
             if not self._monitored or episode is None:
                 episode = {"r": self._returns[index], "l": self._lengths[index]}
                 self._returns[index], self._lengths[index] = 0.0, 0
-            numbers = {"return": float(episode["r"]), "length": int(episode["l"])}
             self._episodes += 1
-            self._write("episode", env=int(index), **numbers)
+            self._write("episode", env=int(index), **{"return": float(episode["r"]), "length": int(episode["l"])})
         if ended[0] == 0 and self.eval_env is None and not self._networks.has_entropy_bonus:
             self._follow_episodes(infos[0])
 
     def _follow_episodes(self, info: dict[str, Any]) -> None:
-        """At the end of the first environment's episode: compare it, if it was followed, and maybe follow the next."""
+        """At the end of the first environment's episode: compare it if it was followed, and follow the next if it is time."""
         if self._followed is not None:
-            with self._undisturbed():
+            with self._isolated():
                 tail = tail_value(self._networks, info, self._normalize, normalized=True)
             obtained = float(discounted_returns(self._followed, self._gamma, tail or 0.0)[0])
             weight = 0.0 if tail is None else self._gamma ** len(self._followed)
@@ -241,8 +234,9 @@ class DiagnosticsCallback(BaseCallback):
             self._followed = None
         if self._updates() > 0 and self.num_timesteps >= self._next_evaluation:
             self._next_evaluation = self.num_timesteps + self.eval_every
-            with self._undisturbed():
-                self._promised = float(self._networks.value_of(select(self.locals["new_obs"], slice(0, 1)))[1][0])
+            first = for_each_part(lambda part: part[:1], self.locals["new_obs"])
+            with self._isolated():
+                self._promised = float(self._networks.value_of(first)[1][0])
             self._followed = []
 
     # --------------------------------------------------------------------------------------------------- Taking a look
@@ -261,7 +255,7 @@ class DiagnosticsCallback(BaseCallback):
 
     def _measure(self, updates: int) -> None:
         model = self._networks.model
-        with self._undisturbed():
+        with self._isolated():
             batch = model.replay_buffer.sample(self.batch_size or model.batch_size, env=self._normalize)
             numbers = self._networks.measure(batch)
             largest_in_batch = float(batch.rewards.abs().max())
@@ -275,16 +269,16 @@ class DiagnosticsCallback(BaseCallback):
             if value is not None:
                 self.logger.record(f"diagnostics/{name}", value)
         self.logger.record("diagnostics/diverging", len(self._watch.active))
-        for finding in findings:
-            self._write("warning", name=finding.name, text=finding.text)
-            print(f"Diverging, at environment step {self.num_timesteps}: {finding.text}", file=sys.stderr)
+        for name, text in findings.items():
+            self._write("warning", name=name, text=text)
+            print(f"Diverging, at environment step {self.num_timesteps}: {text}", file=sys.stderr)
 
     def _snapshot(self, now: int, last: bool) -> None:
         if self._probes is None and not self._holds_enough():
             return
         if last and self._last_snapshot == self.num_timesteps:
             return
-        with self._undisturbed():
+        with self._isolated():
             if self._probes is None:
                 self._probes = self._draw_probe_states()
             self._write("snapshot", **self._probes.snapshot(self._networks, self._normalize))
@@ -299,18 +293,16 @@ class DiagnosticsCallback(BaseCallback):
     def _draw_probe_states(self) -> ProbeStates:
         model = self._networks.model
         sample = model.replay_buffer.sample(STATES_PER_PROBE * self.probe_states, env=None).observations
-        arrays = (
-            {key: part.cpu().numpy() for key, part in sample.items()} if isinstance(sample, dict) else sample.cpu().numpy()
-        )
+        arrays = for_each_part(lambda part: part.cpu().numpy(), sample)
         action_dim = int(np.prod(model.action_space.shape))
         probes = ProbeStates.draw(arrays, self.probe_states, action_dim, model.observation_space)
-        self._or_go_on_without(lambda: probes.save(self.out))
+        self._or_stop_recording(lambda: probes.save(self.out))
         self._write("probes", **probes.record())
         return probes
 
     def _evaluate(self) -> None:
         assert self._own_env is not None
-        with self._undisturbed():
+        with self._isolated():
             comparison, return_mean = evaluate(self._networks, self._own_env, self.eval_episodes, self._normalize)
         self.logger.record("diagnostics/eval_return", return_mean)
         if self._networks.has_entropy_bonus:
@@ -327,15 +319,15 @@ class DiagnosticsCallback(BaseCallback):
     def _updates(self) -> int:
         return self._networks.model._n_updates
 
-    def _undisturbed(self) -> Any:
-        return undisturbed(self._networks.model, int(self._generator.integers(2**32)))
+    def _isolated(self) -> AbstractContextManager[None]:
+        return isolated(self._networks.model, int(self._generator.integers(2**32)))
 
     def _write(self, kind: str, **values: Any) -> None:
         writer = self._writer
         if writer is not None:
-            self._or_go_on_without(lambda: writer.write(kind, step=self.num_timesteps, **values))
+            self._or_stop_recording(lambda: writer.write(kind, step=self.num_timesteps, **values))
 
-    def _or_go_on_without(self, write: Callable[[], None]) -> None:
+    def _or_stop_recording(self, write: Callable[[], None]) -> None:
         # Hours of training are worth more than their diagnostics.
         try:
             write()

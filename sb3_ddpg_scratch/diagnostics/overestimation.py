@@ -1,10 +1,10 @@
 """
 Over-estimation: what the critic promises against the discounted return that the policy then gets.
 
-An episode that a time limit cut off would have gone on. Its return is therefore completed by what the critic promises for
-the state where it was cut, ``gamma^n Q(s_n, mu(s_n))``, n steps on. That makes the comparison milder by the factor
-``1 - gamma^n``: the share ``gamma^n``, the *tail weight*, is the critic's own word. It is recorded with each comparison,
-and states for which it is above one half are not compared, unless there are no others.
+An episode that a time limit cut off would have continued. Its return is therefore completed by a bootstrapped value, the
+critic's own estimate for the state where it was cut, ``gamma^n Q(s_n, mu(s_n))``, n steps later. That makes the comparison
+milder by the factor ``1 - gamma^n``: the share ``gamma^n`` is the *tail weight*. It is recorded with each comparison, and
+states for which it is above one half are not compared unless there are no others.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,13 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
-from sb3_ddpg_scratch.diagnostics.probes import select
+from sb3_ddpg_scratch.diagnostics.probes import for_each_part
 
 LARGEST_TAIL_WEIGHT = 0.5
 
 
 class Comparison(NamedTuple):
-    """
-    :param q: mean of Q(s, mu(s)) over the states compared
-    :param discounted_return: mean of the discounted returns that followed them
-    :param tail_weight: mean share of the critic's own word in these
-    :param states: number of states compared
-    """
+    """Means over the states compared: Q(s, mu(s)), the discounted return that followed, and its bootstrapped share."""
 
     q: float
     discounted_return: float
@@ -34,14 +29,7 @@ class Comparison(NamedTuple):
 
 
 def discounted_returns(rewards: Sequence[float], gamma: float, tail_value: float = 0.0) -> np.ndarray:
-    """
-    ``G_t = r_t + gamma r_{t+1} + ... + gamma^(n-t) tail_value`` for each step t of an episode.
-
-    :param rewards: the episode's rewards
-    :param gamma: discount factor
-    :param tail_value: value of the state after the last step; 0 if that was a termination
-    :return: the returns, shape ``(len(rewards),)``
-    """
+    """``G_t = r_t + gamma r_{t+1} + ... + gamma^(n-t) tail_value`` for each step t of an episode."""
     returns = np.empty(len(rewards))
     following = tail_value
     for t in reversed(range(len(rewards))):
@@ -51,13 +39,7 @@ def discounted_returns(rewards: Sequence[float], gamma: float, tail_value: float
 
 
 def compare_episode(q_values: np.ndarray, rewards: Sequence[float], gamma: float, tail_value: float | None) -> Comparison:
-    """
-    :param q_values: Q(s_t, mu(s_t)) for each step of an episode
-    :param rewards: its rewards
-    :param gamma: discount factor
-    :param tail_value: Q of the state where a time limit cut the episode off; ``None`` if it terminated
-    :return: means over the states that are compared
-    """
+    """Compare an episode's Q values with its returns; ``tail_value`` is from :func:`tail_value`."""
     returns = discounted_returns(rewards, gamma, tail_value or 0.0)
     weights = np.zeros(len(rewards)) if tail_value is None else gamma ** np.arange(len(rewards), 0, -1, dtype=float)
     # The weights grow along the episode: its first state is compared in any case.
@@ -66,67 +48,49 @@ def compare_episode(q_values: np.ndarray, rewards: Sequence[float], gamma: float
     return Comparison(q, obtained, weight, int(compared.sum()))
 
 
-class Evaluation(NamedTuple):
+def evaluate(networks: ActorCritic, env: VecEnv, episodes: int, normalize: VecNormalize | None) -> tuple[Comparison, float]:
     """
-    :param comparison: over-estimation over all episodes
-    :param return_mean: mean undiscounted return, in the environment's units
+    Play noise-free episodes in one environment (without VecNormalize) and compare Q along each with the discounted return
+    from there on. The training's VecNormalize scales observations, and the rewards that are compared with Q. Returns the
+    comparison and the mean return in the environment's units.
     """
-
-    comparison: Comparison
-    return_mean: float
-
-
-def evaluate(networks: ActorCritic, env: VecEnv, episodes: int, normalize: VecNormalize | None) -> Evaluation:
-    """
-    Play noise-free episodes, and hold Q along each against the discounted return from there on.
-
-    :param networks: the networks
-    :param env: one environment, without VecNormalize
-    :param episodes: how many episodes
-    :param normalize: the training's VecNormalize: observations are normalised by it, and so are the rewards that are held
-        against Q, whose unit they are; ``None`` without one
-    :return: the comparison, and the mean return
-    """
-    comparisons: list[Comparison] = []
-    returns: list[float] = []
-    gamma = networks.model.gamma
+    comparisons, returns = [], []
     observation: Any = env.reset()
-    while len(returns) < episodes:
-        q_values: list[float] = []
-        rewards: list[float] = []
-        scaled: list[float] = []
-        done = False
-        while not done:
-            observation = observation if normalize is None else normalize.normalize_obs(observation)
-            actions, q_value = networks.value_of(observation)
-            actions = networks.model.policy.unscale_action(actions).reshape(-1, *env.action_space.shape)  # type: ignore[misc]
-            observation, reward, dones, infos = env.step(actions)
-            q_values.append(float(q_value[0]))
-            rewards.append(float(reward[0]))
-            scaled.append(float((reward if normalize is None else normalize.normalize_reward(reward))[0]))
-            done = bool(dones[0])
-        tail = tail_value(networks, infos[0], normalize, normalized=False)
-        comparisons.append(compare_episode(np.array(q_values), scaled, gamma, tail))
-        returns.append(sum(rewards))
-    states = np.array([comparison.states for comparison in comparisons])
-    means = np.average(np.array([comparison[:3] for comparison in comparisons]), axis=0, weights=states)
-    q, obtained, weight = means.tolist()
-    return Evaluation(Comparison(q, obtained, weight, int(states.sum())), float(np.mean(returns)))
+    for _ in range(episodes):
+        comparison, episode_return, observation = _play(networks, env, observation, normalize)
+        comparisons.append(comparison)
+        returns.append(episode_return)
+    states = [comparison.states for comparison in comparisons]
+    q, obtained, weight = np.average(np.array(comparisons)[:, :3], axis=0, weights=states).tolist()
+    return Comparison(q, obtained, weight, sum(states)), float(np.mean(returns))
+
+
+def _play(
+    networks: ActorCritic, env: VecEnv, observation: Any, normalize: VecNormalize | None
+) -> tuple[Comparison, float, Any]:
+    """One episode from its first observation on: the comparison, the return, and the next episode's first observation."""
+    q_values: list[float] = []
+    rewards: list[float] = []
+    scaled: list[float] = []
+    done = False
+    while not done:
+        actions, q_value = networks.value_of(observation, normalize)
+        actions = networks.model.policy.unscale_action(actions).reshape(-1, *env.action_space.shape)  # type: ignore[misc]
+        observation, reward, dones, infos = env.step(actions)
+        q_values.append(float(q_value[0]))
+        rewards.append(float(reward[0]))
+        scaled.append(float((reward if normalize is None else normalize.normalize_reward(reward))[0]))
+        done = bool(dones[0])
+    tail = tail_value(networks, infos[0], normalize, normalized=False)
+    return compare_episode(np.array(q_values), scaled, networks.model.gamma, tail), sum(rewards), observation
 
 
 def tail_value(networks: ActorCritic, info: dict[str, Any], normalize: VecNormalize | None, normalized: bool) -> float | None:
     """
-    :param networks: the networks
-    :param info: the info of an episode's last step
-    :param normalize: what normalises observations, if anything does
-    :param normalized: whether the terminal observation in the info has been normalised already
-    :return: Q(s, mu(s)) of the state where a time limit cut the episode off; ``None`` if it terminated
+    Q(s, mu(s)) of the state where a time limit cut off the episode whose last step had this info; ``None`` if the episode
+    terminated. ``normalized`` says whether the info's terminal observation is normalized already.
     """
     if not info.get("TimeLimit.truncated", False):
         return None
-    last: Any = info["terminal_observation"]
-    batch = {key: np.asarray(value) for key, value in last.items()} if isinstance(last, dict) else np.asarray(last)
-    batch = select(batch, None)
-    if normalize is not None and not normalized:
-        batch = normalize.normalize_obs(batch)
-    return float(networks.value_of(batch)[1][0])
+    batch = for_each_part(lambda part: np.asarray(part)[None], info["terminal_observation"])
+    return float(networks.value_of(batch, None if normalized else normalize)[1][0])

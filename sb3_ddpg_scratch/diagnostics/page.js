@@ -2,21 +2,15 @@
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
 
-  function layoutOf(figure) {
-    const layout = theme.layoutOf(figure);
-    if (figure.linked) {
-      layout.xaxis = { range: figure.range.slice(), ...layout.xaxis };
-      layout.hovermode = figure.heat ? "closest" : "x unified";
-    }
-    return layout;
-  }
+  // All figures over environment steps share an x-axis.
+  const linked = (plot) => plot.figure.cursor || !plot.figure.frames.length;
 
   const plots = figures.filter((figure) => figure.traces.length)
     .map((figure) => ({ figure, node: document.getElementById("plot-" + figure.name), frame: figure.frames.length - 1 }));
 
   function draw(plot) {
     const traces = theme.resolved(plot.figure.traces);
-    const layout = layoutOf(plot.figure);
+    const layout = theme.layoutOf(plot.figure);
     if (plot.figure.frames.length) {
       for (const [index, z] of plot.figure.frames[plot.frame]) traces[index].z = z;
       place(plot, layout);
@@ -37,10 +31,10 @@
       let range = null;
       if ("xaxis.range[0]" in event) range = [event["xaxis.range[0]"], event["xaxis.range[1]"]];
       else if (event["xaxis.range"]) range = event["xaxis.range"];
-      else if (event["xaxis.autorange"]) range = plot.figure.range;
+      else if (event["xaxis.autorange"]) range = plot.figure.layout.xaxis.range;
       else return;
       following = true;
-      const others = plots.filter((other) => other.figure.linked);
+      const others = plots.filter(linked);
       others.forEach((other) => { other.range = range; });
       Promise.all(others.map((other) => Plotly.relayout(other.node, { "xaxis.range": range.slice() })))
         .finally(() => { following = false; });
@@ -86,7 +80,7 @@
   }
 
   Promise.all(plots.map(draw)).then(() => {
-    plots.filter((plot) => plot.figure.linked).forEach(link);
+    plots.filter(linked).forEach(link);
     if (slider) animate(document.getElementById("play"));
     document.documentElement.dataset.drawn = String(plots.length);
   });

@@ -1,6 +1,7 @@
-"""Fixed probe states, and what the networks make of them as training goes on."""
+"""Fixed probe states, and what the networks make of them as training continues."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +11,26 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
-from sb3_ddpg_scratch.diagnostics.recording import PROBES_FILE
+from sb3_ddpg_scratch.diagnostics.recording_writer import PROBES_FILE
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
 STATES_PER_PROBE = 10
-"""The replay buffer holds enough when there are that many transitions for each probe state."""
+"""The replay buffer holds enough when it has this many transitions for each probe state."""
 PLANE_POINTS = 21
 PLANE_MAX_DIMENSIONS = 8
 RECORDED_MAX_DIMENSIONS = 64
 
 
-def select(observations: Observations, index: Any) -> Observations:
-    """
-    :param observations: an array, or a dict of arrays, with the batch first
-    :param index: what to take of the batch
-    :return: that part
-    """
+def for_each_part(function: Callable[[Any], np.ndarray], observations: Any) -> Any:
+    """The function's result for the observations, or for each part of Dict observations."""
     if isinstance(observations, dict):
-        return {key: array[index] for key, array in observations.items()}
-    return observations[index]
+        return {key: function(part) for key, part in observations.items()}
+    return function(observations)
 
 
 def distinct(observations: Observations, count: int) -> np.ndarray:
-    """
-    :param observations: a sample, in which a state may be more than once
-    :param count: how many to choose
-    :return: indices of the first ``count`` different states (fewer if there are fewer)
-    """
+    """Indices of the first ``count`` different states, or of fewer if there are fewer."""
     arrays = list(observations.values()) if isinstance(observations, dict) else [observations]
     rows = np.concatenate([array.reshape(len(array), -1).astype(np.float64) for array in arrays], axis=1)
     _, first = np.unique(rows, axis=0, return_index=True)
@@ -48,15 +41,12 @@ class ProbeStates:
     """
     States on which policy and Q are looked at again and again.
 
-    They are kept in the environment's units; where observations are normalised (``VecNormalize``), each snapshot
-    normalises them with the statistics of its moment, as the policy would meet them then.
+    They are kept in the environment's units; where observations are normalized (``VecNormalize``), each snapshot
+    normalizes them with the statistics of its moment, as the policy would meet them then.
 
     For observations that are vectors of 2 to 8 numbers and one- or two-dimensional actions, a snapshot also holds the policy
-    over the plane of the two observation dimensions that vary most (largest standard deviation in a sample of replay,
-    in the environment's units; the plane covers that sample), the others at their median.
-
-    :param observations: the states, shape ``(n, ...)`` or a dict of such
-    :param plane: the two dimensions, the grid's coordinates and the state of the others; ``None`` for no plane
+    over the plane of the two observation dimensions with the largest standard deviation in a sample of replay. The plane
+    covers that sample; the other dimensions are at their median.
     """
 
     def __init__(self, observations: Observations, plane: dict[str, Any] | None = None) -> None:
@@ -65,12 +55,7 @@ class ProbeStates:
 
     @classmethod
     def draw(cls, sample: Observations, count: int, action_dim: int, observation_space: spaces.Space) -> "ProbeStates":
-        """
-        :param sample: states drawn from replay, in the environment's units
-        :param count: how many probe states to choose
-        :param action_dim: action dimensions
-        :param observation_space: the observation space
-        """
+        """Choose ``count`` states, and a plane, from a sample of replay in the environment's units."""
         plane = None
         if isinstance(observation_space, spaces.Box) and isinstance(sample, np.ndarray) and sample.ndim == 2:
             spread = sample.std(axis=0)
@@ -82,28 +67,21 @@ class ProbeStates:
                     "y": np.linspace(sample[:, second].min(), sample[:, second].max(), PLANE_POINTS),
                     "others": np.median(sample, axis=0),
                 }
-        return cls(select(sample, distinct(sample, count)), plane)
+        chosen = distinct(sample, count)
+        return cls(for_each_part(lambda part: part[chosen], sample), plane)
 
     def record(self) -> dict[str, Any]:
-        """
-        :return: what a recording holds of them: the states if they are vectors of at most 64 numbers, and the plane
-        """
+        """What a recording holds of them: the states if they are vectors of at most 64 numbers, and the plane."""
         states = self.observations
         shown = isinstance(states, np.ndarray) and states.ndim == 2 and states.shape[1] <= RECORDED_MAX_DIMENSIONS
         return {"states": states if shown else None, "plane": self.plane}
 
     def snapshot(self, networks: ActorCritic, normalize: VecNormalize | None) -> dict[str, Any]:
-        """
-        :param networks: the networks
-        :param normalize: what normalises the observations, if anything does
-        :return: ``actions``, shape ``(n, action_dim)``; ``q``, shape ``(n,)``; ``plane``, the policy over the plane, shape
-            ``(action_dim, y, x)``, or ``None``
-        """
-        actions, q_values = networks.value_of(_normalized(self.observations, normalize))
+        """``actions``, shape ``(n, action_dim)``; ``q``, shape ``(n,)``; ``plane``, shape ``(action_dim, y, x)``, if any."""
+        actions, q_values = networks.value_of(self.observations, normalize)
         plane = None
         if self.plane is not None:
-            grid = self._grid()
-            on_grid, _ = networks.value_of(_normalized(grid, normalize))
+            on_grid, _ = networks.value_of(self._grid(), normalize)
             plane = on_grid.T.reshape(-1, PLANE_POINTS, PLANE_POINTS)
         return {"actions": _rounded(actions), "q": q_values, "plane": None if plane is None else _rounded(plane)}
 
@@ -117,11 +95,7 @@ class ProbeStates:
         return grid.astype(self.observations.dtype)
 
     def save(self, folder: Path) -> None:
-        """
-        Write the states beside the recording, so that a run that is resumed goes on with them.
-
-        :param folder: the run's folder
-        """
+        """Write the states beside the recording, so that a resumed run continues with them."""
         states = self.observations if isinstance(self.observations, dict) else {"": self.observations}
         arrays = {f"observation/{key}": array for key, array in states.items()}
         if self.plane is not None:
@@ -132,29 +106,21 @@ class ProbeStates:
 
     @classmethod
     def load(cls, folder: Path) -> "ProbeStates | None":
-        """
-        :param folder: the run's folder
-        :return: the states that :meth:`save` wrote there; ``None`` if there are none, or none that can be read
-        """
+        """The states that :meth:`save` wrote; ``None`` if there are none, or none that can be read."""
         try:
             with np.load(folder / PROBES_FILE, allow_pickle=False) as file:
-                arrays = {name.partition("/"): file[name] for name in file.files}
+                arrays = dict(file)
         except (OSError, ValueError, EOFError):
             return None
-        parts: dict[str, dict[str, np.ndarray]] = {"observation": {}, "plane": {}}
-        for (part, _, key), array in arrays.items():
-            parts.setdefault(part, {})[key] = array
-        if not parts["observation"]:
+        observations, plane = (
+            {name.removeprefix(part): array for name, array in arrays.items() if name.startswith(part)}
+            for part in ("observation/", "plane/")
+        )
+        if not observations:
             return None
-        plane: dict[str, Any] = dict(parts["plane"])
         if plane:
-            plane["dimensions"] = [int(index) for index in plane["dimensions"]]
-        observations: Observations = parts["observation"]
+            plane["dimensions"] = plane["dimensions"].tolist()
         return cls(observations[""] if list(observations) == [""] else observations, plane or None)
-
-
-def _normalized(observations: Observations, normalize: VecNormalize | None) -> Observations:
-    return observations if normalize is None else normalize.normalize_obs(observations)
 
 
 def _rounded(actions: np.ndarray) -> np.ndarray:

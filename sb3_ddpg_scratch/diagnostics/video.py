@@ -1,4 +1,8 @@
-"""A policy at work: one noise-free episode as an animated GIF, from an actor's weights that are read as data."""
+"""
+One noise-free episode as an animated GIF, played by an actor whose weights are read as data.
+
+SB3's VecVideoRecorder writes MP4 files at full size; the report embeds a small GIF.
+"""
 
 import io
 from pathlib import Path
@@ -8,12 +12,13 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
-from sb3_ddpg_scratch.diagnostics.reading import Recording
-from sb3_ddpg_scratch.diagnostics.recording import POLICY_FILE
+from sb3_ddpg_scratch.diagnostics.recording_reader import Recording
+from sb3_ddpg_scratch.diagnostics.recording_writer import POLICY_FILE
 from sb3_ddpg_scratch.model_file.archive import read_members
 from sb3_ddpg_scratch.model_file.tensors import read_tensors
 
@@ -23,12 +28,7 @@ FRAMES_PER_SECOND = 20
 MOST_STEPS = 5000
 
 # SB3's DDPG and TD3 name their actors' parameters as ours does: ScratchDDPG can play for them.
-ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {
-    "ScratchDDPG": ScratchDDPG,
-    "DDPG": ScratchDDPG,
-    "TD3": ScratchDDPG,
-    "SAC": SAC,
-}
+ALGORITHMS: dict[str, Any] = dict.fromkeys(("ScratchDDPG", "DDPG", "TD3"), ScratchDDPG) | {"SAC": SAC}
 
 
 class VideoError(RuntimeError):
@@ -39,17 +39,14 @@ def record_video(recording: Recording, path: Path, model: Path | None = None, se
     """
     Play one episode with a run's policy, without noise, and write it as an animated GIF.
 
-    :param recording: the run's recording, whose header says which environment and which networks
-    :param path: the GIF to write
-    :param model: a saved model (``.zip``) to take the weights from; ``None`` for the ``policy.pth`` beside the recording
-    :param seed: seed of the episode
-    :return: the number of frames
-    :raises VideoError: if the environment cannot be made or rendered, or the weights are missing or do not fit
+    The recording's header says which environment and which networks. The weights are those of ``model``, a saved model
+    (``.zip``), or of the ``policy.pth`` beside the recording. Returns the number of frames. Raises VideoError if the
+    environment cannot be made or rendered, or the weights are missing or do not fit.
     """
-    weights, normalization = _read_weights(recording, model)
+    weights, statistics = _read_weights(recording, model)
     env = _make_env(recording.header)
     try:
-        frames = _play(env, _build(recording.header, env, weights), normalization, seed)
+        frames = _play(env, _build(recording.header, env, weights), statistics, seed)
     finally:
         env.close()
     write_whole(path, encode_gif(frames))
@@ -98,7 +95,7 @@ def _build(header: dict[str, Any], env: gym.Env, weights: dict[str, th.Tensor]) 
         raise VideoError("The policy has parts of the user's own, which cannot be built from weights alone.")
     try:
         kwargs = {key: _named(value) for key, value in policy["kwargs"].items()}
-        model = algorithm(policy["name"], env, policy_kwargs=kwargs, buffer_size=1, device="cpu")  # type: ignore[call-arg]
+        model = algorithm(policy["name"], env, policy_kwargs=kwargs, buffer_size=1, device="cpu")
         model.actor.load_state_dict(weights)
     except Exception as error:
         raise VideoError(f"The weights do not fit the policy that the recording describes ({error}).") from error
@@ -114,41 +111,39 @@ def _named(value: Any) -> Any:
     return value
 
 
-def _play(env: gym.Env, model: Any, normalization: dict[str, Any] | None, seed: int) -> list[np.ndarray]:
+def _play(env: gym.Env, model: Any, statistics: dict[str, Any] | None, seed: int) -> list[np.ndarray]:
     frames: list[np.ndarray] = []
-    observation, _ = env.reset(seed=seed)
+    vec_env: VecEnv = DummyVecEnv([lambda: env])
+    if statistics is not None:
+        vec_env = normalizing_env(vec_env, statistics)
+    vec_env.seed(seed)
+    observation = vec_env.reset()
     for _ in range(MOST_STEPS):
         frame = env.render()
         if not isinstance(frame, np.ndarray) or frame.ndim != 3:
             raise VideoError("The environment renders no pictures (render_mode='rgb_array').")
         frames.append(frame)
-        action, _ = model.predict(_normalized(observation, normalization), deterministic=True)
-        observation, _, terminated, truncated, _ = env.step(action)
-        if terminated or truncated:
+        action, _ = model.predict(observation, deterministic=True)
+        observation, _, dones, _ = vec_env.step(action)
+        if dones[0]:
             break
     return frames
 
 
-def _normalized(observation: Any, normalization: dict[str, Any] | None) -> Any:
-    if normalization is None:
-        return observation
-    parts = normalization["parts"]
-
-    def scaled(value: Any, part: dict[str, th.Tensor]) -> np.ndarray:
-        mean, variance = part["mean"].numpy(), part["var"].numpy()
-        limit = normalization["limit"]
-        return np.clip((value - mean) / np.sqrt(variance + normalization["epsilon"]), -limit, limit).astype(np.float32)
-
-    if isinstance(observation, dict):
-        return {key: scaled(value, parts[key]) if key in parts else value for key, value in observation.items()}
-    return scaled(observation, parts[""])
+def normalizing_env(env: VecEnv, statistics: dict[str, Any]) -> VecNormalize:
+    found: dict[Any, RunningMeanStd] = {}
+    for key, part in statistics["parts"].items():
+        found[key] = RunningMeanStd(shape=part["mean"].shape)
+        found[key].mean, found[key].var = part["mean"].numpy(), part["var"].numpy()
+    keys = None if "" in found else list(found)
+    limits = {"clip_obs": statistics["limit"], "epsilon": statistics["epsilon"]}
+    normalize: Any = VecNormalize(env, training=False, norm_reward=False, norm_obs_keys=keys, **limits)
+    normalize.obs_rms = found if keys else found[""]
+    return normalize
 
 
 def encode_gif(frames: list[np.ndarray]) -> bytes:
-    """
-    :param frames: pictures of an episode, shape ``(height, width, 3)``, uint8
-    :return: at most 150 of them, at most 320 pixels a side, as an animated GIF that repeats
-    """
+    """At most 150 of the frames, at most 320 pixels a side, as an animated GIF that repeats."""
     from PIL import Image
 
     stride = -(-len(frames) // MOST_FRAMES)

@@ -1,11 +1,11 @@
-"""What happened in a run, in numbers and words. No pictures here."""
+"""What happened in a run, in numbers and sentences."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_ddpg_scratch.diagnostics.reading import Recording
-from sb3_ddpg_scratch.page.words import duration, number, percent
+from sb3_ddpg_scratch.diagnostics.recording_reader import Recording
+from sb3_ddpg_scratch.report.formatting import duration, number, percent
 
 WINDOW = 10
 """Episodes of the moving average, and of the returns at the beginning and the end."""
@@ -15,11 +15,7 @@ NOTABLE_SHARE = 0.1
 
 
 def moving_average(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
-    """
-    :param values: shape ``(n,)``
-    :param window: how many of the latest values to average
-    :return: for each value the mean of it and the ``window - 1`` before it (fewer at the beginning), shape ``(n,)``
-    """
+    """For each value the mean of it and the ``window - 1`` before it (fewer at the beginning)."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - window, 0)
@@ -29,19 +25,8 @@ def moving_average(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
 @dataclass
 class Summary:
     """
-    The numbers of a run's end. NaN where nothing was recorded.
-
-    :param steps: environment steps
-    :param episodes: number of episodes
-    :param seconds: duration up to the last measurement
-    :param first_return: mean return of the first 10 episodes
-    :param last_return: mean return of the last 10
-    :param return_error: standard error of their difference
-    :param q: Q(s, mu(s)) in the last comparisons
-    :param obtained: the discounted return that followed
-    :param tail_weight: share of the critic's own word in it
-    :param noise_free: whether those were noise-free episodes
-    :param saturated: share of saturated actions in the last measurements
+    The numbers of a run's end, NaN where nothing was recorded: returns are means of 10 episodes, ``return_error`` is the
+    standard error of their difference, and the rest is from the last measurements and comparisons.
     """
 
     steps: int
@@ -52,7 +37,6 @@ class Summary:
     return_error: float
     q: float
     obtained: float
-    tail_weight: float
     noise_free: bool
     saturated: float
 
@@ -61,12 +45,12 @@ class Summary:
         """How much more the critic promises than the policy gets."""
         return self.q - self.obtained
 
+    @property
+    def is_compared(self) -> bool:
+        return not np.isnan(self.overestimation)
+
 
 def summarize(recording: Recording) -> Summary:
-    """
-    :param recording: a recording
-    :return: its numbers
-    """
     returns = recording.tables["episode"]["return"]
     first, last = returns[:WINDOW], returns[-WINDOW:]
     enough = len(returns) >= 2 * WINDOW
@@ -85,7 +69,6 @@ def summarize(recording: Recording) -> Summary:
         return_error=float(error),
         q=_mean(evaluations["q"][compared]),
         obtained=_mean(evaluations["discounted_return"][compared]),
-        tail_weight=_mean(evaluations["tail_weight"][compared]),
         noise_free=bool(noise_free),
         saturated=_mean(updates["saturated"][-LATEST:]),
     )
@@ -96,12 +79,8 @@ def _mean(values: np.ndarray) -> float:
 
 
 def in_words(recording: Recording, summary: Summary) -> str:
-    """
-    :param recording: a recording
-    :param summary: its numbers
-    :return: what happened, in a few sentences
-    """
-    sentences = [_training(recording, summary), _returns(summary), _critic(recording, summary), _warnings(recording)]
+    """What happened, in a few sentences."""
+    sentences = [_training(recording, summary), _returns(summary), _critic(summary), _warnings(recording)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -124,11 +103,10 @@ def _returns(summary: Summary) -> str:
     return f"The return {verb} from {number(summary.first_return)} to {number(summary.last_return)}."
 
 
-def _critic(recording: Recording, summary: Summary) -> str:
-    if np.isnan(summary.overestimation):
+def _critic(summary: Summary) -> str:
+    if not summary.is_compared:
         return ""
-    scale = max(abs(summary.obtained), 1e-12)
-    share = abs(summary.overestimation) / scale
+    share = abs(summary.overestimation) / max(abs(summary.obtained), 1e-12)
     if share <= NOTABLE_SHARE:
         return f"The critic is about right: it promises {number(summary.q)}, and {number(summary.obtained)} was obtained."
     direction = "more" if summary.overestimation > 0 else "less"
@@ -141,8 +119,5 @@ def _critic(recording: Recording, summary: Summary) -> str:
 def _warnings(recording: Recording) -> str:
     if not recording.warnings:
         return "No sign of divergence." if len(recording.tables["update"]["step"]) else "Nothing was measured."
-    return (
-        "There were signs of divergence: see below."
-        if len(recording.warnings) > 1
-        else "There was a sign of divergence: see below."
-    )
+    found = "was a sign" if len(recording.warnings) == 1 else "were signs"
+    return f"There {found} of divergence: see below."

@@ -1,10 +1,10 @@
 """
 What the diagnostics cost: trainings with and without the callback, in turns.
 
-``python -m sb3_ddpg_scratch.diagnostics.cost`` prints it. Two numbers are given. The *share inside* is the processor time
-spent in the callback's methods over that of the whole training, less the same of a callback that does nothing (SB3's calls and
-the timing itself), which a busy machine hardly moves; the *ratio* is the time
-of a training with the callback over that of one without, the median of pairs made right after each other.
+Run it from the checkout: ``python benchmarks/diagnostics_cost.py``. It prints two numbers. The *share inside* is the
+processor time spent in the callback's methods over that of the whole training, minus the same for a callback that does
+nothing (SB3's calls and the timing itself); the *ratio* is the time of a training with the callback over that of one
+without, the median of pairs made right after each other.
 """
 
 import argparse
@@ -62,12 +62,7 @@ class _TimedNothing(_Timed):
 
 @dataclass
 class Cost:
-    """
-    :param share_inside: median share of the training's time that is spent in the callback, beyond that of an empty one
-    :param ratio: median time of a training with the callback over one without, minus 1
-    :param ratios: that of each pair
-    :param microseconds_per_step: of the trainings without the callback, the median
-    """
+    """Medians: the callback's share of the training's time, and the time of a training with it over one without, minus 1."""
 
     share_inside: float
     ratio: float
@@ -83,15 +78,7 @@ def measure_cost(
     model_kwargs: dict[str, Any] | None = None,
     **callback_kwargs: Any,
 ) -> Cost:
-    """
-    :param env_id: the environment
-    :param steps: environment steps of each training
-    :param pairs: trainings with and without the callback, each
-    :param model_class: the algorithm
-    :param model_kwargs: its arguments besides policy and environment
-    :param callback_kwargs: the callback's arguments besides ``out``
-    :return: the cost
-    """
+    """Train with and without the callback, whose arguments besides ``out`` are ``callback_kwargs``."""
     settings = {"seed": 0, "device": "cpu", "buffer_size": steps} | (model_kwargs or {})
 
     def train(callback: BaseCallback | None) -> float:

@@ -15,16 +15,13 @@ SETTINGS = ("gamma", "tau", "batch_size", "learning_starts", "seed", "policy_del
 
 
 def describe(model: BaseAlgorithm) -> dict[str, Any]:
-    """
-    :param model: the model that is about to be trained
-    :return: plain numbers and texts; ``None`` where something cannot be said in JSON
-    """
+    """The header's entries; ``None`` where something has no JSON form."""
     space: Any = model.action_space
     normalize = model.get_vec_normalize_env()
     return {
         "algorithm": type(model).__name__,
-        "environment": environment_of(model),
-        "policy": policy_of(model),
+        "environment": _environment_of(model),
+        "policy": _policy_of(model),
         "n_envs": model.n_envs,
         "settings": {name: _in_json(getattr(model, name, None)) for name in SETTINGS},
         "noise": None if model.action_noise is None else repr(model.action_noise),
@@ -38,11 +35,8 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
     }
 
 
-def environment_of(model: BaseAlgorithm) -> dict[str, Any] | None:
-    """
-    :param model: the model
-    :return: ``id`` and ``kwargs`` with which gymnasium makes its environment; ``None`` if it was not made by its id
-    """
+def _environment_of(model: BaseAlgorithm) -> dict[str, Any] | None:
+    """``id`` and ``kwargs`` for ``gymnasium.make``; ``None`` if the environment was not made by its id."""
     assert model.env is not None
     try:
         spec = model.env.get_attr("spec")[0]
@@ -53,13 +47,8 @@ def environment_of(model: BaseAlgorithm) -> dict[str, Any] | None:
     return {"id": spec.id, "kwargs": _in_json({key: value for key, value in spec.kwargs.items() if key != "render_mode"})}
 
 
-def policy_of(model: BaseAlgorithm) -> dict[str, Any] | None:
-    """
-    What is needed to build a policy of the same shape again, without reading code from anywhere.
-
-    :param model: the model
-    :return: ``name`` and ``kwargs``; ``None`` if it has parts that cannot be named, as classes of the user's own
-    """
+def _policy_of(model: BaseAlgorithm) -> dict[str, Any] | None:
+    """What builds a policy of the same shape without reading code; ``None`` if it has parts of the user's own."""
     names = {policy: name for name, policy in model.policy_aliases.items()}
     name = names.get(model.policy_class)
     kwargs: dict[str, Any] = {}
@@ -77,11 +66,10 @@ def policy_of(model: BaseAlgorithm) -> dict[str, Any] | None:
     return None if name is None else {"name": name, "kwargs": kwargs}
 
 
-def normalization(normalize: VecNormalize | None) -> dict[str, Any] | None:
+def observation_statistics(normalize: VecNormalize | None) -> dict[str, Any] | None:
     """
-    :param normalize: what normalises the observations
-    :return: its statistics: for each part of the observation (``""`` if it has none) mean and variance, with epsilon and
-        limit; ``None`` where observations are not normalised
+    VecNormalize's mean and variance for each part of the observation (``""`` if it has no parts), with epsilon and limit;
+    ``None`` where observations are not normalized.
     """
     if normalize is None or not normalize.norm_obs:
         return None

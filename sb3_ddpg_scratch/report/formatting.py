@@ -1,14 +1,10 @@
-"""Numbers as a reader likes them."""
+"""Numbers formatted for readers."""
 
 import numpy as np
 
 
 def number(value: float, sign: bool = False) -> str:
-    """
-    :param value: a number
-    :param sign: whether to write a plus, too
-    :return: it with three significant digits or as many as its whole part has, a true minus sign, and commas
-    """
+    """Three significant digits or the whole part, with a true minus sign and commas; ``sign`` writes a plus, too."""
     if not np.isfinite(value):
         return "–" if np.isnan(value) else "∞" if value > 0 else "−∞"
     size = abs(value)
@@ -20,18 +16,10 @@ def number(value: float, sign: bool = False) -> str:
 
 
 def percent(share: float) -> str:
-    """
-    :param share: a share of 1
-    :return: it in percent
-    """
     return "–" if np.isnan(share) else f"{share:.0%}"
 
 
 def duration(seconds: float) -> str:
-    """
-    :param seconds: a duration
-    :return: it in words
-    """
     if np.isnan(seconds):
         return "an unknown time"
     if seconds < 120:

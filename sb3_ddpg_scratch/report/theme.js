@@ -30,23 +30,29 @@ const theme = (() => {
     return typeof value === "string" && value.startsWith("theme:") ? color(value.slice(6)) : value;
   }
 
-  function layoutOf(figure) {
+  // What all figures have in common, as a Plotly template: a figure's own layout overrides it.
+  function template() {
     const axis = { gridcolor: color("edge"), linecolor: color("edge"), zerolinecolor: color("edge"), automargin: true };
-    const layout = {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, autosize: true,
+    return { layout: {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, xaxis: axis, yaxis: axis,
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: color("muted") },
-      margin: { l: 48, r: 10, t: 14, b: 34 }, dragmode: narrow.matches ? false : "zoom",
       hoverlabel: { bgcolor: color("panel"), bordercolor: color("edge"), font: { color: color("text"), size: 12 }, namelength: -1 },
-      xaxis: {}, yaxis: {}, ...resolved(figure.layout),
-    };
-    for (const key of Object.keys(layout)) {
-      if (/^[xy]axis\d*$/.test(key)) layout[key] = { ...axis, ...layout[key] };
-      if (/^coloraxis\d*$/.test(key) && layout[key].colorbar) layout[key].colorbar.tickcolor = color("edge");
-    }
+      coloraxis: { colorbar: { tickcolor: color("edge") } },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: color("muted"), activecolor: color("text") },
+    } };
+  }
+
+  const toolbar = () => parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--toolbar"));
+
+  function layoutOf(figure) {
+    const layout = { autosize: true, dragmode: narrow.matches ? false : "zoom", xaxis: {}, yaxis: {},
+      ...resolved(figure.layout), template: template() };
+    layout.margin = { l: 48, r: 10, t: 14, b: 34, ...layout.margin };
+    layout.margin.t += toolbar();
     return layout;
   }
 
-  const options = { responsive: true, displaylogo: false, displayModeBar: "hover",
+  const options = { responsive: true, displaylogo: false, displayModeBar: toolbar() > 0 ? true : "hover",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
   return {
     color, resolved, layoutOf, options,

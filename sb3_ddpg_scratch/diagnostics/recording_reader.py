@@ -1,4 +1,4 @@
-"""Reading a recording, or what is left of it: what cannot be read is left out, and said by name."""
+"""Reading a recording, or what is left of it: what cannot be read is skipped and listed."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,35 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ddpg_scratch.diagnostics.recording import FORMAT, RECORDING_FILE, VERSION
+from sb3_ddpg_scratch.diagnostics.recording_writer import FORMAT, RECORDING_FILE, VERSION
 
-# The numbers of each kind of record that is read as a table: name, and whether a record without it makes no sense.
+_MEASURED = (
+    *("seconds", "q_mean", "q_abs_mean", "target_mean", "td_error", "critic_loss", "actor_loss"),
+    *("critic_grad_norm", "actor_grad_norm", "saturated", "sigma", "largest_return"),
+)
+_COMPARED = ("q", "discounted_return", "tail_weight", "return_mean", "noise_free")
+
+# The numbers of each kind of record that is read as a table: name, and whether a record without it is invalid.
 COLUMNS: dict[str, dict[str, bool]] = {
     "episode": {"step": True, "return": True, "length": False, "env": False},
-    "update": {
-        "step": True,
-        "n_updates": True,
-        "seconds": False,
-        "q_mean": False,
-        "q_abs_mean": False,
-        "target_mean": False,
-        "td_error": False,
-        "critic_loss": False,
-        "actor_loss": False,
-        "critic_grad_norm": False,
-        "actor_grad_norm": False,
-        "saturated": False,
-        "sigma": False,
-        "largest_return": False,
-    },
-    "evaluation": {
-        "step": True,
-        "q": False,
-        "discounted_return": False,
-        "tail_weight": False,
-        "return_mean": False,
-        "noise_free": False,
-    },
+    "update": {"step": True, "n_updates": True} | dict.fromkeys(_MEASURED, False),
+    "evaluation": {"step": True} | dict.fromkeys(_COMPARED, False),
 }
 
 
@@ -46,12 +30,8 @@ class UnreadableRecordingError(ValueError):
 @dataclass
 class Snapshot:
     """
-    The networks on the probe states at one moment.
-
-    :param step: environment steps made
-    :param actions: normalised actions of the policy, shape ``(probe_states, action_dim)``
-    :param q_values: Q(s, mu(s)), shape ``(probe_states,)``
-    :param plane: the policy over two observation dimensions, shape ``(action_dim, y, x)``; ``None`` where not recorded
+    The networks on the probe states at one environment step: normalized ``actions``, shape ``(probe_states, action_dim)``;
+    ``q_values``, shape ``(probe_states,)``; ``plane``, shape ``(action_dim, y, x)``, ``None`` where not recorded.
     """
 
     step: int
@@ -93,11 +73,7 @@ class Recording:
 
 
 def find_recording(folder: Path) -> Path:
-    """
-    :param folder: a run's folder, or a recording itself
-    :return: the recording
-    :raises UnreadableRecordingError: if there is none
-    """
+    """The recording of a run's folder, or the recording itself; raises UnreadableRecordingError if there is none."""
     if folder.is_file():
         return folder
     if not folder.is_dir():
@@ -112,16 +88,16 @@ def find_recording(folder: Path) -> Path:
 
 def read_recording(folder: Path) -> Recording:
     """
-    Read a recording. Nothing in the file is ever run; lines that make no sense are skipped and listed in ``problems``.
+    Read a recording. Nothing in the file is ever run; invalid lines are skipped and listed in ``problems``.
 
     :param folder: a run's folder, or a recording itself
     :return: what could be read
-    :raises UnreadableRecordingError: if there is no recording, it is of another format, or even its header is torn
+    :raises UnreadableRecordingError: if there is no recording, it has another format, or its header is torn
     """
     path = find_recording(folder)
     header = read_header(path)
     lines = path.read_bytes().split(b"\n")
-    records: list[tuple[int, dict[str, Any]]] = []
+    records: list[dict[str, Any]] = []
     skipped: dict[int, str] = {}
     last_written = max((number for number, line in enumerate(lines, 1) if line.strip()), default=1)
     for number, line in enumerate(lines[1:], 2):
@@ -131,15 +107,14 @@ def read_recording(folder: Path) -> Recording:
             record = _checked(json.loads(line))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             torn = isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) and number == last_written
-            skipped[number] = "torn, as when a run is killed while it writes" if torn else "not a record that makes sense"
+            skipped[number] = "torn, as when a run is killed while it writes" if torn else "not a valid record"
             continue
         if record["kind"] == "resumed":
-            # The run went on from an earlier moment: what came after that moment was made again.
-            records = [(at, earlier) for at, earlier in records if earlier["step"] <= record["step"]]
-            records = [(at, earlier) for at, earlier in records if earlier["kind"] != "end"]
-        records.append((number, record))
-    recording = _assemble(path, header, [record for _, record in records], skipped)
-    recording.problems = [f"{path}, line {number}: {reason}; left out." for number, reason in _shortened(skipped)]
+            # The run continued from an earlier step: what came after that step was made again.
+            records = [kept for kept in records if kept["step"] <= record["step"] and kept["kind"] != "end"]
+        records.append(record)
+    recording = _assemble(path, header, records)
+    recording.problems = [f"{path}, line {number}: {reason}; skipped." for number, reason in _shortened(skipped)]
     return recording
 
 
@@ -147,15 +122,11 @@ def _shortened(skipped: dict[int, str], limit: int = 5) -> list[tuple[int | str,
     listed: list[tuple[int | str, str]] = list(skipped.items())
     if len(listed) <= limit:
         return listed
-    return [*listed[:limit], (f"{listed[limit][0]} and {len(listed) - limit - 1} more", "do not make sense either")]
+    return [*listed[:limit], (f"{listed[limit][0]} and {len(listed) - limit - 1} more", "are not valid either")]
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """
-    :param path: a recording
-    :return: its header
-    :raises UnreadableRecordingError: if it cannot be read, is torn, or of another format
-    """
+    """Raises UnreadableRecordingError if the header cannot be read, is torn, or of another format."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.readline())
@@ -174,7 +145,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _checked(record: Any) -> dict[str, Any]:
-    """The record with its numbers as numbers. Raises ValueError, TypeError or KeyError if it makes no sense."""
+    """The record with its numbers as numbers. Raises ValueError, TypeError or KeyError if it is invalid."""
     kind, step = record["kind"], record["step"]
     if not isinstance(kind, str) or not isinstance(step, int) or isinstance(step, bool):
         raise TypeError
@@ -209,7 +180,7 @@ def _check_probes(record: dict[str, Any]) -> None:
         plane["dimensions"] = (int(first), int(second))
 
 
-def _assemble(path: Path, header: dict[str, Any], records: list[dict[str, Any]], skipped: dict[int, str]) -> Recording:
+def _assemble(path: Path, header: dict[str, Any], records: list[dict[str, Any]]) -> Recording:
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         by_kind.setdefault(record["kind"], []).append(record)

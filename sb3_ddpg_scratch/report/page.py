@@ -1,0 +1,52 @@
+"""Self-contained pages: Plotly, style, script and figures in one HTML file, from Jinja templates with autoescape."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.report.figure import Figure, color_style
+from sb3_ddpg_scratch.report.formatting import number, percent
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("sb3_ddpg_scratch", package_path=""),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+_TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+_TEMPLATES.filters |= {"number": number, "percent": percent, "color_style": color_style}
+
+
+def render(package: str, template: str, figures: Sequence[Figure], **parts: Any) -> str:
+    """
+    The page of a package ("diagnostics" or "compare"), whose ``page.css`` and ``page.js`` follow the shared ones. The
+    template is "report/base.html" or extends it; its variables, ``parts``, are plain text unless they are ``Markup``.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise ArgumentError(
+            "report", "plotly", "installed", "The report needs Plotly: pip install 'sb3-ddpg-scratch[report]'."
+        ) from error
+    return _TEMPLATES.get_template(template).render(
+        style=_asset("report/base.css") + _asset(f"{package}/page.css"),
+        script=_asset("report/theme.js") + _asset(f"{package}/page.js"),
+        plotly=Markup(get_plotlyjs()),
+        figures=figures,
+        script_data=[figure.script_data() for figure in figures],
+        **parts,
+    )
+
+
+def macro(name: str, *arguments: Any) -> str:
+    """The HTML that a macro of ``report/macros.html`` makes, for code that puts HTML together itself."""
+    return str(getattr(_TEMPLATES.get_template("report/macros.html").module, name)(*arguments))
+
+
+def _asset(name: str) -> Markup:
+    assert _TEMPLATES.loader is not None
+    return Markup(_TEMPLATES.loader.get_source(_TEMPLATES, name)[0])
