@@ -79,7 +79,7 @@ def compare(
     if outcome.failed or outcome.summary is None:
         raise typer.Exit(1)
     if fail_on is FailOn.worse:
-        from sb3_ddpg_scratch.compare.summary import worst_verdict
+        from sb3_ddpg_scratch.compare.conclusions import worst_verdict
 
         if worst_verdict(outcome.summary) == "worse":
             raise typer.Exit(WORSE)

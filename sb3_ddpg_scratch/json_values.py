@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 
 
-def plain(value: Any) -> Any:
-    """Arrays, NumPy scalars and tuples as lists and numbers; numbers that are not finite as words."""
+def plain(value: Any, words: bool = True) -> Any:
+    """Arrays, NumPy scalars and tuples as lists and numbers; numbers that are not finite as words, or else as ``None``."""
     if isinstance(value, (float, np.floating)):
         number = float(value)
         if math.isfinite(number):
             return number
-        return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+        return ("NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity") if words else None
     if isinstance(value, np.ndarray):
-        return plain(value.tolist())
+        return plain(value.tolist(), words)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, words) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [plain(item, words) for item in value]
     return value

@@ -63,7 +63,7 @@ def presets(
     device: Annotated[str, typer.Option(help="Device of the networks.")] = "cpu",
 ) -> None:
     """Train every preset with several seeds; write a table, a summary and a picture of the learning curves."""
-    from sb3_ddpg_scratch.zoo.preset_batch import plan_runs, run_presets
+    from sb3_ddpg_scratch.compare.presets import plan_runs, run_presets
 
     specs = plan_runs(env, preset or (), seeds, steps, evaluations, eval_episodes, device)
     command = shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from sb3_ddpg_scratch.compare.results import Results, Run
+from sb3_ddpg_scratch.compare.results_file import Results, Run
 
 MACHINE = {"processor": "Example", "cores": 8, "memory_gib": 32, "system": "Linux", "threads": 1}
 

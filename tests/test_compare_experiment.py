@@ -16,7 +16,7 @@ from sb3_ddpg_scratch.compare.experiment import (
 )
 from sb3_ddpg_scratch.compare.folder import check_folder, claim_folder
 from sb3_ddpg_scratch.compare.plan import arm_settings, plan_comparison, try_out
-from sb3_ddpg_scratch.zoo.files import default_file
+from sb3_ddpg_scratch.zoo.yaml_settings import default_file
 
 PENDULUM = {"envs": ["Pendulum-v1"], "seeds": 2, "out": "unused"}
 

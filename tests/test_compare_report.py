@@ -8,10 +8,10 @@ from conftest import wait_until
 from made_up_results import made_up_results
 from PIL import Image
 
+from sb3_ddpg_scratch.compare.conclusions import summarize
 from sb3_ddpg_scratch.compare.curves import curves_of
 from sb3_ddpg_scratch.compare.report import write_report
 from sb3_ddpg_scratch.compare.scores import scores_of
-from sb3_ddpg_scratch.compare.summary import summarize
 
 HOSTILE = "<script>alert(1)</script>"
 ENVS = ("Pendulum-v1", "MountainCarContinuous-v0", "Lander<b>-v3")

@@ -1,4 +1,4 @@
-"""The runs of a comparison: made, interrupted, gone on with, gathered, stored, and compared with what was stored."""
+"""The runs of a comparison: made, interrupted, continued, gathered, stored, and compared with what was stored."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import ArgumentError, cli
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.compare import summary
+from sb3_ddpg_scratch.compare import conclusions
 from sb3_ddpg_scratch.compare.comparison import gather, run_comparison
 from sb3_ddpg_scratch.compare.experiment import experiment_from
 from sb3_ddpg_scratch.compare.plan import plan_comparison
 from sb3_ddpg_scratch.compare.random_policy import random_score
-from sb3_ddpg_scratch.compare.stored import read_stored
-from sb3_ddpg_scratch.zoo import run_process
-from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
+from sb3_ddpg_scratch.compare.results_file import read_results
+from sb3_ddpg_scratch.runs import processes
+from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 
 TINY = "learning_starts=50,batch_size=16,policy_kwargs={net_arch: [8, 8]}"
 ARMS = [f"ours=scratch_ddpg:yaml=ddpg,updater=autograd,{TINY}", f"sb3=ddpg:{TINY}"]
@@ -39,8 +39,8 @@ OPTIONS += ["--steps", "300", "--evaluations", "10", "--eval-episodes", "2"]
 def summarized(monkeypatch):
     """The results that statistics and report were made of, in a list."""
     given = []
-    summarize = summary.summarize
-    monkeypatch.setattr(summary, "summarize", lambda results, margin: given.append(results) or summarize(results, margin))
+    summarize = conclusions.summarize
+    monkeypatch.setattr(conclusions, "summarize", lambda results, margin: given.append(results) or summarize(results, margin))
     return given
 
 
@@ -62,7 +62,7 @@ def processes_of(folder):
             command = path.read_bytes().decode().split("\0")
         except OSError:
             continue
-        if str(folder) in command and "sb3_ddpg_scratch.zoo.run_process" in command:
+        if str(folder) in command and "sb3_ddpg_scratch.runs.processes" in command:
             found.append(int(path.parent.name))
     return found
 
@@ -82,11 +82,11 @@ def interrupted(tmp_path_factory):
 def test_interrupted_comparison_leaves_a_usable_folder(interrupted):
     out, output, status = interrupted
     assert status == 130
-    assert "the same command goes on from there" in output
+    assert "the same command continues from there" in output
     assert json.loads((out / "summary.json").read_text())["comparisons"][0]["verdict"] == "undecided"
     assert "Traceback" not in output
     assert processes_of(out) == []
-    stored = read_stored(out).results
+    stored = read_results(out)
     assert [(run.arm, run.seed) for run in stored.runs] == [("ours", 0)]
     assert [missing[:3] for missing in stored.missing] == [
         ("sb3", "Pendulum-v1", 0),
@@ -98,7 +98,7 @@ def test_interrupted_comparison_leaves_a_usable_folder(interrupted):
 
 @pytest.fixture(scope="module")
 def finished(interrupted):
-    """(plan, when the first run was finished) of the same comparison, gone on with until all is done."""
+    """(plan, when the first run was finished) of the same comparison, continued until all is done."""
     out = interrupted[0]
     first = out / "runs" / "ours" / "Pendulum-v1" / "seed_0.json"
     written = first.stat().st_mtime_ns
@@ -112,7 +112,7 @@ def finished(interrupted):
 
 def test_same_command_goes_on_and_ends_with_everything(finished, summarized, monkeypatch):
     out = finished.experiment.out
-    monkeypatch.setattr(run_process.subprocess, "Popen", lambda *_, **__: pytest.fail("a finished run was begun again"))
+    monkeypatch.setattr(processes.subprocess, "Popen", lambda *_, **__: pytest.fail("a finished run was begun again"))
     result = CliRunner().invoke(cli.app, [*OPTIONS, "--out", str(out), "--margin", "0.2"])
     assert result.exit_code == 0, result.output
     assert "All 4 runs are finished already." in result.output
@@ -150,7 +150,7 @@ def test_same_command_goes_on_and_ends_with_everything(finished, summarized, mon
 
 @pytest.mark.parametrize(("verdict", "status"), [("worse", 1), ("undecided", 0), ("better", 0)])
 def test_fail_on_worse_sets_the_exit_status(finished, monkeypatch, verdict, status):
-    monkeypatch.setattr(summary, "worst_verdict", lambda _: verdict)
+    monkeypatch.setattr(conclusions, "worst_verdict", lambda _: verdict)
     arguments = [*OPTIONS, "--out", str(finished.experiment.out), "--fail-on", "worse"]
     assert CliRunner().invoke(cli.app, arguments).exit_code == status
 
@@ -162,7 +162,7 @@ def test_stored_result_is_a_baseline(finished, tmp_path, monkeypatch):
     made = plan(tmp_path, **alone)
     assert made.baseline == "sb3"
     assert [(spec.arm, spec.steps, spec.evaluations, spec.eval_episodes) for spec in made.specs] == [("ours", 300, 10, 2)] * 2
-    results = gather(made, {"Pendulum-v1": -1200.0}, [], "command").results
+    results = gather(made, {"Pendulum-v1": -1200.0}, [], "command")
     assert [(run.arm, run.seed) for run in results.runs] == [("sb3", 0), ("sb3", 1)]
     assert len(results.evaluations) == 20
     assert [missing[3] for missing in results.missing] == ["not made yet"] * 2
@@ -183,25 +183,25 @@ def test_stored_result_is_a_baseline(finished, tmp_path, monkeypatch):
 def test_spoilt_baseline(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ArgumentError, match="--baseline"):
-        read_stored(tmp_path)
+        read_results(tmp_path)
 
 
 def test_stored_results_come_back_as_they_were(finished, tmp_path):
     stored = gather(finished, {"Pendulum-v1": -1200.0}, [], "command")
     stored.write(tmp_path / "results.json")
-    again = read_stored(tmp_path)
-    pd.testing.assert_frame_equal(again.results.evaluations, stored.results.evaluations)
-    assert again.results.runs == stored.results.runs
+    again = read_results(tmp_path)
+    pd.testing.assert_frame_equal(again.evaluations, stored.evaluations)
+    assert again.runs == stored.runs
     assert again.protocol == {"Pendulum-v1": {"steps": 300, "evaluations": 10, "eval_episodes": 2}}
-    assert (again.results.random_scores, again.results.command) == ({"Pendulum-v1": -1200.0}, "command")
+    assert (again.random_scores, again.command) == ({"Pendulum-v1": -1200.0}, "command")
 
 
 def test_run_ends_when_who_began_it_is_killed(tmp_path):
     settings = {"policy": "MlpPolicy", "n_timesteps": 10**6, "policy_kwargs": {"net_arch": [8, 8]}}
     spec = RunSpec("a", "ddpg", "Pendulum-v1", 0, 10**6, 10, 1, "cpu", settings)
     code = (
-        "import sys, json; from pathlib import Path; from sb3_ddpg_scratch.zoo.run_process import RunProcesses;"
-        "from sb3_ddpg_scratch.zoo.runs import RunSpec;"
+        "import sys, json; from pathlib import Path; from sb3_ddpg_scratch.runs.processes import RunProcesses;"
+        "from sb3_ddpg_scratch.runs.training_run import RunSpec;"
         "RunProcesses(Path(sys.argv[1])).run(RunSpec(**json.loads(sys.argv[2])), print)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), json.dumps(asdict(spec))])
@@ -225,7 +225,7 @@ def test_failed_runs_are_told_and_the_others_go_on(tmp_path, monkeypatch, summar
         write_whole(spec.result_file(self.out), json.dumps(fake))
         return True
 
-    monkeypatch.setattr(run_process.RunProcesses, "run", run)
+    monkeypatch.setattr(processes.RunProcesses, "run", run)
     console = Console(record=True, width=300)
     outcome = run_comparison(made, console, "command")
     text = console.export_text()
@@ -252,7 +252,7 @@ def test_threads_and_jobs_fit_the_cores(tmp_path, monkeypatch):
     for jobs, threads in ((100, 1), (100, 3), (2, 2), (1, 16)):
         run_comparison(plan(tmp_path, jobs=jobs, threads=threads), Console(quiet=True), "command")
     assert seen == [(8, 1), (2, 3), (2, 2), (1, 16)]
-    limits = run_process.thread_limits(3)
+    limits = processes.thread_limits(3)
     assert limits["OMP_NUM_THREADS"] == limits["MKL_NUM_THREADS"] == "3"
     assert os.environ.get("XLA_FLAGS", "") in limits["XLA_FLAGS"]
 

@@ -20,8 +20,8 @@ from sb3_ddpg_scratch import ArgumentError, FolderInUseError, ResumableCheckpoin
 from sb3_ddpg_scratch.compare.experiment import experiment_from
 from sb3_ddpg_scratch.compare.folder import check_folder, claim_folder
 from sb3_ddpg_scratch.compare.plan import plan_comparison
+from sb3_ddpg_scratch.compare.presets import plan_runs, run_presets
 from sb3_ddpg_scratch.folder_lock import hold_folder
-from sb3_ddpg_scratch.zoo.preset_batch import plan_runs, run_presets
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
 ENVIRONMENT |= {"COLUMNS": "1000"}  # so that no message is cut into lines

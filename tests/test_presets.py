@@ -282,7 +282,7 @@ def test_blog_post_acts_without_noise(tmp_path):
 PAPER = {"norm": "batch", "action_layer": 1, "final_init": 3e-3, "critic_weight_decay": 1e-2}
 
 
-def test_paper_normalises_batches(tmp_path):
+def test_paper_normalizes_batches(tmp_path):
     model = train(tmp_path, "lillicrap2015", 80, policy_kwargs={**TINY, **PAPER})
     _, full = prepare(tmp_path, "lillicrap2015")
     for network in (model, full):

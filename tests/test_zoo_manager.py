@@ -15,7 +15,7 @@ from torch import nn
 
 from sb3_ddpg_scratch import ArgumentError, DivergenceError, GaussianNoise, OUNoise, ScratchDDPG
 from sb3_ddpg_scratch.zoo import ALGO, ScratchExperimentManager, register
-from sb3_ddpg_scratch.zoo.files import default_file, read_settings
+from sb3_ddpg_scratch.zoo.yaml_settings import default_file, read_settings
 
 gym.register("BitFlip-v0", lambda: BitFlippingEnv(n_bits=4, continuous=True, max_steps=8))
 

@@ -110,7 +110,7 @@ def test_plots(folder, monkeypatch, capsys):
     assert "keys: ['SCRATCH_DDPG-logs']" in capsys.readouterr().out
     for name in ("all.png", "deep/file-1.png", "train.png"):
         picture = image.imread(folder / name)[..., :3]
-        # Curves of the first colours of Seaborn's palette (#4C72B0), on its grey.
+        # Curves of the first colors of Seaborn's palette (#4C72B0), on its gray.
         assert np.any(np.all(np.abs(picture - np.array([0x4C, 0x72, 0xB0]) / 255) < 0.01, axis=-1)), name
     assert not list(folder.rglob("*.tmp*"))
 

@@ -11,37 +11,31 @@ from rich.console import Console
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.folder import check_folder, claim_folder
-from sb3_ddpg_scratch.compare.plan import Plan, try_out
+from sb3_ddpg_scratch.compare.plan import Plan, Protocol, try_out
 from sb3_ddpg_scratch.compare.random_policy import random_score
-from sb3_ddpg_scratch.compare.results import Results, Run
-from sb3_ddpg_scratch.compare.stored import COLUMNS, FILE, StoredResults
+from sb3_ddpg_scratch.compare.results_file import COLUMNS, FILE, Results, Run
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.machine import usable_cores
-from sb3_ddpg_scratch.zoo.run_batch import RunExecutor, perform_runs
-from sb3_ddpg_scratch.zoo.run_process import RunProcesses
-from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
+from sb3_ddpg_scratch.runs.batch import perform_runs
+from sb3_ddpg_scratch.runs.processes import RunProcesses
+from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 
-# Handed to Ray at a time: more than any cluster has room for at once, so that it is Ray that decides what waits.
+# Submitted to Ray at a time: more than any cluster can run at once, so that Ray decides what waits.
 RUNS_IN_RAY = 256
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """
-    :param failed: runs that failed
-    :param summary: what ``summary.json`` holds; ``None`` where no run is finished
-    """
+    """Runs that failed, and what ``summary.json`` holds: ``None`` where no run is finished."""
 
     failed: list[RunSpec]
     summary: dict[str, Any] | None
 
 
 def check_extras() -> None:
-    """
-    :raises ArgumentError: if what statistics and report need is not installed
-    """
-    for package in ("scipy", "rliable", "plotly"):
+    """Raise ``ArgumentError`` if what statistics and report need is not installed."""
+    for package in ("scipy", "statsmodels", "rliable", "plotly"):
         if find_spec(package) is None:
             advice = "The comparison needs it: pip install 'sb3-ddpg-scratch[compare]'."
             raise ArgumentError("compare", package, "installed", advice)
@@ -49,37 +43,24 @@ def check_extras() -> None:
 
 def run_comparison(plan: Plan, console: Console, command: str, ray_address: str | None = None, ray: bool = False) -> Outcome:
     """
-    Perform the runs that are not finished yet; write ``evaluations.csv``, ``results.json``, ``summary.json`` and the report.
-
-    :param plan: the comparison's runs
-    :param console: where to print
-    :param command: the command line, for the results
-    :param ray_address: address of a Ray cluster; ``None`` for the one that Ray finds, or a local one
-    :param ray: whether to perform the runs on Ray
-    :return: what failed, and the summary
-    :raises FolderInUseError: if another process is writing to the folder
-    :raises ArgumentError: if the folder is another comparison's, or an arm cannot be set up
-    :raises KeyboardInterrupt: if interrupted, after what is finished was gathered
+    Perform the runs that are not finished yet, here or on Ray (at the address, or a local one), and write ``evaluations.csv``,
+    ``results.json``, ``summary.json`` and the report. If interrupted, gather what is finished before raising.
     """
     out = plan.experiment.out
     check_folder(plan.specs, out)
     try_out([spec for spec in plan.specs if finished_result(spec, out) is None])
     with hold_folder(out, "--out"):
-        check_folder(plan.specs, out)  # another comparison may have begun there meanwhile
+        check_folder(plan.specs, out)  # another comparison may have started there meanwhile
         claim_folder(plan.specs, out)
-        return _perform_and_conclude(plan, console, command, ray_address, ray)
-
-
-def _perform_and_conclude(plan: Plan, console: Console, command: str, ray_address: str | None, ray: bool) -> Outcome:
-    scores = {env_id: random_score(env_id) for env_id in plan.experiment.envs}
-    failed: list[RunSpec] = []
-    try:
-        failed = _perform(plan, console, ray, ray_address)
-    except KeyboardInterrupt:
-        with suppress(KeyboardInterrupt):
-            _conclude(plan, scores, [], console, command)
-        raise
-    return Outcome(failed, _conclude(plan, scores, failed, console, command))
+        scores = {env_id: random_score(env_id) for env_id in plan.experiment.envs}
+        failed: list[RunSpec] = []
+        try:
+            failed = _perform(plan, console, ray, ray_address)
+        except KeyboardInterrupt:
+            with suppress(KeyboardInterrupt):
+                _conclude(plan, gather(plan, scores, [], command), console)
+            raise
+        return Outcome(failed, _conclude(plan, gather(plan, scores, failed, command), console))
 
 
 def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -> list[RunSpec]:
@@ -88,29 +69,21 @@ def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -
         console.print(f"All {len(plan.specs)} runs are finished already.")
         return []
     if ray:
-        from sb3_ddpg_scratch.compare.ray_executor import RayRuns
+        from sb3_ddpg_scratch.runs.ray_executor import RayRuns
 
         with RayRuns(experiment.out, experiment.threads, ray_address) as runs:
             return perform_runs(plan.specs, experiment.out, runs, RUNS_IN_RAY, console)
-    most = max(usable_cores() // experiment.threads, 1)
-    jobs = min(experiment.jobs, most)
+    jobs = min(experiment.jobs, max(usable_cores() // experiment.threads, 1))
     if jobs < experiment.jobs:
         console.print(f"{jobs} runs at a time instead of {experiment.jobs}: there are {usable_cores()} cores.")
-    executor: RunExecutor = RunProcesses(experiment.out, experiment.threads)
-    return perform_runs(plan.specs, experiment.out, executor, jobs, console)
+    return perform_runs(plan.specs, experiment.out, RunProcesses(experiment.out, experiment.threads), jobs, console)
 
 
-def gather(plan: Plan, random_scores: dict[str, float], failed: Sequence[RunSpec], command: str) -> StoredResults:
-    """
-    :param plan: the comparison's runs
-    :param random_scores: for each environment the mean return of a random policy
-    :param failed: runs that failed
-    :param command: the command line
-    :return: all that is finished, the stored baseline included
-    """
+def gather(plan: Plan, random_scores: dict[str, float], failed: Sequence[RunSpec], command: str) -> Results:
+    """All that is finished, including the stored baseline."""
     out = plan.experiment.out
-    runs = list(plan.stored.results.runs) if plan.stored is not None else []
-    tables = [plan.stored.results.evaluations] if plan.stored is not None else []
+    runs = list(plan.stored.runs) if plan.stored is not None else []
+    tables = [plan.stored.evaluations] if plan.stored is not None else []
     missing = []
     for spec in plan.specs:
         result = finished_result(spec, out)
@@ -118,19 +91,12 @@ def gather(plan: Plan, random_scores: dict[str, float], failed: Sequence[RunSpec
             why = f"failed, see {spec.log_file(out)}" if spec in failed else "not made yet"
             missing.append((spec.arm, spec.env_id, spec.seed, why))
             continue
-        runs.append(_run(spec, result))
+        kept = (result[key] for key in ("hyperparameters", "versions", "machine", "training_seconds", "updates"))
+        runs.append(Run(spec.arm, spec.env_id, spec.seed, *kept))
         tables.append(_table(spec, result))
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
-    protocol = {
-        spec.env_id: {"steps": spec.steps, "evaluations": spec.evaluations, "eval_episodes": spec.eval_episodes}
-        for spec in plan.specs
-    }
-    return StoredResults(Results(runs, table, random_scores, plan.baseline, missing, command), protocol)
-
-
-def _run(spec: RunSpec, result: dict[str, Any]) -> Run:
-    parts = (result[key] for key in ("hyperparameters", "versions", "machine", "training_seconds", "updates"))
-    return Run(spec.arm, spec.env_id, spec.seed, *parts)
+    protocol = {spec.env_id: Protocol(spec.steps, spec.evaluations, spec.eval_episodes)._asdict() for spec in plan.specs}
+    return Results(runs, table, random_scores, plan.baseline, missing, command, protocol)
 
 
 def _table(spec: RunSpec, result: dict[str, Any]) -> pd.DataFrame:
@@ -139,27 +105,24 @@ def _table(spec: RunSpec, result: dict[str, Any]) -> pd.DataFrame:
     return table.assign(arm=spec.arm, env=spec.env_id, seed=spec.seed, episodes=spec.eval_episodes)[list(COLUMNS)]
 
 
-def _conclude(
-    plan: Plan, scores: dict[str, float], failed: Sequence[RunSpec], console: Console, command: str
-) -> dict[str, Any] | None:
+def _conclude(plan: Plan, results: Results, console: Console) -> dict[str, Any] | None:
     out = plan.experiment.out
-    gathered = gather(plan, scores, failed, command)
-    results = gathered.results
-    gathered.write(out / FILE)
+    results.write(out / FILE)
     write_whole(out / "evaluations.csv", results.evaluations.to_csv(index=False))
     if plan.experiment.diagnostics:
         _draw_diagnostics(plan, console)
     if not results.runs:
         console.print("No run is finished: there is nothing to compare yet.")
         return None
+    from sb3_ddpg_scratch.compare.conclusions import show, summarize, write_summary
     from sb3_ddpg_scratch.compare.report import write_report
-    from sb3_ddpg_scratch.compare.summary import show, summarize, write_summary
 
     summary: dict[str, Any] = summarize(results, plan.experiment.margin)
     write_summary(summary, out)
     page = write_report(results, summary, out)
     show(summary, console)
-    console.print(f"Wrote {page}, beside summary.json, evaluations.csv and {FILE}", highlight=False, soft_wrap=True)
+    written = f"Wrote {page}, beside summary.json, evaluations.csv and {FILE}"
+    console.print(written, highlight=False, markup=False, soft_wrap=True)
     return summary
 
 
@@ -171,4 +134,4 @@ def _draw_diagnostics(plan: Plan, console: Console) -> None:
     folders = [spec.diagnostics_folder(out) for spec in recorded]
     if folders:
         page = write_report(folders, out / "diagnostics.html")
-        console.print(f"Wrote {page.path}", highlight=False, soft_wrap=True)
+        console.print(f"Wrote {page.path}", highlight=False, markup=False, soft_wrap=True)

@@ -1,26 +1,19 @@
-"""Learning curves of arms: what their runs scored in the middle, at each evaluation."""
+"""Learning curves of arms: the middle of their runs at each evaluation."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from sb3_ddpg_scratch.compare.results import Results
+from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.scores import Scores
 from sb3_ddpg_scratch.compare.statistics import iqm_curve
 
 
 class Curve(NamedTuple):
     """
-    The runs of an arm in an environment, at the evaluations that all of them have. Shape ``(evaluations,)`` each.
-
-    :param arm: the arm
-    :param number: its place among the arms, which gives it its colour
-    :param seeds: number of runs
-    :param steps: environment steps
-    :param seconds: of training up to there, the mean of the runs
-    :param middle: interquartile mean of the runs' mean returns
-    :param low: lower end of its 95% interval
-    :param high: upper end
+    The runs of an arm in an environment at the evaluations that all of them have: interquartile mean of their returns, the
+    ends of its 95% interval, steps and mean seconds of training, shape ``(evaluations,)`` each. ``number`` is the arm's place,
+    which selects its color.
     """
 
     arm: str
@@ -34,11 +27,7 @@ class Curve(NamedTuple):
 
 
 def curves_of(results: Results, scores: Scores) -> dict[str, list[Curve]]:
-    """
-    :param results: what the runs have left
-    :param scores: the scores of the same runs; a return that is no number counts as the worst of them
-    :return: for each environment the curve of every arm that has finished runs there
-    """
+    """For each environment the curve of every arm with runs there; a return that is not finite counts as the worst."""
     curves: dict[str, list[Curve]] = {env: [] for env in scores.envs}
     evaluations = results.evaluations
     for number, arm in enumerate(scores.arms):

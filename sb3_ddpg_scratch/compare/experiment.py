@@ -1,4 +1,4 @@
-"""What a comparison is made of: arms, environments, seeds and how they are evaluated, from options or a YAML file."""
+"""What a comparison consists of: arms, environments, seeds and evaluations, from options or a YAML file."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,9 +10,9 @@ import yaml
 
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.machine import usable_cores
+from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS
 from sb3_ddpg_scratch.validation import check_number, check_whole_number
-from sb3_ddpg_scratch.zoo.files import ALGO, hyperparams_folder, near, plain_numbers
-from sb3_ddpg_scratch.zoo.runs import SCORED_EVALUATIONS
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, hyperparams_folder, near, plain_numbers
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _ARM_FORM = "NAME=ALGO or NAME=ALGO:key=value,key=value"
@@ -22,13 +22,8 @@ _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 @dataclass(frozen=True)
 class Arm:
     """
-    One algorithm with one configuration.
-
-    :param name: what it is called, also in names of files
-    :param algo: an algorithm of RL Zoo
-    :param preset: a preset that its settings are from
-    :param yaml: a YAML file that its settings are from, or the name of an algorithm for RL Zoo's own file of it
-    :param overrides: settings that differ from those; ``policy_kwargs.norm`` is the entry ``norm`` of ``policy_kwargs``
+    One algorithm of RL Zoo with one configuration: that of a preset, or of a YAML file or RL Zoo's file of the algorithm that
+    ``yaml`` names, with ``overrides``; ``policy_kwargs.norm`` there is the entry ``norm`` of ``policy_kwargs``.
     """
 
     name: str
@@ -45,22 +40,11 @@ DEFAULT_ARMS = (Arm("ours", ALGO, None, "ddpg", {}), Arm("sb3", "ddpg", None, No
 @dataclass(frozen=True)
 class Experiment:
     """
-    A comparison.
-
-    :param arms: what is compared
-    :param envs: ids of the environments
-    :param seeds: how many seeds each arm has on each environment, from 0
-    :param steps: environment steps of a run, the same for every arm; ``None`` for the budget that the Zoo has for it
-    :param evaluations: evaluations in each run, evenly spaced; ``None`` for the stored baseline's, or 20
-    :param eval_episodes: noise-free episodes in each; ``None`` for the stored baseline's, or 10
-    :param margin: what counts as equivalent, as a fraction of the baseline's score range over random
-    :param baseline: the arm that the others are compared with, or a stored result; ``None`` for the first arm that is not
-        ``scratch_ddpg``, or the first
-    :param device: device of the networks
-    :param diagnostics: whether to record the first seed's Q, targets and probe states, and draw them side by side
-    :param jobs: runs at a time on this machine
-    :param threads: threads of each run
-    :param out: folder for everything
+    What is compared. ``steps`` of ``None`` is the Zoo's budget for the baseline; ``evaluations`` and ``eval_episodes`` of
+    ``None`` are the stored baseline's, or 20 and 10. ``margin`` is what counts as equivalent, as a fraction of the baseline's
+    score range over random. ``baseline`` is an arm or a stored result; ``None`` is the first arm that is not ``scratch_ddpg``,
+    or the first. ``diagnostics`` records the first seed's Q, targets and probe states and draws them side by side. ``jobs``
+    are runs at a time on this machine, ``threads`` those of each run.
     """
 
     arms: tuple[Arm, ...]
@@ -86,7 +70,7 @@ class Experiment:
             raise ArgumentError("env", list(self.envs), "at least one environment")
         check_whole_number("seeds", self.seeds, 1)
         if self.seeds < 2:
-            raise ArgumentError("seeds", self.seeds, "at least 2", "One run says nothing about the next; 10 are usual.")
+            raise ArgumentError("seeds", self.seeds, "at least 2", "One run says nothing about the next; 10 are common.")
         for key, minimum in (("steps", 1), ("evaluations", SCORED_EVALUATIONS), ("eval_episodes", 1)):
             if getattr(self, key) is not None:
                 check_whole_number(key, getattr(self, key), minimum)
@@ -101,11 +85,7 @@ KEYS = tuple(field.name for field in fields(Experiment))
 
 
 def experiment_from(settings: Mapping[str, Any]) -> Experiment:
-    """
-    :param settings: what a YAML file or the options say; whatever is left out has its default
-    :return: the comparison
-    :raises ArgumentError: for a key that is unknown or missing, or a value that is not allowed
-    """
+    """The comparison that a YAML file or the options describe; rejects keys that are unknown or missing, and wrong values."""
     for key in settings:
         if key not in KEYS:
             raise ArgumentError("experiment: key", key, f"one of {', '.join(KEYS)}", near(str(key), KEYS))
@@ -158,11 +138,7 @@ def _arm(name: str, content: Any) -> Arm:
 
 
 def parse_arm(text: str) -> Arm:
-    """
-    :param text: ``NAME=ALGO[:key=value,...]``; values are YAML, as in ``policy_kwargs={net_arch: [64, 64]}``, and never run
-    :return: the arm
-    :raises ArgumentError: if the text is not of that form
-    """
+    """The arm of ``NAME=ALGO[:key=value,...]``; values are YAML, as in ``policy_kwargs={net_arch: [64, 64]}``, never code."""
     name, equals, rest = text.partition("=")
     algo, colon, settings = rest.partition(":")
     if not equals or not algo or not _NAME.fullmatch(name) or (colon and not settings):
@@ -183,7 +159,7 @@ def parse_arm(text: str) -> Arm:
 
 
 def _split(settings: str) -> Iterator[str]:
-    """Parts between commas, but for commas within brackets or quotes."""
+    """The parts between commas, except commas within brackets or quotes."""
     part, depth, quote = "", 0, ""
     for character in settings:
         if quote:
@@ -207,11 +183,7 @@ def shipped_experiments() -> dict[str, Path]:
 
 
 def read_experiment(name: str) -> dict[str, Any]:
-    """
-    :param name: a YAML file, or the name of a shipped experiment
-    :return: what it holds
-    :raises ArgumentError: if there is no such file, or it is no mapping
-    """
+    """The content of a YAML file, or of the shipped experiment of that name."""
     shipped = shipped_experiments()
     path = shipped.get(name, Path(name))
     try:

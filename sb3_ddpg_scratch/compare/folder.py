@@ -1,4 +1,4 @@
-"""The folder of a comparison: whose it is, and that it is no other comparison's."""
+"""The folder of a comparison, and that it is no other comparison's."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,18 +9,16 @@ from typing import Any
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.folder_lock import holds_nothing
-from sb3_ddpg_scratch.zoo.runs import RunSpec
+from sb3_ddpg_scratch.runs.training_run import RunSpec
 
 FILE = "experiment.json"
-_ADVICE = "Choose another folder, or the settings that it was made by."
+_ADVICE = "Choose another folder, or the settings that it was made with."
 
 
 def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
     """
-    A folder may grow by arms, environments and seeds; what is in it already must have been made by the same settings.
+    A folder may grow by arms, environments and seeds; what is in it must have been made with the same settings.
 
-    :param specs: the runs that are to be in it
-    :param out: the folder
     :raises ArgumentError: if it holds something else, naming what differs
     """
     if out.exists() and not out.is_dir():
@@ -33,18 +31,15 @@ def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ArgumentError("--out", str(out), "new, empty, or the folder of this comparison", _ADVICE) from error
     now = _description(specs)
-    differences = list(_differences(arms, now["arms"], ""))
+    differences = list(_differences(arms, now["arms"], ()))
     if seeds > now["seeds"]:
         differences.append(f"seeds were {seeds}, are {now['seeds']}")
     if differences:
-        raise ArgumentError("--out", str(out), f"made by these settings, but {'; '.join(differences)}", _ADVICE)
+        raise ArgumentError("--out", str(out), f"made with these settings, but {'; '.join(differences)}", _ADVICE)
 
 
 def claim_folder(specs: Sequence[RunSpec], out: Path) -> None:
-    """
-    :param specs: the runs that are to be in it
-    :param out: the folder, checked
-    """
+    """Write what the folder, which was checked, is for."""
     write_whole(out / FILE, json.dumps(_description(specs), indent=2) + "\n")
 
 
@@ -58,17 +53,18 @@ def _description(specs: Sequence[RunSpec]) -> dict[str, Any]:
     return {"seeds": max(spec.seed for spec in specs) + 1, "arms": arms}
 
 
-def _differences(made: Any, now: Any, path: str) -> Iterator[str]:
-    """What is other or missing now; on the upper levels, arms and environments, there may be more."""
+def _differences(made: Any, now: Any, path: tuple[str, ...]) -> Iterator[str]:
+    """What differs or is missing now; on the upper two levels, arms and environments, there may be more."""
     if not isinstance(made, dict) or not isinstance(now, dict):
         if made != now:
-            yield f"{path} was {made!r}, is {now!r}"
+            yield f"{', '.join(path)} was {made!r}, is {now!r}"
         return
+    below_envs = len(path) > 2
     for key in made:
-        where = f"{path}, {key}" if path else str(key)
+        where = (*path, str(key))
         if key in now:
             yield from _differences(made[key], now[key], where)
         else:
-            yield f"{where} was {made[key]!r}, is not given" if path.count(",") > 1 else f"{where} is in it"
-    if path.count(",") > 1:
-        yield from (f"{path}, {key} was not given, is {now[key]!r}" for key in now if key not in made)
+            yield f"{', '.join(where)} was {made[key]!r}, is not given" if below_envs else f"{', '.join(where)} is in it"
+    if below_envs:
+        yield from (f"{', '.join((*path, key))} was not given, is {now[key]!r}" for key in now if key not in made)

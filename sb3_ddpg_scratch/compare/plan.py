@@ -1,51 +1,54 @@
-"""From a comparison to its runs: the settings of every arm on every environment, checked before any of them is made."""
+"""From a comparison to its runs: the settings of every arm on every environment, checked before any run is made."""
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import rl_zoo3
 
 from sb3_ddpg_scratch.compare.experiment import Arm, Experiment
-from sb3_ddpg_scratch.compare.stored import StoredResults, read_stored
+from sb3_ddpg_scratch.compare.results_file import Results, read_results
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.runs.training_run import RunSpec, prepare
 from sb3_ddpg_scratch.validation import check_action_space, check_whole_number
-from sb3_ddpg_scratch.zoo.files import ALGO, check_settings, default_file, near, preset_file, settings_for
-from sb3_ddpg_scratch.zoo.manager import as_data
-from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class
-from sb3_ddpg_scratch.zoo.runs import RunSpec, prepare
-from sb3_ddpg_scratch.zoo.scripts import check_env
+from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class, check_env
+from sb3_ddpg_scratch.zoo.yaml_settings import (
+    ALGO,
+    as_data,
+    check_settings,
+    default_file,
+    near,
+    preset_file,
+    settings_for,
+)
 
-_SET_ELSEWHERE = {"n_timesteps": "--steps"}
-USUAL = {"evaluations": 20, "eval_episodes": 10}
+
+class Protocol(NamedTuple):
+    """How long runs are and how they are evaluated."""
+
+    steps: int
+    evaluations: int = 20
+    eval_episodes: int = 10
 
 
 @dataclass(frozen=True)
 class Plan:
-    """
-    :param experiment: the comparison
-    :param specs: its runs, seed by seed, so that every arm has its first runs early
-    :param baseline: name of the baseline arm
-    :param stored: the stored result that the baseline is from, if it is
-    """
+    """A comparison's runs, seed by seed, so that every arm has its first runs early, and the results of a stored baseline."""
 
     experiment: Experiment
     specs: list[RunSpec]
     baseline: str
-    stored: StoredResults | None
+    stored: Results | None
 
 
 def plan_comparison(experiment: Experiment) -> Plan:
-    """
-    :param experiment: the comparison
-    :return: its runs
-    :raises ArgumentError: for an algorithm, key, environment or baseline that does not exist or does not fit
-    """
+    """The runs of a comparison; rejects an algorithm, key, environment or baseline that does not exist or does not fit."""
     for env_id in experiment.envs:
         check_env(env_id)
         env = gym.make(env_id)
@@ -58,36 +61,31 @@ def plan_comparison(experiment: Experiment) -> Plan:
         first = baseline if stored is None else experiment.arms[0].name
         protocol = _protocol(experiment, env_id, stored, int(settings[first, env_id]["n_timesteps"]))
         for arm in experiment.arms:
-            own = settings[arm.name, env_id] | {"n_timesteps": protocol["steps"]}
-            often, long = protocol["evaluations"], protocol["eval_episodes"]
-            spec = RunSpec(arm.name, arm.algo, env_id, 0, protocol["steps"], often, long, experiment.device, own)
-            _check_budget(spec)
+            own = settings[arm.name, env_id] | {"n_timesteps": protocol.steps}
+            spec = RunSpec(arm.name, arm.algo, env_id, 0, *protocol, experiment.device, own)
+            check_budget(spec, f"Give more, or {spec.arm} a smaller learning_starts.")
             specs.append(spec)
-    seeds = range(experiment.seeds)
-    seeded = [replace(spec, seed=seed, diagnostics=experiment.diagnostics and seed == 0) for seed in seeds for spec in specs]
-    return Plan(experiment, seeded, baseline, stored)
+    return Plan(experiment, seeded(specs, experiment.seeds, experiment.diagnostics), baseline, stored)
+
+
+def seeded(specs: Sequence[RunSpec], seeds: int, diagnostics: bool = False) -> list[RunSpec]:
+    """The runs for each seed from 0; the first seed's record diagnostics, if any."""
+    return [replace(spec, seed=seed, diagnostics=diagnostics and seed == 0) for seed in range(seeds) for spec in specs]
 
 
 def arm_settings(arm: Arm, env_id: str) -> dict[str, Any]:
-    """
-    :param arm: an arm
-    :param env_id: an environment
-    :return: the arm's settings for it, as data
-    :raises ArgumentError: for an unknown algorithm, preset, file or key
-    """
+    """An arm's settings for an environment, without text that would be evaluated, and checked."""
     try:
         algorithm = algorithm_class(arm.algo)
     except ArgumentError as error:
         raise ArgumentError(f"arm {arm.name}: algorithm", error.value, error.allowed, error.advice) from error
-    for key, option in _SET_ELSEWHERE.items():
-        if key in arm.overrides:
-            raise ArgumentError(
-                f"arm {arm.name}: {key}", arm.overrides[key], "left out", f"Give {option} for all arms instead."
-            )
+    where = f"arm {arm.name}"
+    if "n_timesteps" in arm.overrides:
+        value = arm.overrides["n_timesteps"]
+        raise ArgumentError(f"{where}: n_timesteps", value, "left out", "Give --steps for all arms instead.")
     path = _settings_file(arm)
     section, settings = settings_for(path, env_id)
     settings = as_data(deepcopy(settings), f"{path}: {section}")
-    where = f"arm {arm.name}"
     for key, value in arm.overrides.items():
         _override(settings, key, value, where)
     settings = as_data(settings, where)
@@ -116,7 +114,7 @@ def _override(settings: dict[str, Any], key: str, value: Any, where: str) -> Non
     settings[last] = value
 
 
-def _baseline(experiment: Experiment) -> tuple[str, StoredResults | None]:
+def _baseline(experiment: Experiment) -> tuple[str, Results | None]:
     names = [arm.name for arm in experiment.arms]
     if experiment.baseline is None:
         if len(names) < 2:
@@ -124,47 +122,42 @@ def _baseline(experiment: Experiment) -> tuple[str, StoredResults | None]:
         return next((arm.name for arm in experiment.arms if arm.algo != ALGO), names[0]), None
     if experiment.baseline in names:
         if len(names) < 2:
-            raise ArgumentError("--arm", names, "at least two arms, the baseline among them")
+            raise ArgumentError("--arm", names, "at least two arms, one of them the baseline")
         return experiment.baseline, None
     path = Path(experiment.baseline)
     if not path.exists():
         allowed = f"one of the arms ({', '.join(names)}), or a stored result (results.json, or its folder)"
         raise ArgumentError("--baseline", experiment.baseline, allowed, near(experiment.baseline, names))
-    stored = read_stored(path)
+    stored = read_results(path)
     for env_id in experiment.envs:
         if env_id not in stored.protocol:
             advice = "Compare on those, or make a baseline on this one."
             raise ArgumentError("--env", env_id, f"one that the baseline {path} has: {', '.join(stored.protocol)}", advice)
     stored = stored.only_baseline(experiment.envs, taken=names)
-    return stored.results.baseline, stored
+    return stored.baseline, stored
 
 
-def _protocol(experiment: Experiment, env_id: str, stored: StoredResults | None, budget: int) -> dict[str, int]:
-    """Steps and evaluations of every run: as asked for, else as the stored baseline's, else the usual."""
-    protocol = dict(stored.protocol[env_id] if stored is not None else USUAL | {"steps": budget})
+def _protocol(experiment: Experiment, env_id: str, stored: Results | None, budget: int) -> Protocol:
+    """As asked for, else as the stored baseline's, else the default."""
+    protocol = (Protocol(budget) if stored is None else Protocol(**stored.protocol[env_id]))._asdict()
     for key, value in protocol.items():
         asked = getattr(experiment, key)
         if asked is not None and stored is not None and asked != value:
             raise ArgumentError(f"--{key.replace('_', '-')}", asked, f"the baseline's on {env_id}, which is {value}")
         protocol[key] = value if asked is None else asked
     check_whole_number("steps", protocol["steps"], protocol["evaluations"])
-    return protocol
+    return Protocol(**protocol)
 
 
-def _check_budget(spec: RunSpec) -> None:
+def check_budget(spec: RunSpec, advice: str) -> None:
     first_update = int(spec.settings.get("learning_starts", 100)) + 1
     if spec.steps < first_update:
         allowed = f"at least {first_update}, when {spec.arm} makes its first update on {spec.env_id}"
-        raise ArgumentError("--steps", spec.steps, allowed, f"Give more, or {spec.arm} a smaller learning_starts.")
+        raise ArgumentError("--steps", spec.steps, allowed, advice)
 
 
 def try_out(specs: list[RunSpec]) -> None:
-    """
-    Set each arm up once on each environment, training nothing, so that what does not work is said before any run.
-
-    :param specs: runs that are to be made
-    :raises ArgumentError: naming the arm and what is wrong
-    """
+    """Set up each arm once on each environment without training, so that what does not work fails before any run."""
     first = {(spec.arm, spec.env_id): spec for spec in reversed(specs)}
     for spec in first.values():
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
@@ -173,10 +166,8 @@ def try_out(specs: list[RunSpec]) -> None:
                 if spec.diagnostics:
                     ActorCritic(model)
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                raise ArgumentError(
-                    f"arm {spec.arm}", spec.algo, f"one that can be set up on {spec.env_id} ({reason})"
-                ) from error
+                allowed = f"one that can be set up on {spec.env_id} ({type(error).__name__}: {error})"
+                raise ArgumentError(f"arm {spec.arm}", spec.algo, allowed) from error
             model.env.close()
             for callback in manager.callbacks:
                 if hasattr(callback, "eval_env"):

@@ -1,4 +1,4 @@
-"""What a policy that acts at random reaches: the lower end of an environment's range of scores."""
+"""The score of a uniformly random policy: the lower end of an environment's range of scores."""
 
 import gymnasium as gym
 
@@ -6,12 +6,7 @@ EPISODES = 20
 
 
 def random_score(env_id: str, episodes: int = EPISODES, seed: int = 0) -> float:
-    """
-    :param env_id: a registered environment whose episodes end
-    :param episodes: how many to play
-    :param seed: of the environment and of the actions
-    :return: mean return of actions drawn uniformly from the action space
-    """
+    """Mean return of actions drawn uniformly from the action space; the seed is for the environment and the actions."""
     env = gym.make(env_id)
     env.action_space.seed(seed)
     total = 0.0

@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML page that needs nothing else, and its main figure as a picture."""
+"""The report of a comparison: one self-contained HTML page, and its main figure as a picture."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from typing import Any
 from markupsafe import Markup
 
 from sb3_ddpg_scratch.atomic import write_whole
+from sb3_ddpg_scratch.compare.conclusions import OVERALL, comparable
 from sb3_ddpg_scratch.compare.curves import Curve, curves_of
-from sb3_ddpg_scratch.compare.figures import differences, learning_curves, profiles, score_distribution
-from sb3_ddpg_scratch.compare.picture import draw
-from sb3_ddpg_scratch.compare.results import Results
+from sb3_ddpg_scratch.compare.picture import draw_comparison
+from sb3_ddpg_scratch.compare.plots import differences, learning_curves, profiles, score_distribution
+from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.scores import Scores, scores_of
-from sb3_ddpg_scratch.compare.settings import settings_section
-from sb3_ddpg_scratch.compare.summary import OVERALL, comparable
+from sb3_ddpg_scratch.compare.settings_table import settings_section
 from sb3_ddpg_scratch.compare.verdict import p_value
 from sb3_ddpg_scratch.report.figure import Figure, color_style
 from sb3_ddpg_scratch.report.formatting import number, percent
@@ -27,35 +27,20 @@ HEADLINES = {
     "undecided": "Whether {} is as good as {} is undecided",
 }
 LINES_SHOWN = 12
-"""Missing runs and other remarks that are listed; the rest is counted."""
+"""Missing runs that are listed; the rest is counted."""
 
 
 def write_report(results: Results, summary: Mapping[str, Any], out: Path) -> Path:
-    """
-    Write ``report.html``, and ``learning_curves.png`` for papers.
-
-    :param results: what the runs have left
-    :param summary: of the same results
-    :param out: the comparison's folder
-    :return: the page
-    :raises ArgumentError: if Plotly is not installed
-    """
+    """Write ``report.html``, and ``learning_curves.png`` for papers; returns the page's path."""
     scores = scores_of(results)
     curves = curves_of(results, scores)
     path = out / "report.html"
     write_whole(path, page(results, scores, curves, summary).encode())
-    draw(curves, summary, out / "learning_curves.png")
+    draw_comparison(curves, summary, out / "learning_curves.png")
     return path
 
 
 def page(results: Results, scores: Scores, curves: Mapping[str, Sequence[Curve]], summary: Mapping[str, Any]) -> str:
-    """
-    :param results: what the runs have left
-    :param scores: their scores
-    :param curves: their learning curves, of each environment
-    :param summary: of the comparison
-    :return: the page
-    """
     figures = _figures(scores, curves, summary)
     others = [arm for arm in scores.arms if arm != scores.baseline]
     heading = f"{', '.join(others) or 'no other arm'} against {scores.baseline}"
@@ -163,16 +148,8 @@ def _verdicts(summary: Mapping[str, Any]) -> str:
         if row["p_improvement_ci"]:
             chance += " ({} to {})".format(*map(percent, row["p_improvement_ci"]))
         needed = "–" if row["seeds_needed"] is None else number(row["seeds_needed"])
-        texts = [
-            row["env"],
-            row["a"],
-            "",
-            row["why"],
-            chance,
-            p_value(row["welch_p_corrected"]),
-            p_value(row["tost_p"]),
-            needed,
-        ]
+        p_values = (p_value(row["welch_p_corrected"]), p_value(row["tost_p"]))
+        texts = [row["env"], row["a"], "", row["why"], chance, *p_values, needed]
         cells = [html.escape(text) for text in texts]
         cells[2] = _tag(row["verdict"])
         rows.append("".join(f'<td data-label="{name}">{cell}</td>' for name, cell in zip(head, cells, strict=True)))

@@ -1,14 +1,13 @@
-"""From evaluations to scores: one number for each run, and what has to be said about them."""
+"""From evaluations to scores: one number for each run, and notes about them."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from sb3_ddpg_scratch.compare.results import Results
+from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.statistics import Strata
-
-SCORED_EVALUATIONS = 10
+from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS
 
 Table = dict[str, dict[str, np.ndarray]]
 
@@ -16,18 +15,9 @@ Table = dict[str, dict[str, np.ndarray]]
 @dataclass(frozen=True)
 class Scores:
     """
-    The scores of all runs, by arm and then environment, shape ``(seeds,)`` each. An arm has those environments in which it
-    has finished runs.
-
-    :param measured: as they are; NaN for a run without a score that is a number
-    :param counted: the same, with the worst score of the environment in place of NaN
-    :param seeds: of the same runs
-    :param random: for each environment the score of a random policy, NaN where it is not known
-    :param worst: for each environment the lowest score of any run and the random policy
-    :param baseline: name of the arm that the others are compared with
-    :param arms: names of all arms, those without a finished run among them
-    :param envs: all environments
-    :param notes: what a reader has to know of these scores, in sentences
+    The scores of all runs, by arm and then environment, shape ``(seeds,)`` each; an arm has the environments in which it has
+    finished runs. ``measured`` has NaN for a run without a finite score, and ``counted`` the environment's ``worst`` score of
+    any run and the random policy there. ``random`` is NaN where it is unknown; ``notes`` are for the reader.
     """
 
     measured: Table
@@ -41,45 +31,28 @@ class Scores:
     notes: list[str]
 
     def of(self, arm: str, env: str) -> np.ndarray:
-        """
-        :param arm: an arm
-        :param env: an environment
-        :return: its scores that count, shape ``(seeds,)``; without entries where it has no finished run
-        """
+        """The scores that count; empty where the arm has no finished run."""
         return self.counted[arm].get(env, np.empty(0))
 
     def score_range(self, env: str) -> float:
-        """
-        :param env: an environment
-        :return: how far the baseline's mean is from the random policy's; NaN where either is not known
-        """
+        """The distance of the baseline's mean from the random policy's; NaN where either is unknown."""
         scores = self.of(self.baseline, env)
         return abs(float(scores.mean()) - self.random[env]) if len(scores) else np.nan
 
     def stands_out(self, env: str) -> bool:
-        """
-        :param env: an environment
-        :return: whether the baseline's range is a unit to measure in: more than twice the standard error of its mean
-        """
+        """Whether the baseline's range can serve as a unit: it is more than twice the standard error of its mean."""
         scores = self.of(self.baseline, env)
         return len(scores) >= 2 and self.score_range(env) > 2 * float(scores.std(ddof=1)) / len(scores) ** 0.5
 
     def normalized(self, arm: str, envs: list[str]) -> Strata:
-        """
-        :param arm: an arm
-        :param envs: environments in which it has scores
-        :return: of each its scores in units of the baseline's range, 0 being the random policy's
-        """
+        """The scores in each environment in units of the baseline's range, 0 being the random policy's."""
         return [(self.of(arm, env) - self.random[env]) / self.score_range(env) for env in envs]
 
 
 def scores_of(results: Results) -> Scores:
     """
-    A run's score is the mean of its last 10 evaluations. A run that has none that is a number, since it diverged, counts as
-    the worst score that any run, or the random policy, has in its environment: left out, it would flatter its arm.
-
-    :param results: what the runs have left
-    :return: the scores
+    A run's score is the mean of its last 10 evaluations. A run that diverged counts as the worst score of any run, or of the
+    random policy, in its environment: left out, it would flatter its arm.
     """
     present = [(run.arm, run.env) for run in results.runs]
     planned = present + [(arm, env) for arm, env, _, _ in results.missing]
@@ -112,10 +85,7 @@ def scores_of(results: Results) -> Scores:
 
 
 def last_evaluations(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """
-    :param evaluations: of all runs
-    :return: those of them that make up the runs' scores
-    """
+    """The evaluations that make up the runs' scores."""
     ordered = evaluations.sort_values("step", kind="stable")
     return ordered.groupby(["arm", "env", "seed"], sort=False).tail(SCORED_EVALUATIONS)
 
@@ -129,13 +99,11 @@ def _few_evaluations(last: pd.DataFrame) -> list[str]:
     if counts.empty or counts.min() >= SCORED_EVALUATIONS:
         return []
     number = str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    few = f"Some runs have fewer than {SCORED_EVALUATIONS} evaluations: a score is the mean of its run's last {number}."
-    return [few]
+    return [f"Some runs have fewer than {SCORED_EVALUATIONS} evaluations: a score is the mean of its run's last {number}."]
 
 
 def _diverged(arm: str, env: str, values: np.ndarray) -> list[str]:
     count = int((~np.isfinite(values)).sum())
     if count == 0:
         return []
-    who = f"{count} of {len(values)} runs of {arm} on {env} ended"
-    return [f"{who} without a score that is a number, and count as the worst score seen there."]
+    return [f"{count} of {len(values)} runs of {arm} on {env} ended without a score and count as the worst seen there."]

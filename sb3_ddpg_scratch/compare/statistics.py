@@ -1,9 +1,9 @@
 """
 The statistics of a comparison: arrays in, numbers out.
 
-Scores come as strata, one array of shape ``(seeds,)`` for each environment. A single environment is a single stratum. Point
-estimates are rliable's. Intervals are the percentiles of a stratified bootstrap as rliable's are, but resampled by scipy:
-rliable 1.2 draws from NumPy's global generator whatever random state it is given, and takes a hundred times as long.
+Scores come as strata, one array of shape ``(seeds,)`` for each environment. Point estimates are rliable's. Intervals are
+percentiles of a stratified bootstrap like rliable's, but resampled by scipy: rliable 1.2 draws from NumPy's global generator
+whatever random state it is given, and takes a hundred times as long.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from sb3_ddpg_scratch.errors import ArgumentError
 try:
     from rliable import metrics
     from scipy import stats
+    from statsmodels.stats.multitest import multipletests
 except ImportError as error:
-    raise ArgumentError(
-        "compare", error.name, "installed", "Comparisons need rliable and scipy: pip install 'sb3-ddpg-scratch[compare]'."
-    ) from error
+    advice = "Comparisons need rliable, scipy and statsmodels: pip install 'sb3-ddpg-scratch[compare]'."
+    raise ArgumentError("compare", error.name, "installed", advice) from error
 
 ALPHA = 0.05
 POWER = 0.8
@@ -36,19 +36,12 @@ NO_INTERVAL = (nan, nan)
 
 
 def iqm(scores: Strata) -> float:
-    """
-    :param scores: of each environment, shape ``(seeds,)``
-    :return: the interquartile mean of all of them together: the mean of the middle half
-    """
+    """Interquartile mean of all scores together: the mean of the middle half."""
     return float(metrics.aggregate_iqm(np.concatenate(scores)))
 
 
 def iqm_interval(scores: Strata, resamples: int = RESAMPLES) -> Interval:
-    """
-    :param scores: of each environment, shape ``(seeds,)``
-    :param resamples: how often to resample
-    :return: 95% interval of :func:`iqm`; NaN where an environment has fewer than two seeds
-    """
+    """95% interval of :func:`iqm`; NaN where an environment has fewer than two seeds."""
     if min(map(len, scores)) < 2:
         return NO_INTERVAL
     low, high = _bootstrap(scores, _iqm_along, resamples)
@@ -57,10 +50,8 @@ def iqm_interval(scores: Strata, resamples: int = RESAMPLES) -> Interval:
 
 def iqm_curve(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    :param values: what each seed had at each point, shape ``(points, seeds)``; whole seeds are resampled
-    :param resamples: how often
-    :return: interquartile mean over seeds and the ends of its 95% interval, shape ``(points,)`` each; with one seed the
-        interval has no width
+    Interquartile mean over seeds of values of shape ``(points, seeds)`` and its 95% interval, shape ``(points,)`` each. Whole
+    seeds are resampled; with one seed the interval has no width.
     """
     middle = stats.trim_mean(values, 0.25, axis=-1)
     if values.shape[-1] < 2:
@@ -73,11 +64,8 @@ def performance_profile(
     scores: Strata, thresholds: np.ndarray, resamples: int = 2000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    :param scores: of each environment, shape ``(seeds,)``
-    :param thresholds: shape ``(points,)``
-    :param resamples: how often to resample
-    :return: share of the runs that score above each threshold, environments weighing the same, and the ends of its 95%
-        interval, shape ``(points,)`` each
+    Share of the runs that score above each threshold, with equal weights for environments, and its 95% interval, shape
+    ``(points,)`` each.
     """
     above = [np.asarray(values)[None, :] > thresholds[:, None] for values in scores]
     share = _mean_of_means(*above)
@@ -88,22 +76,13 @@ def performance_profile(
 
 
 def improvement(a: Strata, b: Strata) -> float:
-    """
-    :param a: scores of one arm in each environment, shape ``(seeds,)``
-    :param b: scores of the other in the same environments; the number of seeds may differ
-    :return: probability that a run of ``a`` scores above one of ``b`` (a tie counts half), averaged over environments
-    """
+    """Probability that a run of ``a`` scores above one of ``b`` (a tie counts half), averaged over environments."""
     chances = [metrics.probability_of_improvement(x[:, None], y[:, None]) for x, y in zip(a, b, strict=True)]
     return float(np.mean(chances))
 
 
 def improvement_interval(a: Strata, b: Strata, resamples: int = RESAMPLES) -> Interval:
-    """
-    :param a: scores of one arm in each environment, shape ``(seeds,)``
-    :param b: scores of the other in the same environments
-    :param resamples: how often to resample
-    :return: 95% interval of :func:`improvement`; NaN where either arm has fewer than two seeds
-    """
+    """95% interval of :func:`improvement`; NaN where either arm has fewer than two seeds."""
     if min(map(len, [*a, *b])) < 2:
         return NO_INTERVAL
     low, high = _bootstrap([*a, *b], _improvement_along, resamples)
@@ -144,13 +123,9 @@ def _bootstrap(samples: Sequence[np.ndarray], statistic: Any, resamples: int) ->
 
 class Difference(NamedTuple):
     """
-    The difference between two arms' means, averaged over environments, and its tests. NaN where there are too few seeds.
-
-    :param mean: of the first arm less the second
-    :param low: lower end of its 90% interval
-    :param high: upper end
-    :param welch_p: Welch's t: how likely so large a difference is among arms that are the same
-    :param tost_p: two one-sided tests: how likely so small a difference is among arms that differ by the margin
+    The difference between two arms' means, averaged over environments, its 90% interval, and how likely so large a difference
+    is between equal arms (Welch's t), and so small a one between arms that differ by the margin (two one-sided tests). NaN
+    where there are too few seeds.
     """
 
     mean: float
@@ -162,14 +137,9 @@ class Difference(NamedTuple):
 
 def difference(a: Strata, b: Strata, margin: float) -> Difference:
     """
-    Welch's t test and the two one-sided tests of equivalence. For one environment they are scipy's ``ttest_ind`` with
-    ``equal_var=False``; over several the standard errors and Satterthwaite's degrees of freedom are those of the mean of the
-    environments' differences, so that what differs between environments is not taken for spread.
-
-    :param a: scores of one arm in each environment, shape ``(seeds,)``
-    :param b: scores of the other in the same environments; the number of seeds may differ
-    :param margin: the difference that matters, in the scores' unit
-    :return: the difference and its tests
+    Welch's t test and the two one-sided tests of equivalence, for a margin in the scores' unit. For one environment they are
+    scipy's ``ttest_ind`` with ``equal_var=False``; over several, standard error and Satterthwaite's degrees of freedom are
+    those of the mean of the environments' differences, so that what differs between environments does not count as spread.
     """
     samples = [*a, *b]
     if min(map(len, samples)) < 1:
@@ -177,12 +147,12 @@ def difference(a: Strata, b: Strata, margin: float) -> Difference:
     mean = float(np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)]))
     if min(map(len, samples)) < 2:
         return Difference(mean, nan, nan, nan, nan)
-    # Each sample's share in the variance of the mean difference.
+    # Each sample's part of the variance of the mean difference.
     variances = np.array([np.var(x, ddof=1) / len(x) for x in samples]) / len(a) ** 2
     scale = max(float(np.abs(x).max()) for x in samples)
     error = float(np.sqrt(variances.sum()))
     if error <= 1e-12 * scale:
-        # No spread at all: what is seen is what is.
+        # No spread at all: the difference is exact.
         return Difference(mean, mean, mean, float(abs(mean) <= 1e-12 * scale), float(not abs(mean) < margin))
     freedom = variances.sum() ** 2 / sum(v**2 / (len(x) - 1) for v, x in zip(variances, samples, strict=True))
     t = stats.t(freedom)
@@ -194,10 +164,8 @@ def difference(a: Strata, b: Strata, margin: float) -> Difference:
 
 def pooled_deviation(a: Strata, b: Strata) -> float:
     """
-    :param a: scores of one arm in each environment, shape ``(seeds,)``
-    :param b: scores of the other
-    :return: standard deviation over seeds of a run's score, both arms pooled; over several environments that of the mean of
-        one run in each. NaN where an arm has fewer than two seeds
+    Standard deviation over seeds of a run's score, both arms pooled; over several environments that of the mean of one run
+    in each. NaN where an arm has fewer than two seeds.
     """
     samples = [*a, *b]
     if min(map(len, samples)) < 2:
@@ -207,12 +175,9 @@ def pooled_deviation(a: Strata, b: Strata) -> float:
 
 def seeds_needed(deviation: float, margin: float) -> int | None:
     """
-    The power analysis of the equivalence test: about ``17.1 (deviation / margin)^2``, and a few more where that is small.
-
-    :param deviation: standard deviation of a run's score over seeds
-    :param margin: the difference that matters
-    :return: seeds per arm with which two arms that do not differ at all are called equivalent four times in five; ``None``
-        where no number would do, or the deviation is not known
+    Seeds per arm with which two equal arms are called equivalent four times in five, by the power of the equivalence test:
+    about ``17.1 (deviation / margin)^2``, and a few more where that is small. ``None`` where no number would do, or the
+    standard deviation of a run's score is unknown.
     """
     if not (np.isfinite(deviation) and margin > 0):
         return None
@@ -224,21 +189,17 @@ def seeds_needed(deviation: float, margin: float) -> int | None:
 
 
 def _equivalence_power(seeds: int, deviation: float, margin: float) -> float:
-    """By the noncentral t distribution, of arms that do not differ."""
+    """For equal arms, by the noncentral t distribution."""
     freedom = 2 * (seeds - 1)
     shift = margin / (deviation * np.sqrt(2 / seeds)) if deviation > 0 else inf
-    # Beyond this the distribution's tail is not worth its trouble.
+    # Beyond this the power is 1 to all digits, and the distribution slow.
     return 1.0 if shift > 100 else float(2 * stats.nct.sf(stats.t.isf(ALPHA, freedom), freedom, shift) - 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """
-    :param p_values: of several tests; NaN for those that could not be made
-    :return: the same by Holm's correction: calling those below 0.05 errs, in any of them, in 5% of experiments at most
-    """
-    order = sorted((p, index) for index, p in enumerate(p_values) if np.isfinite(p))
-    adjusted, largest = [nan] * len(p_values), 0.0
-    for rank, (p, index) in enumerate(order):
-        largest = max(largest, min(1.0, p * (len(order) - rank)))
-        adjusted[index] = largest
-    return adjusted
+    """Holm's correction for several tests, which leaves out those that could not be made (NaN)."""
+    corrected = np.array(p_values, float)
+    made = np.isfinite(corrected)
+    if made.any():
+        corrected[made] = multipletests(corrected[made], method="holm")[1]
+    return [float(p) for p in corrected]

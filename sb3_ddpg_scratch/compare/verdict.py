@@ -1,4 +1,4 @@
-"""What the numbers of a comparison mean: a verdict, and the sentences that give its reasons."""
+"""What the numbers of a comparison mean: a verdict, and its reasons in sentences."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -14,14 +14,9 @@ WORST_FIRST: tuple[Verdict, ...] = ("worse", "undecided", "equivalent", "better"
 @dataclass(frozen=True)
 class Comparison:
     """
-    One arm against the baseline.
-
-    :param difference: between their means, and its tests
-    :param welch_p: Welch's p, corrected for the number of comparisons
-    :param margin: the difference that matters
-    :param seeds: number of seeds of the arm and of the baseline, the fewest of any environment
-    :param seeds_needed: seeds per arm that the spread would need
-    :param relative: whether scores are fractions of the baseline's range over random, not returns
+    One arm against the baseline. ``welch_p`` is corrected for the number of comparisons; ``seeds`` are the arm's and the
+    baseline's, the fewest of any environment; ``seeds_needed`` is per arm, for this spread; ``relative`` means that scores are
+    fractions of the baseline's range over random, not returns.
     """
 
     difference: Difference
@@ -32,21 +27,14 @@ class Comparison:
     relative: bool = False
 
     def amount(self, value: float, sign: bool = False) -> str:
-        """
-        :param value: a score, or a difference of scores
-        :param sign: whether to write a plus, too
-        :return: it as a reader likes it
-        """
+        """A score or a difference of scores as text."""
         return number(100 * value, sign) + "%" if self.relative else number(value, sign)
 
 
 def decide(comparison: Comparison) -> Verdict:
     """
-    Equivalence comes first: a difference that is known to be smaller than the margin does not matter, even where it is not
-    chance. Otherwise a difference that is hardly chance is one. The lack of either proof does not prove the other.
-
-    :param comparison: what was found
-    :return: what it means
+    Equivalence comes first: a difference that is shown to be smaller than the margin does not matter, even if it is real.
+    Otherwise a significant difference counts. The lack of either proof does not prove the other.
     """
     if min(comparison.seeds) < MINIMUM_SEEDS:
         return "undecided"
@@ -58,10 +46,7 @@ def decide(comparison: Comparison) -> Verdict:
 
 
 def reasons(comparison: Comparison) -> str:
-    """
-    :param comparison: what was found
-    :return: why the verdict is what it is, and for ``undecided`` what is missing
-    """
+    """Why the verdict is what it is, and for ``undecided`` what is missing."""
     if min(comparison.seeds) < 1:
         return "There is no finished run to compare."
     if min(comparison.seeds) < MINIMUM_SEEDS:
@@ -93,10 +78,6 @@ def _missing(comparison: Comparison) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """
-    :param p: a p-value
-    :return: it as it is written
-    """
     if p is None or not isfinite(p):
         return "–"
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

@@ -1,8 +1,8 @@
-"""RL Zoo's experiment manager, for ScratchDDPG: settings that are data, checked before anything is made."""
+"""RL Zoo's experiment manager, for our command ``train`` and for ScratchDDPG."""
 
-import ast
 import inspect
 from collections import OrderedDict
+from contextlib import ExitStack
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,36 +11,69 @@ import numpy as np
 import optuna
 from gymnasium import spaces
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import get_class_by_name
-from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
+from sb3_ddpg_scratch.checkpoint.callback import ResumableCheckpoint
+from sb3_ddpg_scratch.checkpoint.resuming import read_newest
+from sb3_ddpg_scratch.checkpoint.training import restore_training
+from sb3_ddpg_scratch.ddpg import ScratchDDPG
+from sb3_ddpg_scratch.errors import DivergenceError
+from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
-from sb3_ddpg_scratch.policies import ACTIVATIONS
-from sb3_ddpg_scratch.zoo.files import check_settings, default_file, plain_numbers, read_settings, section_for
-from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
+from sb3_ddpg_scratch.zoo.saved_yaml import CHECKPOINTS, read_saved, saved_file
+from sb3_ddpg_scratch.zoo.yaml_settings import (
+    as_data,
+    check_settings,
+    default_file,
+    read_settings,
+    replay_buffer_class,
+    section_for,
+)
 
-REPLAY_BUFFERS: dict[str, type[ReplayBuffer]] = {
-    "ReplayBuffer": ReplayBuffer,
-    "DictReplayBuffer": DictReplayBuffer,
-    "HerReplayBuffer": HerReplayBuffer,
-}
-_LEARNING_RATES = ("learning_rate", "qf_learning_rate")
-_MAPPINGS = ("policy_kwargs", "replay_buffer_kwargs", "normalize", "monitor_kwargs", "env_kwargs")
-# What a VectorNoise changes while it runs; all else is how it was made.
+FOLDERS_HELD = ExitStack()
+"""Locks of the folders that this process trains in, released when the command ends."""
+# What a VectorNoise changes while it runs; its other attributes are how it was made.
 _NOISE_STATE = ("state", "num_steps", "n_envs", "_generator")
 
 
-class ScratchExperimentManager(ExperimentManager):
+class CommandManager(ExperimentManager):
+    """An experiment of our command ``train``, with any algorithm: it can record diagnostics, and it locks its folder."""
+
+    def _option(self, name: str) -> Any:
+        """One of our options; ``None`` where the arguments come from the Zoo's own parser."""
+        return getattr(self.args, name, None)
+
+    def create_log_folder(self) -> None:
+        # Processes that share a study (-optimize) share its folder; a resumed run's is held already.
+        if hasattr(self.args, "resume") and self.args.resume is None and not self.optimize_hyperparameters:
+            FOLDERS_HELD.enter_context(hold_folder(Path(self.save_path), "--log-folder"))
+        super().create_log_folder()
+
+    def create_callbacks(self) -> None:
+        super().create_callbacks()
+        if self._option("diagnostics"):
+            # Plotly is slow to import.
+            from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
+
+            self.callbacks.append(DiagnosticsCallback(self.save_path))
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        super().save_trained_model(model)
+        if self._option("diagnostics"):
+            from sb3_ddpg_scratch.diagnostics.report import write_report
+
+            result = write_report([Path(self.save_path)], Path(self.save_path) / "report.html")
+            print(f"What happened is in {result.path}")
+
+
+class ScratchExperimentManager(CommandManager):
     """
     What ``ExperimentManager`` becomes for ``scratch_ddpg``; its arguments are the same.
 
-    It differs where the Zoo's own would not do: its YAML file is ours; every key is checked before anything is made;
-    no text in a YAML file is evaluated; ``qf_learning_rate`` may be ``lin_...`` too; a continued agent goes on with
-    the noise it had, unless the settings ask for another; and a diverged trial is pruned instead of ending the search.
+    It differs from the Zoo's in that its YAML file is ours; every key is checked up front; no text in a YAML file is
+    evaluated; ``qf_learning_rate`` may be ``lin_...`` too; a continued agent keeps its noise unless the settings ask for
+    another; a diverged trial is pruned instead of ending the search; and runs can write checkpoints and be resumed.
 
     :raises ArgumentError: when the experiment is set up, for settings that ScratchDDPG does not know
     """
@@ -55,32 +88,25 @@ class ScratchExperimentManager(ExperimentManager):
     # ------------------------------------------------------------------------------------------------------- Settings
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """
-        :return: the settings, and a copy to be saved beside the agent
-        :raises ArgumentError: for a key that is unknown, or text that only Python could understand
-        """
+        """Returns the settings and a copy to be saved beside the agent."""
         env_id, where = self.env_name.gym_id, self.config
-        if getattr(self.args, "resume", None) is not None:
+        if self._option("resume") is not None:
             return self._settings_of_run(Path(self.params_path) / "config.yml")
         if self.config.endswith((".yml", ".yaml")):
             content = read_settings(Path(self.config))
             section = section_for(content, env_id, self.config)
             where = f"{self.config}: {section}"
-            # The command line may not mend a file: its own keys have to be right.
+            # Checked by itself: the command line may not repair a file.
             check_settings(as_data(content[section], where), where)
         settings, _ = super().read_hyperparameters()
-        settings = as_data(settings, f"-params over {where}" if self.custom_hyperparams else where)
-        check_settings(settings, f"-params over {where}" if self.custom_hyperparams else where)
+        where = f"-params over {where}" if self.custom_hyperparams else where
+        settings = as_data(settings, where)
+        check_settings(settings, where)
         saved = OrderedDict((key, deepcopy(settings[key])) for key in sorted(settings))
         return settings, saved
 
-    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        # Of a run that goes on they are there, and would be torn if it were killed while they are written.
-        if getattr(self.args, "resume", None) is None:
-            super()._save_config(saved_hyperparams)
-
     def _settings_of_run(self, config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What an interrupted run was given, its file and its command line joined."""
+        """What an interrupted run was given by its file and its command line."""
         print(f"Loading hyperparameters from: {config}")
         settings = as_data(read_saved(config), str(config))
         check_settings(settings, str(config))
@@ -90,7 +116,7 @@ class ScratchExperimentManager(ExperimentManager):
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
         hyperparams = ExperimentManager._preprocess_schedules(hyperparams)
         if hyperparams.get("qf_learning_rate") is not None:
-            # The Zoo makes schedules of a few keys that it knows by name.
+            # The Zoo makes schedules only of a few keys that it knows by name.
             alone = {"learning_rate": hyperparams["qf_learning_rate"]}
             hyperparams["qf_learning_rate"] = ExperimentManager._preprocess_schedules(alone)["learning_rate"]
         return hyperparams
@@ -107,11 +133,39 @@ class ScratchExperimentManager(ExperimentManager):
         self._dict_observations = isinstance(env.observation_space, spaces.Dict)
         return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
 
-    # ----------------------------------------------------------------------------------------- Continuing a trained agent
+    # --------------------------------------------------------------------------------------- Checkpoints and continuing
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        if self._option("resume") is None:
+            return super().setup_experiment()
+        run = Path(self.args.resume)
+        self.save_path = str(run)
+        self.params_path = str(saved_file(run, "config.yml").parent)
+        # Before the checkpoint is read: another process might be about to write the next one.
+        FOLDERS_HELD.enter_context(hold_folder(run, "--resume"))
+        # Before the model is made: this selects the kernels that the run used.
+        checkpoint = read_newest(run / CHECKPOINTS)
+        made = super().setup_experiment()
+        assert made is not None
+        assert isinstance(made[0], ScratchDDPG)
+        restore_training(made[0], checkpoint)
+        print(f"Continuing from {checkpoint.folder}, at step {checkpoint.step}")
+        return made
+
+    def create_callbacks(self) -> None:
+        super().create_callbacks()
+        every = self._option("checkpoint_every")
+        if every is not None:
+            self.callbacks.append(ResumableCheckpoint(Path(self.save_path) / CHECKPOINTS, every, self.args.keep or 2))
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        # A resumed run has them, and being killed while writing would leave half a file.
+        if self._option("resume") is None:
+            super()._save_config(saved_hyperparams)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
-        # The agent was saved with the buffer class and arguments that SB3 had derived from n_steps; given none, it
-        # would take them for the user's own, and not derive them again.
+        # The agent was saved with the buffer class and arguments that SB3 derived from n_steps; without these, it would
+        # take them for the user's and not derive them again.
         hyperparams = {"replay_buffer_class": None, "replay_buffer_kwargs": {}} | hyperparams
         unset = object()
         spec = hyperparams.pop("action_noise", unset)
@@ -127,93 +181,14 @@ class ScratchExperimentManager(ExperimentManager):
     # --------------------------------------------------------------------------------------------------------- Tuning
 
     def objective(self, trial: optuna.Trial) -> float:
-        """
-        Train and evaluate with one set of sampled settings.
-
-        :param trial: the trial
-        :return: mean return of its last evaluation
-        :raises optuna.TrialPruned: if it is not worth going on, or training diverged
-        """
-        # The sampler is told nothing else about the environment than its number of actions.
+        """As the Zoo's, but a diverged trial is pruned."""
+        # The sampler is told nothing about the environment but its number of actions.
         trial.set_user_attr("dict_observations", self._dict_observations)
         try:
             return super().objective(trial)
         except DivergenceError as error:
             print(error)
             raise optuna.TrialPruned(str(error)) from error
-
-
-def as_data(settings: dict[str, Any], where: str) -> dict[str, Any]:
-    """
-    Settings without text that the Zoo would evaluate: what is plain data becomes data, all else is refused.
-
-    :param settings: an environment's settings, as a YAML file has them
-    :param where: where they are from, for the error
-    :return: the same, as data
-    :raises ArgumentError: for text that only Python could understand
-    """
-    settings = plain_numbers(settings)
-    for key in _MAPPINGS:
-        if isinstance(settings.get(key), str):
-            settings[key] = mapping_from_text(f"{where}: {key}", settings[key])
-    for key in _LEARNING_RATES:
-        value = settings.get(key)
-        if isinstance(value, str) and not _is_linear(value):
-            raise ArgumentError(f"{where}: {key}", value, "a number, or like lin_1e-3: linear from 1e-3 to 0")
-    return settings
-
-
-def _is_linear(text: str) -> bool:
-    kind, _, number = text.partition("_")
-    try:
-        return kind == "lin" and float(number) >= 0
-    except ValueError:
-        return False
-
-
-def mapping_from_text(name: str, text: str) -> dict[str, Any]:
-    """
-    Understand ``"dict(net_arch=[64, 64])"``, as the Zoo's own files have it, without running it.
-
-    :param name: the setting, for the error
-    :param text: its value
-    :return: the dict
-    :raises ArgumentError: for anything but a dict of plain values
-    """
-    try:
-        call = ast.parse(text.strip(), mode="eval").body
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "dict" and not call.args:
-            return {str(item.arg): _literal(item.value) for item in call.keywords if item.arg}
-        value = ast.literal_eval(call)
-        if isinstance(value, dict):
-            return value
-    except (SyntaxError, ValueError):
-        pass
-    raise ArgumentError(
-        name, text, "a YAML mapping like {net_arch: [64, 64], activation_fn: relu}", "Text is never run as code."
-    )
-
-
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call):
-        return mapping_from_text("dict(...)", ast.unparse(node))
-    if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("nn", "th.nn", "torch.nn"):
-        return {module.__name__: name for name, module in ACTIVATIONS.items()}.get(node.attr, node.attr)
-    return ast.literal_eval(node)
-
-
-def replay_buffer_class(name: str) -> type:
-    """
-    :param name: a replay buffer's name in YAML: one of :data:`REPLAY_BUFFERS`, or a class with its module
-    :return: the class
-    :raises ArgumentError: if the name is neither
-    """
-    if name in REPLAY_BUFFERS:
-        return REPLAY_BUFFERS[name]
-    if "." in name and all(part.isidentifier() for part in name.split(".")):
-        return get_class_by_name(name)
-    allowed = f"one of {', '.join(REPLAY_BUFFERS)}, or a class with its module, as in my_package.buffers.MyBuffer"
-    raise ArgumentError("replay_buffer_class", name, allowed)
 
 
 def _made_alike(a: Any, b: Any) -> bool:

@@ -1,17 +1,18 @@
-"""Entering ScratchDDPG into RL Zoo's maps."""
+"""What is registered with RL Zoo: our algorithm and SBX's; and whether an environment is."""
 
-from typing import Any
+import importlib
+from collections.abc import Sequence
 
-from rl_zoo3.exp_manager import ExperimentManager
+import gymnasium as gym
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.zoo.files import ALGO, near
-from sb3_ddpg_scratch.zoo.manager import ScratchExperimentManager
+from sb3_ddpg_scratch.zoo.patches import choose_manager
 from sb3_ddpg_scratch.zoo.search import convert_scratch_ddpg_params, sample_scratch_ddpg_params
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, near
 
 SBX_ALGO = "sbx_ddpg"
 
@@ -19,30 +20,19 @@ SBX_ALGO = "sbx_ddpg"
 def register() -> None:
     """
     Make ``scratch_ddpg`` an algorithm of RL Zoo, with its hyperparameter sampler and converter, its YAML file and its
-    experiment manager. Other algorithms stay as they are. Doing it again changes nothing.
+    experiment manager. Other algorithms are unaffected. Calling it again changes nothing.
 
-    The Zoo's modules share one object for each map, and read the choices of ``--algo`` from it when they parse their
-    arguments, so that it is early enough to call this any time before a script is run.
+    The Zoo's modules share each of these dicts and read the choices of ``--algo`` from one when they parse their arguments,
+    so any time before a script is run is early enough.
     """
     ALGOS[ALGO] = ScratchDDPG
     HYPERPARAMS_SAMPLER[ALGO] = sample_scratch_ddpg_params
     HYPERPARAMS_CONVERTER[ALGO] = convert_scratch_ddpg_params
-    # Modules may have imported the manager's class already, so the class itself has to hand out ours.
-    ExperimentManager.__new__ = _choose_manager  # type: ignore[method-assign,assignment]
-
-
-def _choose_manager(cls: type[ExperimentManager], *args: Any, **kwargs: Any) -> ExperimentManager:
-    algo = kwargs.get("algo", args[1] if len(args) > 1 else None)
-    chosen = ScratchExperimentManager if cls is ExperimentManager and algo == ALGO else cls
-    return object.__new__(chosen)
+    choose_manager()
 
 
 def algorithm_class(name: str) -> type[BaseAlgorithm]:
-    """
-    :param name: an algorithm of RL Zoo, or ``sbx_ddpg``, which is registered as soon as it is asked for (JAX takes its time)
-    :return: its class
-    :raises ArgumentError: if there is none of that name, or SBX is not installed
-    """
+    """The class of one of RL Zoo's algorithms, or of ``sbx_ddpg``, registered on first use since JAX is slow to import."""
     register()
     if name == SBX_ALGO and name not in ALGOS:
         try:
@@ -55,3 +45,14 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
         names = sorted({*ALGOS, SBX_ALGO})
         raise ArgumentError("algorithm", name, f"one of {', '.join(names)}", near(name, names))
     return ALGOS[name]
+
+
+def check_env(env_id: str, gym_packages: Sequence[str] = ()) -> None:
+    """Raise ``ArgumentError`` unless the environment is registered, by the Zoo or by one of these modules."""
+    import rl_zoo3.import_envs  # noqa: F401  # registers the Zoo's environments
+
+    for module in gym_packages:
+        importlib.import_module(module)
+    if env_id not in gym.registry:
+        allowed = "a registered environment (--gym-packages imports modules that register theirs)"
+        raise ArgumentError("--env", env_id, allowed, near(env_id, gym.registry))

@@ -8,9 +8,12 @@ import yaml
 
 from sb3_ddpg_scratch.errors import ArgumentError
 
+CHECKPOINTS = "checkpoints"
+"""The folder of a run's checkpoints, in the run's folder."""
+
 
 class SavedYamlLoader(yaml.SafeLoader):
-    """Plain YAML, and the two containers of Python's that the Zoo writes."""
+    """Plain YAML, and the two Python containers that the Zoo writes."""
 
 
 def _ordered_dict(loader: yaml.SafeLoader, node: Any) -> OrderedDict[Any, Any]:
@@ -26,12 +29,16 @@ SavedYamlLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collectio
 SavedYamlLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
+def saved_file(run: Path, name: str) -> Path:
+    """``args.yml`` or ``config.yml`` of a run, in the folder that is named after the environment."""
+    found = sorted(run.glob(f"*/{name}"))
+    if not found:
+        raise ArgumentError("--resume", str(run), f"a run's folder, with {name} in a folder named after the environment")
+    return found[0]
+
+
 def read_saved(path: Path) -> dict[str, Any]:
-    """
-    :param path: ``args.yml`` or ``config.yml`` of a run
-    :return: what it holds; nothing in it is run as code
-    :raises ArgumentError: if it cannot be read
-    """
+    """The content of such a file; nothing in it is run as code."""
     try:
         content = yaml.load(path.read_text(), SavedYamlLoader)  # a SafeLoader
     except (OSError, yaml.YAMLError, TypeError, ValueError, IndexError) as error:

@@ -11,14 +11,14 @@ def sample_scratch_ddpg_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sample settings of ScratchDDPG, in the form that RL Zoo asks of a sampler.
+    Sample settings of ScratchDDPG; the signature is RL Zoo's for samplers.
 
-    All that is sampled is a number, a text or ``None`` under a name of its own, so that
-    :func:`convert_scratch_ddpg_params` makes the same settings of a stored trial's parameters.
+    Every sampled value is a number, a string or ``None`` with its own name, so that
+    :func:`convert_scratch_ddpg_params` makes the same settings from a stored trial's parameters.
 
     :param trial: the trial
     :param n_actions: number of action dimensions; noise is sampled for all of them together
-    :param n_envs: number of environments; there is one update per transition, however many
+    :param n_envs: number of environments; there is one update per transition for any number of them
     :param additional_args: ``using_her_replay_buffer`` and ``her_kwargs``
     :return: arguments of ScratchDDPG
     """
@@ -33,8 +33,8 @@ def sample_scratch_ddpg_params(
         "net_arch": trial.suggest_categorical("net_arch", list(NET_ARCHS)),
         "norm": trial.suggest_categorical("norm", [None, "layer", "batch"]),
         "action_layer": trial.suggest_int("action_layer", 0, 1),
-        # All of the noise is always sampled, even where it is not used: the Zoo's TPE sampler draws settings jointly only
-        # if every trial has the same ones.
+        # Always sample all of the noise, even if unused: the Zoo's TPE sampler draws parameters jointly only if every
+        # trial has the same ones.
         "noise_kind": trial.suggest_categorical("noise_kind", [None, "gaussian", "ou"]),
         "noise_sigma": trial.suggest_float("noise_sigma", 0.01, 0.5, log=True),
         "noise_schedule": trial.suggest_categorical("noise_schedule", ["constant", "linear"]),
@@ -56,10 +56,10 @@ def sample_scratch_ddpg_params(
 
 def convert_scratch_ddpg_params(sampled_params: dict[str, Any], her_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:
     """
-    Make arguments of ScratchDDPG from what a trial has sampled.
+    Convert a trial's parameters to arguments of ScratchDDPG.
 
     :param sampled_params: the trial's parameters
-    :param her_kwargs: arguments of the HER replay buffer that were set beforehand
+    :param her_kwargs: further arguments of the HER replay buffer
     :return: arguments of ScratchDDPG
     """
     given = dict(sampled_params)

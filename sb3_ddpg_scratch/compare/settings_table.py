@@ -1,4 +1,4 @@
-"""The report's tables of settings, versions and machines: an arm a column, and what differs first."""
+"""The report's tables of settings, versions and machines: a column for each arm, and what differs first."""
 
 import html
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ddpg_scratch.compare.results import Run
+from sb3_ddpg_scratch.compare.results_file import Run
 from sb3_ddpg_scratch.compare.scores import Scores
 from sb3_ddpg_scratch.report.formatting import duration, number
 
@@ -14,11 +14,7 @@ Rows = dict[str, dict[str, str]]
 
 
 def settings_section(runs: Sequence[Run], scores: Scores) -> str:
-    """
-    :param runs: the finished runs
-    :param scores: their scores
-    :return: settings of each arm, and what it ran on, HTML
-    """
+    """Settings of each arm, and what it ran on, as HTML."""
     arms = [arm for arm in scores.arms if scores.seeds[arm]]
     settings = _rows(runs, arms, lambda run: run.hyperparameters)
     surroundings = _rows(runs, arms, lambda run: run.versions | {"machine": _machine(run.machine)})

@@ -1,4 +1,4 @@
-"""The figures of a comparison's report, as Plotly's traces and layout. No numbers are made here but a profile's."""
+"""The figures of a comparison's report, as Plotly's traces and layout. In a trace, ``meta`` is the number of its arm."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sb3_ddpg_scratch.compare.conclusions import OVERALL
 from sb3_ddpg_scratch.compare.curves import Curve
 from sb3_ddpg_scratch.compare.scores import Scores
 from sb3_ddpg_scratch.compare.statistics import Strata, performance_profile
-from sb3_ddpg_scratch.compare.summary import OVERALL
 from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, Trace, listed
 
 LONGEST_LABEL = 28
@@ -17,10 +17,7 @@ PROFILE_POINTS = 121
 
 
 def label(name: str) -> str:
-    """
-    :param name: of an arm or an environment
-    :return: it for a figure's axis, shortened and escaped
-    """
+    """The name of an arm or an environment for a figure's axis, shortened and escaped."""
     short = name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
     return html.escape(short)
 
@@ -28,18 +25,11 @@ def label(name: str) -> str:
 def learning_curves(
     curves: Sequence[Curve], env: str, number: int, random: float, over: Literal["steps", "seconds"]
 ) -> Figure:
-    """
-    :param curves: of all arms
-    :param env: the environment
-    :param number: its place among the environments
-    :param random: score of a random policy
-    :param over: what is on the horizontal axis
-    :return: returns against environment steps or training time
-    """
+    """Returns of all arms in the environment of this number, and the random policy's, against steps or training time."""
     traces: list[Trace] = []
     for curve in curves:
         x = curve.steps if over == "steps" else curve.seconds
-        traces += banded(curve.arm, curve.number, x, curve.middle, curve.low, curve.high, "%{y:.4~g}")
+        traces += banded(curve.arm, curve.number, x, (curve.middle, curve.low, curve.high), "%{y:.4~g}")
     seeds = sorted({curve.seeds for curve in curves})
     runs = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "no"
     note = f"Interquartile mean of {runs} runs an arm, with its 95% interval."
@@ -59,35 +49,19 @@ def learning_curves(
     return Figure(f"{over}-{number}", "Learning", f"{title} · {env}", note, traces, layout, env=env)
 
 
-def banded(
-    arm: str, number: int, x: np.ndarray, middle: np.ndarray, low: np.ndarray, high: np.ndarray, hover: str
-) -> list[Trace]:
-    """
-    :param arm: name of the arm
-    :param number: its place among the arms
-    :param x: shape ``(n,)``
-    :param middle: shape ``(n,)``
-    :param low: lower end of its interval, shape ``(n,)``
-    :param high: upper end, shape ``(n,)``
-    :param hover: what the line says at the pointer, Plotly's template
-    :return: a band and a line
-    """
+def banded(arm: str, number: int, x: np.ndarray, ends: tuple[np.ndarray, np.ndarray, np.ndarray], hover: str) -> list[Trace]:
+    """A band and a line, from middle, low and high; ``hover`` is Plotly's template for the text at the pointer."""
+    middle, low, high = ends
     place, common = number % RUN_COLORS, {"type": "scatter", "meta": number, "name": arm}
-    ends = {"x": listed(np.concatenate([x, x[::-1]]), 12), "y": listed(np.concatenate([high, low[::-1]]))}
+    outline = {"x": listed(np.concatenate([x, x[::-1]]), 12), "y": listed(np.concatenate([high, low[::-1]]))}
     band = {"mode": "lines", "fill": "toself", "fillcolor": f"theme:wash{place}", "line": {"width": 0}, "hoverinfo": "skip"}
     line = {"mode": "lines" if len(x) > 1 else "markers", "line": {"color": f"theme:run{place}", "width": 2}}
     dots = {"marker": {"color": f"theme:run{place}", "size": 7}, "hovertemplate": hover}
-    return [common | ends | band, common | {"x": listed(x, 12), "y": listed(middle)} | line | dots]
+    return [common | outline | band, common | {"x": listed(x, 12), "y": listed(middle)} | line | dots]
 
 
 def score_distribution(scores: Scores, summary: Mapping[str, Any], env: str, number: int) -> Figure:
-    """
-    :param scores: of all runs
-    :param summary: of the comparison
-    :param env: the environment
-    :param number: its place among the environments
-    :return: a point for each run's score, and the interquartile means with their intervals
-    """
+    """A point for each run's score, and the interquartile means with their intervals."""
     traces: list[Trace] = []
     shown = [arm for arm in scores.arms if env in scores.counted[arm]]
     for row, arm in enumerate(shown):
@@ -122,12 +96,7 @@ def score_distribution(scores: Scores, summary: Mapping[str, Any], env: str, num
 
 
 def profiles(strata: Mapping[str, Strata], arms: Sequence[str], normalized: bool) -> Figure:
-    """
-    :param strata: of each arm the scores in each environment, shape ``(seeds,)``
-    :param arms: all arms
-    :param normalized: whether they are in units of the baseline's range over a random policy
-    :return: the share of runs that score above a threshold, against the threshold
-    """
+    """The share of an arm's runs that score above a threshold, against the threshold."""
     traces: list[Trace] = []
     pooled = np.concatenate([values for arm in strata.values() for values in arm] or [np.zeros(0)])
     if len(pooled):
@@ -136,9 +105,9 @@ def profiles(strata: Mapping[str, Strata], arms: Sequence[str], normalized: bool
         thresholds = np.linspace(low - reach, high + reach, PROFILE_POINTS)
         for arm, scores in strata.items():
             hover = "%{y:.0%} of runs score above %{x:.4~g}"
-            traces += banded(arm, arms.index(arm), thresholds, *performance_profile(scores, thresholds), hover)
+            traces += banded(arm, arms.index(arm), thresholds, performance_profile(scores, thresholds), hover)
     layout = {
-        "xaxis": {"title": {"text": "normalised score" if normalized else "score"}, "zeroline": False},
+        "xaxis": {"title": {"text": "normalized score" if normalized else "score"}, "zeroline": False},
         "yaxis": {"title": {"text": "share of runs above"}, "tickformat": ".0%", "range": [-0.02, 1.04]},
         "hovermode": "closest",
     }
@@ -149,10 +118,8 @@ def profiles(strata: Mapping[str, Strata], arms: Sequence[str], normalized: bool
 
 def differences(summary: Mapping[str, Any], scores: Scores) -> Figure:
     """
-    :param summary: of the comparison
-    :param scores: of all runs
-    :return: each arm's difference from the baseline, in units of the baseline's range, against the margin; without
-        environments in which that range is no unit to measure in
+    Each arm's difference from the baseline in units of the baseline's range, against the margin, without environments in which
+    that range cannot serve as a unit.
     """
     measured = {OVERALL, *(env for env in scores.envs if scores.stands_out(env))}
     shown = [row for row in summary["comparisons"] if row["difference_ci90"] and row["env"] in measured]
@@ -179,15 +146,15 @@ def differences(summary: Mapping[str, Any], scores: Scores) -> Figure:
         ],
     } | _rows(labels)
     note = (
-        f"Mean scores with 90% intervals, in units of {summary['baseline']}'s range over a random policy. An interval wholly "
-        f"within the shaded margin of ±{margin:.0%} is equivalent; one that crosses its edge is not."
+        f"Mean scores with 90% intervals, in units of {summary['baseline']}'s range over a random policy. An interval "
+        f"entirely within the shaded margin of ±{margin:.0%} is equivalent; one that crosses its edge is not."
     )
     title = "Difference from the baseline"
     return Figure("differences", "Verdicts", title, note, traces, layout, wide=True, height=_height(len(shown)))
 
 
 def _interval(name: str, number: int, y: float, ends: tuple[float, float, float], hover: str) -> Trace:
-    """A diamond in the middle of an interval, from ``ends``: low, middle, high."""
+    """A diamond in the middle of an interval; ``ends`` are low, middle and high."""
     low, middle, high = ends
     color = f"theme:run{number % RUN_COLORS}"
     error = {"symmetric": False, "array": [high - middle], "arrayminus": [middle - low], "color": color, "thickness": 2.5}
@@ -197,7 +164,7 @@ def _interval(name: str, number: int, y: float, ends: tuple[float, float, float]
 
 
 def _rows(labels: Sequence[str]) -> dict[str, Any]:
-    """A layout with a row for each label, from the top, which stands above it: a phone has no space beside it."""
+    """A layout with a row for each label, from the top; labels are above their rows to fit a phone's width."""
     left = {"x": 0, "xref": "x domain", "xanchor": "left", "yanchor": "middle", "showarrow": False}
     ground = {"bgcolor": "theme:panel", "font": {"color": "theme:text"}}
     texts = [left | ground | {"y": 0.42 - row, "text": text} for row, text in enumerate(labels)]

@@ -15,35 +15,26 @@ import numpy as np
 import torch as th
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.machine import memory_gib, processor, usable_cores, versions
 from sb3_ddpg_scratch.policies import ACTIVATIONS
-from sb3_ddpg_scratch.zoo.files import ALGO
-from sb3_ddpg_scratch.zoo.manager import replay_buffer_class
 from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, replay_buffer_class
 
 SCORED_EVALUATIONS = 10
+"""A run's score is the mean of so many evaluations, its last ones."""
 PACKAGES = ("torch", "numpy", "stable-baselines3", "gymnasium", "rl-zoo3")
 
 
 @dataclass(frozen=True)
 class RunSpec:
     """
-    What a run is made of.
-
-    :param arm: name of the algorithm with its settings: a preset's, or that of a comparison's arm
-    :param algo: the algorithm's name in RL Zoo
-    :param env_id: the environment
-    :param seed: seed of the training
-    :param steps: environment steps
-    :param evaluations: evaluations, evenly spaced
-    :param eval_episodes: noise-free episodes in each
-    :param device: device of the networks
-    :param settings: of the algorithm and of the Zoo for this environment, as a YAML file would have them
-    :param diagnostics: whether to record Q, targets, gradients and probe states; one run of an arm and environment at most
+    What a run is made of. ``arm`` names an algorithm of RL Zoo with its settings, which are as a YAML file would have them for
+    this environment. Evaluations are evenly spaced, of noise-free episodes. ``diagnostics`` is for one run of an arm and
+    environment at most. Results of earlier versions are found by these fields.
     """
 
     arm: str
@@ -58,31 +49,18 @@ class RunSpec:
     diagnostics: bool = False
 
     def result_file(self, out: Path) -> Path:
-        """
-        :param out: folder of the whole batch
-        :return: the file that a finished run leaves
-        """
+        """The file that a finished run leaves in the folder of the whole batch."""
         return out / "runs" / self.arm / self._env_name / f"seed_{self.seed}.json"
 
     def agent_folder(self, out: Path) -> Path:
-        """
-        :param out: folder of the whole batch
-        :return: the run's log folder, as ``enjoy -f`` wants it
-        """
+        """The run's log folder, as ``enjoy -f`` wants it."""
         return out / "agents" / self.arm / self._env_name / f"seed_{self.seed}"
 
     def diagnostics_folder(self, out: Path) -> Path:
-        """
-        :param out: folder of the whole batch
-        :return: where a run with ``diagnostics`` records them
-        """
         return out / "diagnostics" / self._env_name / self.arm
 
     def log_file(self, out: Path) -> Path:
-        """
-        :param out: folder of the whole batch
-        :return: what the run printed
-        """
+        """What the run printed."""
         return self.agent_folder(out).with_suffix(".log")
 
     @property
@@ -91,11 +69,7 @@ class RunSpec:
 
 
 def finished_result(spec: RunSpec, out: Path) -> dict[str, Any] | None:
-    """
-    :param spec: a run
-    :param out: folder of the whole batch
-    :return: its result, if it was finished with the same settings
-    """
+    """A run's result, if it was finished with the same settings."""
     try:
         result = json.loads(spec.result_file(out).read_text())
     except (OSError, ValueError):
@@ -104,13 +78,7 @@ def finished_result(spec: RunSpec, out: Path) -> dict[str, Any] | None:
 
 
 def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
-    """
-    Set the Zoo's experiment up, as far as the model that is to be trained.
-
-    :param spec: what to run
-    :param out: folder of the whole batch
-    :return: the experiment and its model
-    """
+    """Set up the Zoo's experiment; returns it with the model that is to be trained."""
     algorithm_class(spec.algo)  # registers it
     folder = spec.agent_folder(out)
     for made_before in (folder, spec.diagnostics_folder(out)) if spec.diagnostics else (folder,):
@@ -126,7 +94,7 @@ def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
         n_timesteps=spec.steps,
         eval_freq=max(spec.steps // spec.evaluations, 1),
         n_eval_episodes=spec.eval_episodes,
-        hyperparams=_objects(spec),
+        hyperparams=_classes_named_in(spec),
         seed=spec.seed,
         log_interval=-1,
         verbose=0,
@@ -140,31 +108,27 @@ def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
 
 def perform(spec: RunSpec, out: Path, tick: Callable[[int], None]) -> dict[str, Any]:
     """
-    Train, evaluating on an environment of its own, and write the result and the agent.
-
-    :param spec: what to run
-    :param out: folder of the whole batch
-    :param tick: called with the number of environment steps made
-    :return: the result: spec; of each evaluation ``timesteps``, mean ``returns``, ``return_stds`` over its episodes and
-        ``seconds`` of training until then; ``score``, ``updates``, seconds in all, hyperparameters, versions, machine
-    :raises KeyboardInterrupt: if it was interrupted; nothing but an unfinished agent is left then
+    Train, evaluating on a separate environment, and write the agent and the result, which is returned; ``tick`` is called with
+    the number of environment steps made. The result has for each evaluation ``timesteps``, mean ``returns``, ``return_stds``
+    over its episodes and ``seconds`` of training until then. If interrupted, only an unfinished agent is left.
     """
     manager, model = prepare(spec, out)
-    clock = _Clock(manager.callbacks)
-    manager.callbacks.append(_Ticks(tick))
+    timed = _TimedEvaluations([callback for callback in manager.callbacks if isinstance(callback, EvalCallback)])
+    others = [callback for callback in manager.callbacks if not isinstance(callback, EvalCallback)]
+    manager.callbacks = [*others, timed, _Ticks(tick)]
     if spec.diagnostics:
         from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
 
         manager.callbacks.append(DiagnosticsCallback(spec.diagnostics_folder(out)))
-    clock.start()
+    timed.started = time.perf_counter()
     manager.learn(model)
-    training_seconds = clock.training_seconds()
-    if model.num_timesteps < spec.steps:  # the Zoo's learn() returns as if done when it is interrupted
+    training_seconds = timed.training_seconds()
+    if model.num_timesteps < spec.steps:  # the Zoo's learn() also returns when it is interrupted
         raise KeyboardInterrupt
     manager.save_trained_model(model)
 
     evaluations = np.load(Path(manager.save_path) / "evaluations.npz")
-    # Where training comes in whole episodes, it ends with one: beyond the budget nothing is scored.
+    # Training in whole episodes ends with one: what lies beyond the budget is not scored.
     in_budget = evaluations["timesteps"] <= spec.steps
     returns = evaluations["results"].mean(axis=1)[in_budget]
     result = {
@@ -172,12 +136,12 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None]) -> dict[str, 
         "timesteps": evaluations["timesteps"][in_budget].tolist(),
         "returns": returns.tolist(),
         "return_stds": evaluations["results"].std(axis=1)[in_budget].tolist(),
-        "seconds": np.array(clock.marks)[in_budget].tolist(),
+        "seconds": np.array(timed.marks)[in_budget].tolist(),
         "score": float(returns[-SCORED_EVALUATIONS:].mean()),
         "scored_evaluations": min(len(returns), SCORED_EVALUATIONS),
         "updates": int(model._n_updates),
         "training_seconds": training_seconds,
-        "evaluation_seconds": clock.evaluation_seconds,
+        "evaluation_seconds": timed.seconds,
         "hyperparameters": hyperparameters(spec),
         "versions": _versions(spec.algo),
         "machine": _machine(),
@@ -187,10 +151,7 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None]) -> dict[str, 
 
 
 def hyperparameters(spec: RunSpec) -> dict[str, Any]:
-    """
-    :param spec: a run
-    :return: every hyperparameter that it has, those that its settings leave to the algorithm included
-    """
+    """Every hyperparameter of a run, including those that its settings leave at the algorithm's default."""
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(algorithm_class(spec.algo).__init__).parameters.items()
@@ -205,17 +166,17 @@ def hyperparameters(spec: RunSpec) -> dict[str, Any]:
     return content
 
 
-def _objects(spec: RunSpec) -> dict[str, Any] | None:
-    """What the settings name and SB3's algorithms take as classes only, so that no text is left for the Zoo to evaluate."""
+def _classes_named_in(spec: RunSpec) -> dict[str, Any] | None:
+    """What SB3's algorithms take as classes only, so that no text is left for the Zoo to evaluate."""
     if spec.algo in (ALGO, SBX_ALGO):
         return None
-    objects: dict[str, Any] = {}
+    classes: dict[str, Any] = {}
     policy_kwargs = spec.settings.get("policy_kwargs") or {}
     if isinstance(policy_kwargs.get("activation_fn"), str):
-        objects["policy_kwargs"] = policy_kwargs | {"activation_fn": ACTIVATIONS[policy_kwargs["activation_fn"]]}
+        classes["policy_kwargs"] = policy_kwargs | {"activation_fn": ACTIVATIONS[policy_kwargs["activation_fn"]]}
     if isinstance(spec.settings.get("replay_buffer_class"), str):
-        objects["replay_buffer_class"] = replay_buffer_class(spec.settings["replay_buffer_class"])
-    return objects
+        classes["replay_buffer_class"] = replay_buffer_class(spec.settings["replay_buffer_class"])
+    return classes
 
 
 def _versions(algo: str) -> dict[str, str]:
@@ -245,32 +206,22 @@ class _Ticks(BaseCallback):
         return True
 
 
-class _Clock:
-    """Tells the time that training takes from the time that evaluations take."""
+class _TimedEvaluations(CallbackList):
+    """Runs the Zoo's evaluations and separates their time from the training's; a mark is the training time until one."""
 
     def __init__(self, callbacks: list[BaseCallback]) -> None:
-        self.evaluation_seconds = 0.0
+        super().__init__(callbacks)
+        self.seconds = 0.0
         self.marks: list[float] = []
-        self._started = 0.0
-        for callback in callbacks:
-            if isinstance(callback, EvalCallback):
-                self._time(callback)
-
-    def start(self) -> None:
-        self._started = time.perf_counter()
+        self.started = 0.0
 
     def training_seconds(self) -> float:
-        return time.perf_counter() - self._started - self.evaluation_seconds
+        return time.perf_counter() - self.started - self.seconds
 
-    def _time(self, callback: EvalCallback) -> None:
-        evaluate = callback._on_step
-
-        def timed() -> bool:
-            trained, begun = self.training_seconds(), time.perf_counter()
-            go_on = evaluate()
-            self.evaluation_seconds += time.perf_counter() - begun
-            if len(callback.evaluations_timesteps) > len(self.marks):
-                self.marks.append(trained)
-            return go_on
-
-        callback._on_step = timed  # type: ignore[method-assign]
+    def _on_step(self) -> bool:
+        trained, begun = self.training_seconds(), time.perf_counter()
+        go_on = super()._on_step()
+        self.seconds += time.perf_counter() - begun
+        if any(len(callback.evaluations_timesteps) > len(self.marks) for callback in self.callbacks):  # type: ignore[attr-defined]
+            self.marks.append(trained)
+        return go_on

@@ -1,4 +1,4 @@
-"""The summary of a comparison: ``summary.json``, and the table of verdicts on a terminal."""
+"""What a comparison concludes: ``summary.json``, and the table of verdicts on a terminal."""
 
 import json
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.compare.results import Results
-from sb3_ddpg_scratch.compare.scores import SCORED_EVALUATIONS, Scores, scores_of
+from sb3_ddpg_scratch.compare.results_file import Results
+from sb3_ddpg_scratch.compare.scores import Scores, scores_of
 from sb3_ddpg_scratch.compare.statistics import (
     RESAMPLES,
     Strata,
@@ -27,7 +27,9 @@ from sb3_ddpg_scratch.compare.statistics import (
     seeds_needed,
 )
 from sb3_ddpg_scratch.compare.verdict import WORST_FIRST, Comparison, decide, reasons
+from sb3_ddpg_scratch.json_values import plain
 from sb3_ddpg_scratch.report.formatting import percent
+from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS
 from sb3_ddpg_scratch.validation import check_number
 
 OVERALL = "overall"
@@ -37,12 +39,8 @@ COLORS = {"equivalent": "green", "better": "cyan", "worse": "red", "undecided": 
 
 def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> dict[str, Any]:
     """
-    :param results: what the runs have left
-    :param margin: the difference that matters, as a fraction of the baseline's score range over a random policy
-    :param resamples: of the bootstrap
-    :return: what ``summary.json`` holds. Each comparison is one of ``a`` with the baseline ``b``, and its verdict is about
-        ``a``. Numbers that are not finite are ``None``
-    :raises ArgumentError: if the margin is not a number above 0
+    What ``summary.json`` holds. Each comparison is one of ``a`` with the baseline ``b``, and its verdict is about ``a``. The
+    margin is a fraction of the baseline's score range over a random policy. Numbers that are not finite are ``None``.
     """
     check_number("margin", margin, 0, low_allowed=False)
     scores = scores_of(results)
@@ -64,7 +62,8 @@ def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> di
         "notes": scores.notes + _left_out(scores),
         "command": results.command,
     }
-    return _in_json(summary)
+    content: dict[str, Any] = plain(summary, words=False)
+    return content
 
 
 def _arm(scores: Scores, arm: str, resamples: int) -> dict[str, Any]:
@@ -76,16 +75,12 @@ def _arm(scores: Scores, arm: str, resamples: int) -> dict[str, Any]:
         "scores": scores.measured[arm],
         "seeds": scores.seeds[arm],
         "iqm": {env: iqm(values) for env, values in strata.items()},
-        "ci": {env: iqm_interval(values, resamples) for env, values in strata.items()},
+        "ci": {env: _interval(*iqm_interval(values, resamples)) for env, values in strata.items()},
     }
 
 
 def comparable(scores: Scores, arm: str) -> list[str]:
-    """
-    :param scores: of all runs
-    :param arm: an arm
-    :return: the environments in which it can be held against the baseline in units of the baseline's range
-    """
+    """The environments in which an arm can be compared with the baseline in units of the baseline's range."""
     return [env for env in scores.envs if len(scores.of(arm, env)) >= 2 and scores.stands_out(env)]
 
 
@@ -130,13 +125,13 @@ def _comparison(scores: Scores, arm: str, env: str, comparison: Comparison, resa
         "a": arm,
         "b": scores.baseline,
         "p_improvement": improvement(a, b) if some else None,
-        "p_improvement_ci": improvement_interval(a, b, resamples) if some else None,
+        "p_improvement_ci": _interval(*improvement_interval(a, b, resamples)) if some else None,
         "welch_p": found.welch_p,
         "welch_p_corrected": comparison.welch_p,
         "tost_p": found.tost_p,
         "margin": comparison.margin,
         "difference": found.mean,
-        "difference_ci90": (found.low, found.high),
+        "difference_ci90": _interval(found.low, found.high),
         "seeds": {"a": comparison.seeds[0], "b": comparison.seeds[1]},
         "verdict": decide(comparison),
         "seeds_needed": comparison.seeds_needed,
@@ -144,59 +139,37 @@ def _comparison(scores: Scores, arm: str, env: str, comparison: Comparison, resa
     }
 
 
-def _in_json(value: Any) -> Any:
-    """What JSON knows; ``None`` for numbers that are not finite, and for an interval that has no ends."""
-    if isinstance(value, dict):
-        return {str(key): _in_json(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _in_json(value.tolist())
-    if isinstance(value, tuple):
-        return None if any(item is None or not np.isfinite(item) for item in value) else [float(item) for item in value]
-    if isinstance(value, list):
-        return [_in_json(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
+def _interval(low: float, high: float) -> list[float] | None:
+    return [low, high] if np.isfinite(low) and np.isfinite(high) else None
 
 
 def write_summary(summary: Mapping[str, Any], out: Path) -> Path:
-    """
-    :param summary: from :func:`summarize`
-    :param out: the comparison's folder
-    :return: ``summary.json`` in it, which is whole or absent
-    """
     path = out / "summary.json"
     write_whole(path, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 
 def worst_verdict(summary: Mapping[str, Any]) -> str:
-    """
-    :param summary: from :func:`summarize`
-    :return: ``worse`` if any comparison came out so; else ``undecided`` if any did, or there is none; then ``equivalent``,
-        and ``better`` only where all did
-    """
+    """``worse`` or else ``undecided`` if any comparison is, ``better`` only if all are, ``undecided`` if there is none."""
     verdicts = {comparison["verdict"] for comparison in summary["comparisons"]}
     return next((verdict for verdict in WORST_FIRST if verdict in verdicts), "undecided")
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
-    """
-    :param summary: from :func:`summarize`
-    :param console: where to print the verdicts and the reasons for them
-    """
+    """Print the verdicts and the reasons for them."""
     margin = percent(summary["margin"])
-    table = Table(
-        title=f"Against {escape(summary['baseline'])}, margin {margin} of its range over random", title_justify="left"
-    )
+    title = f"Against {escape(summary['baseline'])}, margin {margin} of its range over random"
+    table = Table(title=title, title_justify="left")
+    # Names are never broken across lines: only the reasons wrap.
     for heading in ("environment", "arm", "verdict", "why", "P(better)"):
-        table.add_column(heading, overflow="fold")
-    for comparison in summary["comparisons"]:
-        verdict = comparison["verdict"]
-        chance = "–" if comparison["p_improvement"] is None else percent(comparison["p_improvement"])
-        words = (comparison["env"], comparison["a"], f"[{COLORS[verdict]}]{verdict}[/]", comparison["why"], chance)
-        table.add_row(*(word if word is words[2] else escape(word) for word in words))
-    console.print(table)
+        table.add_column(heading, no_wrap=heading != "why", min_width=20 if heading == "why" else None)
+    for row in summary["comparisons"]:
+        chance = "–" if row["p_improvement"] is None else percent(row["p_improvement"])
+        verdict = f"[{COLORS[row['verdict']]}]{row['verdict']}[/]"
+        table.add_row(escape(row["env"]), escape(row["a"]), verdict, escape(row["why"]), chance)
+    needed = console.measure(table, options=console.options.update(width=10_000)).minimum
+    table.width = needed if needed > console.width else None
+    console.print(table, crop=False)
     for note in summary["notes"]:
         console.print(note, markup=False, highlight=False)
     if summary["missing"]:

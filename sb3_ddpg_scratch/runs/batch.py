@@ -9,43 +9,31 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
+from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 
-_COLUMNS = (
-    TextColumn("{task.description:>16}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-    TimeRemainingColumn(),
-)
 LOG_LINES = 5
 
 
 class StepsMade(Protocol):
-    """Told how many environment steps a run has made."""
+    """Is told how many environment steps a run has made."""
 
     def __call__(self, steps: int, /) -> None: ...
 
 
 class RunExecutor(Protocol):
-    """Where runs are performed; :class:`~sb3_ddpg_scratch.zoo.run_process.RunProcesses` is one."""
+    """Where runs are performed: :class:`~sb3_ddpg_scratch.runs.processes.RunProcesses`, or Ray."""
 
     def run(self, spec: RunSpec, progress: StepsMade) -> bool:
-        """Perform a run, wait for its end, and say whether it left its result. Called by several threads at a time."""
+        """Perform a run, wait for its end, and say whether it left its result. Called from several threads at a time."""
 
     def end(self) -> None:
-        """End what runs, and begin nothing more."""
+        """End what is running and start nothing more."""
 
 
 def perform_runs(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, jobs: int, console: Console) -> list[RunSpec]:
     """
-    Perform the runs that are not finished yet.
+    Perform the runs that are not finished yet, ``jobs`` at a time.
 
-    :param specs: the runs
-    :param out: folder of the whole batch; runs that it holds already are not done again
-    :param executor: where they are performed
-    :param jobs: runs at a time
-    :param console: where to print
     :return: the runs that failed, each of which was reported with the end of its log
     :raises KeyboardInterrupt: if interrupted, after the runs in progress were ended
     """
@@ -55,15 +43,22 @@ def perform_runs(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, job
     try:
         return _perform_all(waiting, out, executor, jobs, console) if waiting else []
     except KeyboardInterrupt:
-        console.print("Interrupted. What is finished stays; the same command goes on from there.")
+        console.print("Interrupted. Finished runs are kept; the same command continues from there.")
         raise
     finally:
         executor.end()
 
 
 def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, jobs: int, console: Console) -> list[RunSpec]:
-    # Steps with updates take longer than those of the warm-up: the time left is estimated from a long past.
-    with Progress(*_COLUMNS, console=console, speed_estimate_period=900) as display:
+    columns = (
+        TextColumn("{task.description:>16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    # Steps with updates take longer than those of the warm-up: estimate the time left from a long past.
+    with Progress(*columns, console=console, speed_estimate_period=900) as display:
         whole = display.add_task("all steps", total=sum(spec.steps for spec in specs))
 
         def perform(spec: RunSpec) -> bool:
@@ -92,19 +87,15 @@ def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, job
             for spec, future in zip(specs, futures, strict=True):
                 if not future.result():
                     failed.append(spec)
-                    console.print(failure(spec, out), highlight=False, soft_wrap=True)
+                    console.print(_failure(spec, out), highlight=False, soft_wrap=True)
         finally:
             executor.end()
             pool.shutdown(wait=True, cancel_futures=True)
     return failed
 
 
-def failure(spec: RunSpec, out: Path) -> str:
-    """
-    :param spec: a run that failed
-    :param out: folder of the whole batch
-    :return: which it is, where its log is, and how that ends; rich's markup is escaped
-    """
+def _failure(spec: RunSpec, out: Path) -> str:
+    """Which run failed, where its log is, and how that ends; rich's markup is escaped."""
     log = spec.log_file(out)
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     end = "".join(f"\n    {line}" for line in lines[-LOG_LINES:])

@@ -1,5 +1,6 @@
-"""The YAML files that ship with the package: where they are, what they may hold, and reading them."""
+"""YAML files of settings: those that ship with the package, reading any of them, and checking what they hold."""
 
+import ast
 import difflib
 import inspect
 import re
@@ -8,15 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rl_zoo3.utils import get_class_by_name
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
+from sb3_ddpg_scratch.policies import ACTIVATIONS, ScratchDDPGPolicy
 
 ALGO = "scratch_ddpg"
+REPLAY_BUFFERS: dict[str, type[ReplayBuffer]] = {
+    "ReplayBuffer": ReplayBuffer,
+    "DictReplayBuffer": DictReplayBuffer,
+    "HerReplayBuffer": HerReplayBuffer,
+}
 
-# What RL Zoo's experiment manager reads, and keeps from the algorithm.
+# Read by RL Zoo's experiment manager and not passed on to the algorithm.
 _ZOO_KEYS = (
     "callback",
     "env_kwargs",
@@ -30,7 +39,7 @@ _ZOO_KEYS = (
     "normalize",
     "vec_env_wrapper",
 )
-# Arguments of ScratchDDPG that the manager gives it by itself, each with the option of `train` that sets it.
+# Arguments of ScratchDDPG that the manager sets itself, each with the option of `train` for it.
 _SET_BY_OPTION = {
     "env": "--env",
     "seed": "--seed",
@@ -38,14 +47,13 @@ _SET_BY_OPTION = {
     "device": "--device",
     "tensorboard_log": "--tensorboard-log",
 }
+_LEARNING_RATES = ("learning_rate", "qf_learning_rate")
+_MAPPINGS = ("policy_kwargs", "replay_buffer_kwargs", "normalize", "monitor_kwargs", "env_kwargs")
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def hyperparams_folder() -> Path:
-    """
-    :return: the folder of the YAML files: inside an installed package, beside it in a checkout
-    :raises FileNotFoundError: if the package was installed without them
-    """
+    """The folder of the YAML files: inside an installed package, beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "hyperparams", package.parent / "hyperparams"):
         if (folder / f"{ALGO}.yml").is_file():
@@ -54,9 +62,7 @@ def hyperparams_folder() -> Path:
 
 
 def default_file() -> Path:
-    """
-    :return: the YAML file with settings for each environment
-    """
+    """The YAML file with settings for each environment."""
     return hyperparams_folder() / f"{ALGO}.yml"
 
 
@@ -80,24 +86,14 @@ def preset_file(name: str) -> Path:
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """
-    :param name: a name that does not exist
-    :param names: those that do
-    :return: a sentence with up to five that resemble it, whatever their case; empty if none does
-    """
+    """``Did you mean ...?`` with up to five names that resemble this one, whatever their case; empty if none does."""
     by_lower = {candidate.lower(): candidate for candidate in names}
     close = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=5)]
     return f"Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def read_settings(path: Path) -> dict[str, dict[str, Any]]:
-    """
-    Read a YAML file of settings, as data.
-
-    :param path: the file
-    :return: for each environment (and ``default``) its settings
-    :raises ArgumentError: if it cannot be read, or is no mapping of mappings
-    """
+    """The settings of each environment, and of ``default``, in a YAML file; nothing in it is run as code."""
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -110,13 +106,7 @@ def read_settings(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def section_for(content: Mapping[str, Any], env_id: str, path: Path | str) -> str:
-    """
-    :param content: what a file holds for each environment
-    :param env_id: the environment
-    :param path: the file, for the error
-    :return: the key whose settings apply: the environment's own, else ``default``
-    :raises ArgumentError: if there is neither
-    """
+    """The key whose settings apply: the environment's own, else ``default``. The path is for the error."""
     if env_id in content:
         return env_id
     if "default" in content:
@@ -126,46 +116,27 @@ def section_for(content: Mapping[str, Any], env_id: str, path: Path | str) -> st
 
 
 def settings_for(path: Path, env_id: str) -> tuple[str, dict[str, Any]]:
-    """
-    :param path: a YAML file of settings
-    :param env_id: the environment
-    :return: the section that applies (the environment's, or ``default``), and what it holds
-    :raises ArgumentError: if the file cannot be read, or has nothing for that environment
-    """
+    """The section of a YAML file that applies (the environment's, or ``default``), and its settings."""
     content = read_settings(path)
     section = section_for(content, env_id, path)
     return section, plain_numbers(content[section])
 
 
 def allowed_keys(algorithm: type[BaseAlgorithm] = ScratchDDPG) -> set[str]:
-    """
-    :param algorithm: class of the algorithm
-    :return: what an environment's settings may hold: the algorithm's arguments, and what RL Zoo reads
-    """
+    """What an environment's settings may hold: the algorithm's arguments, and what RL Zoo reads."""
     arguments = set(inspect.signature(algorithm.__init__).parameters) - {"self", "_init_setup_model", *_SET_BY_OPTION}
     if algorithm is not ScratchDDPG:
-        arguments -= {"action_noise"}  # takes objects only; the Zoo makes one of noise_type and noise_std
+        arguments -= {"action_noise"}  # takes instances only; the Zoo makes one from noise_type and noise_std
     return arguments | set(_ZOO_KEYS)
 
 
 def allowed_policy_keys(policy: type = ScratchDDPGPolicy) -> set[str]:
-    """
-    :param policy: class of the policy
-    :return: what ``policy_kwargs`` may hold
-    """
     given = {"self", "observation_space", "action_space", "lr_schedule"}
     return set(inspect.signature(policy.__init__).parameters) - given  # type: ignore[misc]
 
 
 def check_settings(settings: Mapping[str, Any], where: str, algorithm: type[BaseAlgorithm] = ScratchDDPG) -> None:
-    """
-    Refuse what neither the algorithm nor RL Zoo knows, before anything is made.
-
-    :param settings: an environment's settings
-    :param where: file and environment, for the error
-    :param algorithm: class of the algorithm
-    :raises ArgumentError: for an unknown key, or one that is missing
-    """
+    """Reject unknown and missing keys up front; ``where``, file and environment, is for the error."""
     for key in settings:
         if key in _SET_BY_OPTION:
             raise ArgumentError(f"{where}: {key}", settings[key], "left out here", f"Give {_SET_BY_OPTION[key]} instead.")
@@ -178,7 +149,7 @@ def check_settings(settings: Mapping[str, Any], where: str, algorithm: type[Base
             f"{where}: noise_type", settings["noise_type"], "left out beside action_noise", "Keep one of the two."
         )
     policy_kwargs = settings.get("policy_kwargs")
-    # A policy of the user's own may take arguments of its own.
+    # A user's own policy may take other arguments.
     policy = algorithm.policy_aliases.get(settings["policy"])
     if isinstance(policy_kwargs, Mapping) and policy is not None:
         _check_keys(policy_kwargs, allowed_policy_keys(policy), f"{where}: policy_kwargs", "an argument of the policy")
@@ -192,12 +163,7 @@ def _check_keys(settings: Mapping[str, Any], allowed: set[str], where: str, what
 
 
 def plain_numbers(value: Any) -> Any:
-    """
-    YAML 1.1 takes ``1e-3`` for text, since it has no decimal point; users mean a number.
-
-    :param value: what YAML gave: a scalar, list or dict
-    :return: the same, with such texts as numbers
-    """
+    """Converts text like ``1e-3``, which YAML 1.1 does not read as a number since it has no decimal point."""
     if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
         return float(value)
     if isinstance(value, dict):
@@ -205,3 +171,58 @@ def plain_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [plain_numbers(entry) for entry in value]
     return value
+
+
+def as_data(settings: dict[str, Any], where: str) -> dict[str, Any]:
+    """Convert text that the Zoo would evaluate to plain data, or reject it; ``where`` is for the error."""
+    settings = plain_numbers(settings)
+    for key in _MAPPINGS:
+        if isinstance(settings.get(key), str):
+            settings[key] = mapping_from_text(f"{where}: {key}", settings[key])
+    for key in _LEARNING_RATES:
+        value = settings.get(key)
+        if isinstance(value, str) and not _is_linear(value):
+            raise ArgumentError(f"{where}: {key}", value, "a number, or like lin_1e-3: linear from 1e-3 to 0")
+    return settings
+
+
+def _is_linear(text: str) -> bool:
+    kind, _, number = text.partition("_")
+    try:
+        return kind == "lin" and float(number) >= 0
+    except ValueError:
+        return False
+
+
+def mapping_from_text(name: str, text: str) -> dict[str, Any]:
+    """Parse text like ``"dict(net_arch=[64, 64])"``, as in the Zoo's own files, without running it."""
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "dict" and not call.args:
+            return {str(item.arg): _literal(item.value) for item in call.keywords if item.arg}
+        value = ast.literal_eval(call)
+        if isinstance(value, dict):
+            return value
+    except (SyntaxError, ValueError):
+        pass
+    raise ArgumentError(
+        name, text, "a YAML mapping like {net_arch: [64, 64], activation_fn: relu}", "Text is never run as code."
+    )
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call):
+        return mapping_from_text("dict(...)", ast.unparse(node))
+    if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("nn", "th.nn", "torch.nn"):
+        return {module.__name__: name for name, module in ACTIVATIONS.items()}.get(node.attr, node.attr)
+    return ast.literal_eval(node)
+
+
+def replay_buffer_class(name: str) -> type:
+    """The class that YAML names: one of :data:`REPLAY_BUFFERS`, or a class with its module."""
+    if name in REPLAY_BUFFERS:
+        return REPLAY_BUFFERS[name]
+    if "." in name and all(part.isidentifier() for part in name.split(".")):
+        return get_class_by_name(name)
+    allowed = f"one of {', '.join(REPLAY_BUFFERS)}, or a class with its module, as in my_package.buffers.MyBuffer"
+    raise ArgumentError("replay_buffer_class", name, allowed)

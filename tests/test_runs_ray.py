@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 
 from sb3_ddpg_scratch import ArgumentError
-from sb3_ddpg_scratch.zoo.run_batch import perform_runs
-from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
+from sb3_ddpg_scratch.runs.batch import perform_runs
+from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 
 pytest.importorskip("ray")
 
@@ -18,7 +18,7 @@ HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "h
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """(cluster, its two nodes with room for one run each); the driver's own node has room for none."""
+    """(cluster, its two nodes for one run each); no run fits the driver's own node."""
     monkeypatch.setenv("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE", "1")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     from ray.cluster_utils import Cluster
@@ -50,7 +50,7 @@ def test_all_runs_finish_though_a_node_is_killed(cluster, tmp_path, monkeypatch)
     import ray
     from ray._private.state import available_resources_per_node
 
-    from sb3_ddpg_scratch.compare import ray_executor
+    from sb3_ddpg_scratch.runs import ray_executor
 
     monkeypatch.setattr(ray_executor, "POLL_SECONDS", 0.1)
     made, nodes = cluster
@@ -76,7 +76,7 @@ def test_all_runs_finish_though_a_node_is_killed(cluster, tmp_path, monkeypatch)
 
 def test_no_cluster_at_the_address(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
-    from sb3_ddpg_scratch.compare.ray_executor import RayRuns
+    from sb3_ddpg_scratch.runs.ray_executor import RayRuns
 
     with pytest.raises(ArgumentError, match=r"--ray-address='nonsense' .*a running Ray cluster"):
         RayRuns(tmp_path, 1, "nonsense")

@@ -1,8 +1,8 @@
 """
-Runs in processes of their own.
+Each run in its own process.
 
-``python -m sb3_ddpg_scratch.zoo.run_process FOLDER SPEC THREADS`` is such a process: the number of steps made goes to its
-standard output, line by line, and it ends when its standard input does, so that it never outlives who began it.
+``python -m sb3_ddpg_scratch.runs.processes FOLDER SPEC THREADS`` is such a process. It prints the number of steps made, one
+per line, and ends when its standard input does, so that it never outlives the process that started it.
 """
 
 import json
@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -18,26 +17,19 @@ from pathlib import Path
 import torch as th
 
 import sb3_ddpg_scratch
-from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result, perform
+from sb3_ddpg_scratch.runs.batch import StepsMade
+from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result, perform
 
 
 def thread_limits(threads: int) -> dict[str, str]:
-    """
-    :param threads: how many threads a process may compute with
-    :return: the environment variables that tell OpenMP, the BLAS libraries, Numba and XLA so
-    """
+    """Environment variables that limit the threads of OpenMP, the BLAS libraries, Numba and XLA."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     xla = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'} intra_op_parallelism_threads={threads}"
     return dict.fromkeys(names, str(threads)) | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {xla}".strip()}
 
 
 class RunProcesses:
-    """
-    The processes that run, so that they can be ended from another thread.
-
-    :param out: folder of the whole batch
-    :param threads: threads of each process
-    """
+    """Performs runs in processes of ``threads`` threads each, which can be ended from another thread."""
 
     def __init__(self, out: Path, threads: int = 1) -> None:
         self.out = out
@@ -46,17 +38,11 @@ class RunProcesses:
         self._ended = False
         self._lock = threading.Lock()
 
-    def run(self, spec: RunSpec, progress: Callable[[int], None]) -> bool:
-        """
-        Perform a run in a process of its own, whose output goes to the run's log.
-
-        :param spec: what to run
-        :param progress: called with the number of environment steps made
-        :return: whether it left its result
-        """
+    def run(self, spec: RunSpec, progress: StepsMade) -> bool:
+        """Perform a run, whose output goes to its log; says whether it left its result."""
         log = spec.log_file(self.out)
         log.parent.mkdir(parents=True, exist_ok=True)
-        module = "sb3_ddpg_scratch.zoo.run_process"
+        module = "sb3_ddpg_scratch.runs.processes"
         command = [sys.executable, "-m", module, str(self.out), json.dumps(asdict(spec)), str(self.threads)]
         package = Path(sb3_ddpg_scratch.__file__).parent.parent
         path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -64,7 +50,7 @@ class RunProcesses:
             with self._lock:
                 if self._ended:
                     return False
-                # A session of its own: Ctrl-C reaches this process alone, which then ends the others.
+                # In a session of its own: Ctrl-C reaches this process alone, which then ends the others.
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
@@ -78,14 +64,14 @@ class RunProcesses:
             with process:
                 assert process.stdout is not None
                 for line in process.stdout:
-                    if line.strip().isdigit():  # libraries greet there as well
+                    if line.strip().isdigit():  # libraries print there as well
                         progress(int(line))
             with self._lock:
                 self._running.discard(process)
         return finished_result(spec, self.out) is not None
 
     def end(self) -> None:
-        """End what runs, and begin nothing more."""
+        """End what is running and start nothing more."""
         with self._lock:
             self._ended = True
             for process in self._running:
@@ -93,7 +79,7 @@ class RunProcesses:
 
 
 def _end_with_standard_input() -> None:
-    # Not sys.stdin: whoever waits in it holds a lock that the interpreter wants when it ends.
+    # Not sys.stdin: a thread that waits in it holds a lock that the interpreter needs at exit.
     while os.read(0, 1024):
         pass
     os._exit(1)

@@ -1,8 +1,7 @@
-"""Runs on a Ray cluster: each in a process of its own on whichever node has room; what it leaves comes back to here."""
+"""Runs on a Ray cluster: each in its own process on whichever node is free; the files that it leaves are sent back."""
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import sb3_ddpg_scratch
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.zoo.run_batch import StepsMade
-from sb3_ddpg_scratch.zoo.run_process import RunProcesses
-from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
+from sb3_ddpg_scratch.runs.batch import StepsMade
+from sb3_ddpg_scratch.runs.processes import RunProcesses
+from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 
-# A run whose node or worker dies begins again on another, so many times. What fails by itself is not tried again.
+# A run whose node or worker dies starts again on another, so many times. A run that fails by itself is not retried.
 RETRIES = 10
 POLL_SECONDS = 1.0
 LOCAL_OBJECT_STORE = 200 * 2**20
@@ -22,12 +21,8 @@ LOCAL_OBJECT_STORE = 200 * 2**20
 
 class RayRuns:
     """
-    Performs runs as Ray tasks. Nodes share no disk with this machine: files come back as bytes, and are written here.
-
-    :param out: folder of the whole batch, on this machine
-    :param threads: processors that a run takes of its node
-    :param address: of the cluster; ``None`` for the one that ``RAY_ADDRESS`` names, or one of this machine alone
-    :raises ArgumentError: if Ray is not installed, or there is no cluster at the address
+    Performs runs as Ray tasks that take ``threads`` processors each, on the cluster at the address, or that ``RAY_ADDRESS``
+    names, or a local one. Nodes share no disk with this machine: files come back as bytes and are written here.
     """
 
     def __init__(self, out: Path, threads: int = 1, address: str | None = None) -> None:
@@ -51,7 +46,7 @@ class RayRuns:
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
-        # Beside the driver, so that it lives as long as that does.
+        # On the driver's node, so that it lives as long as the driver.
         self._board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
         self._task = ray.remote(_perform_there).options(num_cpus=threads, max_retries=RETRIES)
         self._threads = threads
@@ -63,13 +58,7 @@ class RayRuns:
         self._ray.shutdown()
 
     def run(self, spec: RunSpec, progress: StepsMade) -> bool:
-        """
-        Perform a run on the cluster.
-
-        :param spec: what to run
-        :param progress: called with the number of environment steps made
-        :return: whether it left its result
-        """
+        """Perform a run on the cluster; says whether it left its result."""
         ray = self._ray
         if self._ended:
             return False
@@ -80,7 +69,7 @@ class RayRuns:
                 ray.cancel(task, force=True)
                 return False
             steps = ray.get(self._board.steps.remote(name))
-            if steps:  # most wait for a node at first
+            if steps:  # none while it waits for a node
                 progress(steps)
         try:
             files = ray.get(task)
@@ -94,7 +83,7 @@ class RayRuns:
         return finished_result(spec, self.out) is not None
 
     def end(self) -> None:
-        """End what runs, and begin nothing more."""
+        """End what is running and start nothing more."""
         self._ended = True
 
 
@@ -108,7 +97,7 @@ def _ray() -> Any:
 
 
 class _Board:
-    """Where runs write how far they are."""
+    """The actor that runs report their progress to."""
 
     def __init__(self) -> None:
         self._steps: dict[str, int] = {}
@@ -121,9 +110,8 @@ class _Board:
 
 
 def _perform_there(spec: RunSpec, threads: int, board: Any, name: str) -> dict[str, bytes]:
-    """On a node: perform a run and return the files that it leaves, its log included, by their paths."""
-    write: Callable[[int], None] = lambda steps: board.write.remote(name, steps)  # noqa: E731
+    """On a node: perform a run and return the files that it leaves, including its log, by path."""
     with tempfile.TemporaryDirectory() as folder:
-        RunProcesses(Path(folder), threads).run(spec, write)
+        RunProcesses(Path(folder), threads).run(spec, lambda steps: board.write.remote(name, steps))
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
         return {str(path.relative_to(folder)): path.read_bytes() for path in files}

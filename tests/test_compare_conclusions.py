@@ -1,4 +1,4 @@
-"""From results to the summary: scores, normalisation, verdicts, and what is said of runs that diverged or are missing."""
+"""From results to the summary: scores, normalization, verdicts, and what is said of runs that diverged or are missing."""
 
 import json
 
@@ -8,8 +8,8 @@ from made_up_results import made_up_results
 from rich.console import Console
 from scipy import stats
 
+from sb3_ddpg_scratch.compare.conclusions import show, summarize, worst_verdict, write_summary
 from sb3_ddpg_scratch.compare.scores import scores_of
-from sb3_ddpg_scratch.compare.summary import show, summarize, worst_verdict, write_summary
 from sb3_ddpg_scratch.errors import ArgumentError
 
 RANDOM = {"Pendulum-v1": -1200.0, "Lander-v3": -200.0}
@@ -172,3 +172,14 @@ def test_worst_verdict_first():
     assert rank("better", "equivalent") == "equivalent"
     assert rank("better") == "better"
     assert rank() == "undecided"
+
+
+@pytest.mark.parametrize("width", [30, 80, 200])
+def test_names_are_never_broken_across_lines(width, capsys):
+    env, arm = "MountainCarContinuousWithALongName-v0", "an_arm_with_a_long_name"
+    scores = {arm: {env: SPREAD - 150}, "sb3": {env: SPREAD - 150}}
+    summary = summarize(made_up_results(scores, {env: -1200.0}, "sb3"), margin=0.1, resamples=200)
+    show(summary, Console(width=width))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(env in line and arm in line and "equivalent" in line for line in lines)
+    assert max(map(len, lines)) <= max(width, 140)

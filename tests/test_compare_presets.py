@@ -11,10 +11,9 @@ from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.cli import app
-from sb3_ddpg_scratch.zoo import run_process
-from sb3_ddpg_scratch.zoo.preset_batch import plan_runs, run_presets
-from sb3_ddpg_scratch.zoo.preset_report import markdown_table, summarise, write_report
-from sb3_ddpg_scratch.zoo.runs import RunSpec, finished_result
+from sb3_ddpg_scratch.compare.presets import markdown_table, plan_runs, run_presets, summarize, write_report
+from sb3_ddpg_scratch.runs import processes
+from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 
 ARGUMENTS = ["--preset", "simple_rl", "--seeds", "2", "--jobs", "2", "--steps", "480"]
 ARGUMENTS += ["--evaluations", "12", "--eval-episodes", "2"]
@@ -72,7 +71,7 @@ def test_report(comparison):
 
 def test_finished_runs_are_not_done_again(comparison, monkeypatch):
     out, _ = comparison
-    monkeypatch.setattr(run_process.subprocess, "Popen", lambda *_, **__: pytest.fail("a finished run was begun again"))
+    monkeypatch.setattr(processes.subprocess, "Popen", lambda *_, **__: pytest.fail("a finished run was begun again"))
     result = CliRunner().invoke(app, ["presets", "--out", str(out), *ARGUMENTS])
     assert result.exit_code == 0
     assert "2 of 2 runs are finished already." in result.output
@@ -114,7 +113,7 @@ def test_interrupted_comparison_leaves_what_is_finished(tmp_path, monkeypatch):
         spec.result_file(tmp_path).write_text(json.dumps(result_of(spec, [-3.0, -1.0])))
         return True
 
-    monkeypatch.setattr(run_process.RunProcesses, "run", run)
+    monkeypatch.setattr(processes.RunProcesses, "run", run)
     with pytest.raises(KeyboardInterrupt):
         run_presets(specs, tmp_path, 1, Console(quiet=True), "command")
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -138,7 +137,7 @@ def test_summary_and_table_by_hand():
     spec = RunSpec("a", "scratch_ddpg", "Pendulum-v1", 0, 1000, 2, 5, "cpu", {})
     results = [result_of(replace(spec, seed=seed), [score]) for seed, score in enumerate([-1.0, -2.0, -6.0])]
     results.append(result_of(replace(spec, arm="b"), [-7.0]))
-    summary = summarise(results)
+    summary = summarize(results)
     assert summary["a"]["score_mean"] == -3
     assert summary["a"]["score_std"] == pytest.approx(np.sqrt((4 + 1 + 9) / 2))
     assert summary["b"]["score_std"] is None

@@ -1,0 +1,142 @@
+"""The presets as arms of a comparison on one environment, each with its own budget: table, summary and learning curves."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from sb3_ddpg_scratch.atomic import write_whole
+from sb3_ddpg_scratch.compare.experiment import Arm
+from sb3_ddpg_scratch.compare.picture import draw_seeds
+from sb3_ddpg_scratch.compare.plan import Protocol, arm_settings, check_budget, seeded
+from sb3_ddpg_scratch.folder_lock import hold_folder
+from sb3_ddpg_scratch.runs.batch import perform_runs
+from sb3_ddpg_scratch.runs.processes import RunProcesses
+from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS, RunSpec, finished_result
+from sb3_ddpg_scratch.validation import check_whole_number
+from sb3_ddpg_scratch.zoo.registry import check_env
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, preset_file, preset_names, read_settings
+
+# For presets that state no budget for the environment: enough to learn Pendulum after 25,000 random steps.
+DEFAULT_STEPS = 40_000
+
+Result = Mapping[str, Any]
+
+
+def plan_runs(
+    env_id: str,
+    presets: Sequence[str] = (),
+    seeds: int = 3,
+    steps: int | None = None,
+    evaluations: int = 20,
+    eval_episodes: int = 10,
+    device: str = "cpu",
+) -> list[RunSpec]:
+    """
+    The runs of these presets, or of every one that has settings for the environment. Without ``steps``, a run has the budget
+    that its preset states for this very environment, and 40,000 where it states none.
+    """
+    for name, value in (("seeds", seeds), ("evaluations", evaluations), ("eval_episodes", eval_episodes)):
+        check_whole_number(name, value, 1)
+    if steps is not None:
+        check_whole_number("steps", steps, evaluations)
+    check_env(env_id)
+    contents = {preset: read_settings(preset_file(preset)) for preset in presets or preset_names()}
+    specs = []
+    for preset, content in contents.items():
+        if not presets and env_id not in content and "default" not in content:
+            continue
+        settings = arm_settings(Arm(preset, ALGO, preset, None, {}), env_id)
+        budget = steps or (int(settings["n_timesteps"]) if env_id in content else DEFAULT_STEPS)
+        spec = RunSpec(preset, ALGO, env_id, 0, *Protocol(budget, evaluations, eval_episodes), device, settings)
+        check_budget(spec, "Give more, or choose other presets by --preset.")
+        specs.append(spec)
+    return [run for spec in specs for run in seeded([spec], seeds)]
+
+
+def run_presets(specs: Sequence[RunSpec], out: Path, jobs: int, console: Console, command: str) -> list[RunSpec]:
+    """
+    Perform the runs that are not finished yet, ``jobs`` at a time; write table, summary and picture of all that are, also when
+    interrupted; return the runs that failed, whose logs lie beside their agents.
+    """
+    check_whole_number("jobs", jobs, 1)
+    with hold_folder(out, "--out"):
+        try:
+            return perform_runs(specs, out, RunProcesses(out), jobs, console)
+        finally:
+            results = [result for spec in specs if (result := finished_result(spec, out)) is not None]
+            if results:
+                table = write_report(results, len(specs), out, command)
+                console.print(table, highlight=False, markup=False, soft_wrap=True)
+                written = f"Wrote table.md, summary.json and learning_curves.png to {out}"
+                console.print(written, highlight=False, markup=False, soft_wrap=True)
+
+
+def summarize(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """For each preset mean and sample standard deviation of its scores, each seed's score, and what a run takes."""
+    summary: dict[str, dict[str, Any]] = {}
+    for preset, runs in _by_arm(results).items():
+        scores = [run["score"] for run in runs]
+        summary[preset] = {
+            "score_mean": float(np.mean(scores)),
+            "score_std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+            "scores": {str(run["spec"]["seed"]): run["score"] for run in runs},
+            "steps": runs[0]["spec"]["steps"],
+            "updates": float(np.mean([run["updates"] for run in runs])),
+            "training_seconds": float(np.mean([run["training_seconds"] for run in runs])),
+        }
+    return summary
+
+
+def _by_arm(results: Sequence[Result]) -> dict[str, list[Result]]:
+    arms = dict.fromkeys(result["spec"]["arm"] for result in results)
+    return {arm: [result for result in results if result["spec"]["arm"] == arm] for arm in arms}
+
+
+def markdown_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [
+        "| preset | score, mean ± std over seeds | each seed | steps | updates | training a run |",
+        "|---|---|---|---|---|---|",
+    ]
+    for preset, row in summary.items():
+        spread = "" if row["score_std"] is None else f" ± {row['score_std']:.1f}"
+        seeds = ", ".join(f"{score:.1f}" for score in row["scores"].values())
+        numbers = f"{row['steps']:,} | {row['updates']:,.0f} | {row['training_seconds']:,.0f} s"
+        lines.append(f"| {preset} | {row['score_mean']:.1f}{spread} | {seeds} | {numbers} |")
+    return "\n".join(lines)
+
+
+def write_report(results: Sequence[Result], planned: int, out: Path, command: str) -> str:
+    """Write ``summary.json``, ``table.md`` and ``learning_curves.png`` of at least one finished run; returns the table."""
+    summary = summarize(results)
+    spec = results[0]["spec"]
+    scored = min(result["scored_evaluations"] for result in results)
+    table = markdown_table(summary)
+    text = (
+        f"# Presets on {spec['env_id']}\n\nMade by `{command}`.\n\nScore: mean of the last {scored} evaluations, each of "
+        f"{spec['eval_episodes']} noise-free episodes on a separate environment. Runs finished: {len(results)} of "
+        f"{planned}. Seconds are those of the training alone, without evaluations, on one thread.\n\n{table}\n"
+    )
+    content = {
+        "command": command,
+        "env_id": spec["env_id"],
+        "scored_evaluations": f"the last {SCORED_EVALUATIONS}, or all where there are fewer",
+        "runs_planned": planned,
+        "runs_finished": len(results),
+        "presets": summary,
+        "runs": list(results),
+    }
+    write_whole(out / "summary.json", json.dumps(content, indent=2) + "\n")
+    write_whole(out / "table.md", text)
+    title = (
+        f"{spec['env_id']}: mean return of {spec['eval_episodes']} noise-free episodes\nthin: one seed, bold: mean of seeds"
+    )
+    curves = {
+        arm: {run["spec"]["seed"]: (run["timesteps"], run["returns"]) for run in runs}
+        for arm, runs in _by_arm(results).items()
+    }
+    draw_seeds(curves, out / "learning_curves.png", title)
+    return table

@@ -1,0 +1,213 @@
+"""
+What is replaced in RL Zoo 2.9 and the libraries that it calls, since it offers no argument, subclass or hook for it.
+
+:func:`choose_manager` is for good and changes nothing for other algorithms. All others last for one command. Each has its
+reason beside it, and a test (``tests/test_zoo_patches.py``) that fails when RL Zoo no longer needs it.
+"""
+
+import argparse
+import importlib
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import yaml
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ddpg_scratch.atomic import whole_file
+from sb3_ddpg_scratch.errors import ArgumentError, UnsafeFileError
+from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
+from sb3_ddpg_scratch.model_file.allowed import own_class
+from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager
+from sb3_ddpg_scratch.zoo.saved_yaml import SavedYamlLoader
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, mapping_from_text
+
+ADVICE = "If you trust whoever made the folder, give --trusted, which reads as the Zoo does and runs code from files."
+# Modules of wrappers that an agent's settings may name without being trusted.
+_WRAPPERS = ("gymnasium.wrappers.", "rl_zoo3.wrappers.", "sb3_contrib.common.wrappers.", "stable_baselines3.common.")
+
+
+def choose_manager() -> None:
+    """The Zoo's scripts name ExperimentManager and may have imported it already, so the class itself has to return ours."""
+
+    def new(cls: type[ExperimentManager], *args: Any, **kwargs: Any) -> ExperimentManager:
+        algo = kwargs.get("algo", args[1] if len(args) > 1 else None)
+        by_our_command = hasattr(kwargs.get("args", args[0] if args else None), "checkpoint_every")
+        chosen = ScratchExperimentManager if algo == ALGO else CommandManager if by_our_command else cls
+        return object.__new__(chosen if cls is ExperimentManager else cls)
+
+    ExperimentManager.__new__ = new  # type: ignore[method-assign,assignment]
+
+
+@contextmanager
+def parsed_by(parse: Callable[[argparse.ArgumentParser, Callable[..., Any]], argparse.Namespace]) -> Iterator[None]:
+    """The scripts make their parsers inside functions and read ``sys.argv``: the first to parse is handed to ``parse``."""
+    original = argparse.ArgumentParser.parse_args
+    done: list[argparse.ArgumentParser] = []
+
+    def parse_args(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
+        if done:
+            return original(self, args, namespace)
+        done.append(self)
+        return parse(self, original)
+
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args):
+        yield
+
+
+@contextmanager
+def own_subprocesses() -> Iterator[None]:
+    """``benchmark`` and ``record_training`` start the Zoo's scripts as new processes, in which ours is not registered."""
+    original = subprocess.call
+
+    def call(command: Any, *args: Any, **kwargs: Any) -> int:
+        own = [sys.executable, "-m", "sb3_ddpg_scratch"]
+        if isinstance(command, list) and command[:2] == ["python", "enjoy.py"]:
+            command = [*own, "enjoy", *command[2:]]
+        elif isinstance(command, list) and command[:3] == ["python", "-m", "rl_zoo3.record_video"]:
+            command = [*own, "record-video", *command[3:]]
+        return original(command, *args, **kwargs)
+
+    with mock.patch.object(subprocess, "call", call):
+        yield
+
+
+@contextmanager
+def hub_metadata() -> Iterator[None]:
+    """``push_to_hub`` imports generate_metadata, which huggingface_sb3 has renamed and made return another type."""
+    hub: Any = importlib.import_module("huggingface_sb3.push_to_hub")
+    if hasattr(hub, "generate_metadata"):
+        yield
+        return
+
+    def generate_metadata(model_name: str, env_id: str, mean_reward: float, std_reward: float) -> dict[str, Any]:
+        metadata: dict[str, Any] = hub._generate_metadata(model_name, env_id, mean_reward, std_reward).to_dict()
+        return metadata
+
+    with mock.patch.object(hub, "generate_metadata", generate_metadata, create=True):
+        yield
+
+
+@contextmanager
+def loading_with(**options: Any) -> Iterator[None]:
+    """
+    The scripts load models by ``ALGOS[algo].load``, with a buffer for one transition only for algorithms that they know by
+    name, and without our ``trusted``: while this lasts, our entry loads with these options.
+    """
+    algorithm: Any = ALGOS[ALGO]
+
+    def load(cls: type, path: Any, *args: Any, **kwargs: Any) -> Any:
+        return algorithm.load.__func__(cls, path, *args, **(options | kwargs))
+
+    def load_replay_buffer(self: Any, *args: Any, **kwargs: Any) -> None:
+        algorithm.load_replay_buffer(self, *args, **({"trusted": options.get("trusted", False)} | kwargs))
+
+    methods = {"load": classmethod(load), "load_replay_buffer": load_replay_buffer, "__module__": algorithm.__module__}
+    with mock.patch.dict(ALGOS, {ALGO: type(algorithm.__name__, (algorithm,), methods)}):
+        yield
+
+
+@contextmanager
+def safe_reading() -> Iterator[None]:
+    """The scripts read an agent's YAML with UnsafeLoader and statistics with pickle: both run code. This reads data."""
+    load_yaml = yaml.load
+
+    def read_yaml(stream: Any, Loader: Any) -> Any:  # noqa: N803  # yaml's own name
+        if Loader is not yaml.UnsafeLoader:
+            return load_yaml(stream, Loader)
+        path = getattr(stream, "name", "YAML")
+        try:
+            return _without_code(load_yaml(stream, SavedYamlLoader), path)
+        except (yaml.YAMLError, AssertionError, TypeError, ValueError) as error:
+            if isinstance(error, UnsafeFileError):
+                raise
+            raise UnsafeFileError(path, f"it is not plain YAML ({error})", advice=ADVICE) from error
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(yaml, "load", read_yaml))
+        stack.enter_context(mock.patch.object(VecNormalize, "load", staticmethod(load_vec_normalize)))
+        yield
+
+
+def _without_code(settings: Any, path: str) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    if isinstance(settings.get("normalize"), str):  # the Zoo would evaluate it
+        settings["normalize"] = mapping_from_text(f"{path}: normalize", settings["normalize"])
+    for key in ("env_wrapper", "vec_env_wrapper"):
+        for name in _class_names(settings.get(key)):
+            module, _, kind = name.rpartition(".")
+            if not name.startswith(_WRAPPERS) and own_class(module, kind) is None:
+                reason = f"it names {name}, which is neither a known wrapper nor imported already"
+                raise UnsafeFileError(path, reason, key=key, advice=ADVICE)
+    return settings
+
+
+def _class_names(value: Any) -> list[str]:
+    if isinstance(value, (list, tuple)):
+        return [name for item in value for name in _class_names(item)]
+    return [str(name) for name in value] if isinstance(value, Mapping) else [str(value)] if value else []
+
+
+@contextmanager
+def gathered_results(trusted: bool) -> Iterator[None]:
+    """
+    ``plot_from_file`` unpickles what all-plots has gathered, which runs code, and skips scores that are plain numbers, as
+    all-plots writes them for a single run.
+    """
+    original = pickle.load
+
+    def load(file: Any) -> Any:
+        results = original(file) if trusted else read_pickle(file)
+        for environment in results.values():
+            for entry in environment.values():
+                if isinstance(entry, dict) and "last_evals" in entry:
+                    entry["last_evals"] = np.atleast_1d(entry["last_evals"])
+        return results
+
+    with mock.patch.object(pickle, "load", load):
+        yield
+
+
+@contextmanager
+def shown_in(picture: str | None) -> Iterator[None]:
+    """The plotting scripts end with ``plt.show()``: with a picture's name, this saves the figures there instead."""
+    from matplotlib import pyplot as plt
+
+    original, before = plt.show, plt.get_fignums()
+
+    def show(*args: Any, **kwargs: Any) -> None:
+        if picture is None:
+            original(*args, **kwargs)
+            return
+        path = Path(picture)
+        drawn = [plt.figure(number) for number in plt.get_fignums() if number not in before]
+        for number, figure in enumerate(drawn, start=1):
+            target = path.with_name(f"{path.stem}-{number}{path.suffix}") if len(drawn) > 1 else path
+            save_figure(figure, target)
+            print(f"Saved the picture to {target}")
+
+    try:
+        with mock.patch.object(plt, "show", show):
+            yield
+    finally:
+        # The scripts draw on figures by name: a second one in this process would draw on the first one's.
+        for number in set(plt.get_fignums()) - set(before):
+            plt.close(number)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a Matplotlib figure, whole or not at all; the suffix is the format."""
+    formats = figure.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".") not in formats:
+        raise ArgumentError("--picture", str(path), f"a file that ends in one of {', '.join('.' + name for name in formats)}")
+    with whole_file(path) as file:
+        figure.savefig(file, bbox_inches="tight", format=path.suffix.lstrip("."))
