@@ -7,9 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sb3_ddpg_scratch.bench import run as running
-from sb3_ddpg_scratch.bench import show, sweep
-from sb3_ddpg_scratch.bench.checkpoints import measure_checkpoints
-from sb3_ddpg_scratch.bench.results import Setting, table, write_json
+from sb3_ddpg_scratch.bench.results import HEADINGS, Setting, table, write_json
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
 from sb3_ddpg_scratch.cli import app
 
@@ -59,8 +57,8 @@ def test_ratios_are_within_rounds_at_the_better_number_of_cores():
     assert setting.ratios("analytic", "sb3", "updates_per_s") == [4.0, 7.0, 5.0]
     assert setting.ratios("analytic", "sb3", "steps_per_s") == [500 / 60] * 3
     assert setting.ratios("analytic", "sbx", "updates_per_s") == []
-    headings, rows = table(setting)
-    ours = dict(zip(headings, rows[1], strict=True))
+    rows = table(setting)
+    ours = dict(zip(HEADINGS, rows[1], strict=True))
     assert ours == {
         "contender": "analytic",
         "cores": "1",
@@ -73,7 +71,7 @@ def test_ratios_are_within_rounds_at_the_better_number_of_cores():
         "set-up s": "3.2",
         "peak MB": "310",
     }
-    assert dict(zip(headings, rows[0], strict=True))["cores"] == "1 / 2"
+    assert dict(zip(HEADINGS, rows[0], strict=True))["cores"] == "1 / 2"
 
 
 def test_json_holds_every_measurement(tmp_path):
@@ -126,45 +124,3 @@ def test_command(tmp_path, monkeypatch):
     assert "8 envs x 8 updates" in result.output
     assert len(json.loads(path.read_text())["settings"]) == 4
     assert CliRunner().invoke(app, ["bench", "--env", "Nowhere-v0"]).exit_code != 0
-
-
-def test_sweep_draws_a_picture(tmp_path, monkeypatch):
-    seen = []
-
-    def pretended(workload):
-        seen.append(workload)
-        return {"updates_per_s": 1e6 / workload.batch_size, "steps_per_s": 1e5 / workload.n_envs}
-
-    monkeypatch.setattr(sweep, "measure", pretended)
-    from rich.console import Console
-
-    show.run_and_draw_sweep("Pendulum-v1", True, tmp_path / "sweep.png", Console(quiet=True))
-    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    assert {w.net_arch[0] for w in seen} >= {32, 64, 128, 256, 512}
-    assert {w.n_envs for w in seen} == {1, 2, 4, 8, 16}
-    assert {w.filled for w in seen} >= {1_000, 100_000}
-
-
-def test_scores_are_of_the_last_ten_evaluations(monkeypatch):
-    from sb3_ddpg_scratch.bench import scores
-
-    saved = []
-    load = scores.np.load
-    monkeypatch.setattr(scores.np, "load", lambda path: saved.append(dict(load(path))) or saved[-1])
-    value, seconds = scores.score("analytic", 0, 400)
-    assert saved[0]["timesteps"].tolist() == list(range(20, 401, 20))
-    assert value == pytest.approx(saved[0]["results"][10:].mean())
-    assert seconds > 0
-
-
-def test_the_cost_of_checkpoints(monkeypatch):
-    monkeypatch.setattr("sb3_ddpg_scratch.bench.checkpoints.EVERY", 100)
-    costs = measure_checkpoints("Pendulum-v1", 2000)
-    # Rows of 3 + 1 + 1 + 1 + 3 numbers and a byte: 2000 of them at first; then 100, or 200 when two segments are joined,
-    # and one more.
-    first, following, resume = costs["first checkpoint"], costs["a following one"], costs["resume"]
-    others = first[1] - 2000 * 37
-    assert others > 0
-    assert following[1] - others == pytest.approx(201 * 37, abs=2000)
-    assert resume[1] == 2000 * 36
-    assert all(seconds > 0 for seconds, _, _ in costs.values())

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import OUNoise, ScratchDDPG
 from sb3_ddpg_scratch.cli import app
-from sb3_ddpg_scratch.compare.parity import ParityResult, compare_models, difference, flatten, run_parity
+from sb3_ddpg_scratch.parity import ParityResult, compare_models, difference, flatten, run_parity
 
 STEPS = 1000
 TD3_SWITCHES = {"policy_delay": 2, "target_policy_noise": 0.2, "target_noise_clip": 0.5}
