@@ -1,7 +1,6 @@
 """Packed rows against SB3's own buffers, time limits in the memory-saving mode, pickling, and memory."""
 
 import pickle
-import sys
 import warnings
 from types import SimpleNamespace
 
@@ -13,7 +12,6 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import DDPG
-from stable_baselines3.common import buffers
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -335,9 +333,7 @@ def test_bytes_against_sb3s(observation_dim, action_dim, whole, saving):
 
 @pytest.mark.parametrize("available", [1000, 10**9])
 def test_too_large_a_buffer_brings_sb3s_warning(monkeypatch, available):
-    psutil = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=available))
-    monkeypatch.setitem(sys.modules, "psutil", psutil)
-    monkeypatch.setattr(buffers, "psutil", psutil)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available))
     said = []
     for buffer_class in (ReplayBuffer, PackedReplayBuffer):
         with warnings.catch_warnings(record=True) as caught:
@@ -348,11 +344,6 @@ def test_too_large_a_buffer_brings_sb3s_warning(monkeypatch, available):
             assert str(caught[0].message).endswith("GB") or "optimize_memory_usage" in str(caught[0].message)
     assert said[0] == said[1]
     assert len(said[0]) == (available == 1000)
-
-
-def test_a_buffer_needs_no_psutil(monkeypatch):
-    monkeypatch.setitem(sys.modules, "psutil", None)
-    PackedReplayBuffer(50, OBSERVATIONS, ACTIONS, "cpu")
 
 
 def test_other_observations_are_refused():
