@@ -17,6 +17,7 @@ from sb3_ddpg_scratch.errors import (
     ModelFileError,
 )
 
+# Exit statuses; Typer itself ends with the second after Ctrl-C.
 WRONG_INPUT, INTERRUPTED = 2, 130
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ def main() -> None:
     except (ArgumentError, CheckpointError, EnvironmentOutputError, ExportError, ModelFileError, gym.error.Error) as error:
         console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(WRONG_INPUT) from error
-    except KeyboardInterrupt as error:
-        console.print("Interrupted.")
-        raise SystemExit(INTERRUPTED) from error
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:
+            console.print("Interrupted.")
+        raise
