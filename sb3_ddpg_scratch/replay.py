@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.errors import ArgumentError
 
-_GOES_ON, _TERMINATED, _TRUNCATED = 0, 1, 2
+_ONGOING, _TERMINATED, _TRUNCATED = 0, 1, 2
 
 
 class BatchColumns(NamedTuple):
@@ -144,11 +144,11 @@ class PackedReplayBuffer(ReplayBuffer):
     def _share_rows(self) -> None:
         self._row_tensor = th.from_numpy(self.rows)
         # The continuation of transitions within an episode.
-        self._going_on = np.ones((self.n_envs, 1), np.float32)
+        self._ones = np.ones((self.n_envs, 1), np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_row_tensor"], state["_going_on"]
+        del state["_row_tensor"], state["_ones"]
         if not self.full:
             # Rows never written are not saved; one more row holds the newest observation with optimize_memory_usage.
             written = min((self.pos + 1) * self.n_envs, len(self.rows))
@@ -181,14 +181,14 @@ class PackedReplayBuffer(ReplayBuffer):
         here = slice(first, first + self.n_envs)
         rows = self.rows[here]
         observation, next_observation = obs.reshape(self.n_envs, -1), next_obs.reshape(self.n_envs, -1)
-        columns = [observation, action.reshape(self.n_envs, -1), reward.reshape(self.n_envs, 1), self._going_on]
+        columns = [observation, action.reshape(self.n_envs, -1), reward.reshape(self.n_envs, 1), self._ones]
         if self.optimize_memory_usage:
             self._close_broken_trajectories(here, observation)
         else:
             columns.append(next_observation)
         # In the order of BatchColumns.
         np.concatenate(columns, axis=1, out=rows, casting="same_kind")
-        self._ends[here] = _GOES_ON
+        self._ends[here] = _ONGOING
         for index in np.flatnonzero(done) if done.any() else ():
             truncated = self.handle_timeout_termination and infos[index].get("TimeLimit.truncated", False)
             self._ends[first + index] = _TRUNCATED if truncated else _TERMINATED
@@ -212,11 +212,11 @@ class PackedReplayBuffer(ReplayBuffer):
         if not self.full and self.pos == 0:
             return
         first = ((self.pos - 1) % self.buffer_size) * self.n_envs
-        going_on = first + np.flatnonzero(self._ends[first : first + self.n_envs] == _GOES_ON)
+        ongoing = first + np.flatnonzero(self._ends[first : first + self.n_envs] == _ONGOING)
         bootstraps = self.handle_timeout_termination or not self.optimize_memory_usage
-        self._ends[going_on] = _TRUNCATED if bootstraps else _TERMINATED
+        self._ends[ongoing] = _TRUNCATED if bootstraps else _TERMINATED
         if not bootstraps:
-            self.rows[going_on, self.columns.continuation] = 0.0
+            self.rows[ongoing, self.columns.continuation] = 0.0
 
     def _open_next_rows(self, next_observation: np.ndarray) -> None:
         """Write the next observations where the following transitions will store their observations."""
@@ -358,7 +358,7 @@ class PackedReplayBuffer(ReplayBuffer):
     @property
     def dones(self) -> np.ndarray:  # type: ignore[override]
         """Where an episode terminated or was truncated: a copy."""
-        return (self._ends != _GOES_ON).astype(np.float32).reshape(self.buffer_size, self.n_envs)
+        return (self._ends != _ONGOING).astype(np.float32).reshape(self.buffer_size, self.n_envs)
 
     @property
     def timeouts(self) -> np.ndarray:  # type: ignore[override]
@@ -385,7 +385,7 @@ class PackedNStepReplayBuffer(PackedReplayBuffer, NStepReplayBuffer):
         """Rows that each return may use, shape ``(batch, n_steps)``, and how many it does use, shape ``(batch,)``."""
         window = (indices[:, None] + self.n_envs * np.arange(self.n_steps)) % len(self.rows)
         newest = (self.pos - 1) % self.buffer_size
-        stops = (self._ends[window] != _GOES_ON) | (window // self.n_envs == newest)
+        stops = (self._ends[window] != _ONGOING) | (window // self.n_envs == newest)
         return window, np.where(stops.any(axis=1), stops.argmax(axis=1), self.n_steps - 1) + 1
 
     def gather(self, indices: np.ndarray, out: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from sb3_ddpg_scratch.bench import run as running
-from sb3_ddpg_scratch.bench.results import HEADINGS, Setting, table, write_json
+from sb3_ddpg_scratch.bench import schedule
+from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_json
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
 from sb3_ddpg_scratch.cli import app
 
@@ -15,7 +15,7 @@ TINY = Workload("", (16, 12), 8, cores=1, seconds=0.05, filled=50)
 
 
 @pytest.mark.parametrize("contender", [*CONTENDERS, "auto", "floor"])
-def test_every_contender_is_measured_in_a_process_of_its_own(contender):
+def test_every_contender_is_measured_in_its_own_process(contender):
     if not installed(contender):
         pytest.skip(f"{contender} is not installed")
     result = measure(replace(TINY, contender=contender))
@@ -32,7 +32,7 @@ def test_several_environments_and_updates():
     assert result["steps_per_s"] > 10
 
 
-def test_a_failure_is_told_with_its_log():
+def test_a_failure_is_reported_with_its_log():
     with pytest.raises(RuntimeError, match=r"analytic at \[16,12\]/8 failed:(.|\n)*Nowhere"):
         measure(replace(TINY, contender="analytic", env="Nowhere-v0"))
 
@@ -90,23 +90,23 @@ def test_rounds_are_interleaved_and_an_interruption_keeps_what_was_measured(monk
         order.append((workload.contender, workload.cores))
         return {"updates_per_s": 1.0}
 
-    monkeypatch.setattr(running, "measure", pretended)
+    monkeypatch.setattr(schedule, "measure", pretended)
     settings = [[replace(TINY, contender=name) for name in ("sb3", "analytic")]]
-    results = running.run(settings, 3, lambda *_: None)
+    results = schedule.run(settings, 3, lambda *_: None)
     assert order == [("sb3", 1), ("analytic", 1)] * 2 + [("sb3", 1)]
     assert [len(r) for r in results[0].rounds] == [2, 2, 1]
 
 
-def test_a_failure_is_kept_and_the_others_go_on(monkeypatch):
+def test_a_failure_is_kept_and_the_others_continue(monkeypatch):
     def pretended(workload):
         if workload.contender == "sb3":
             raise RuntimeError("sb3 failed")
         return {"updates_per_s": 1.0}
 
-    monkeypatch.setattr(running, "measure", pretended)
+    monkeypatch.setattr(schedule, "measure", pretended)
     kept = []
     settings = [[replace(TINY, contender=name) for name in ("sb3", "analytic")]]
-    (setting,) = running.run(settings, 2, lambda *_: None, lambda results: kept.append(len(results[0].rounds)))
+    (setting,) = schedule.run(settings, 2, lambda *_: None, lambda results: kept.append(len(results[0].rounds)))
     assert setting.failures == ["sb3 failed"] * 2
     assert setting.values("analytic", 1, "updates_per_s") == [1.0, 1.0]
     assert kept == [1, 2]
@@ -115,7 +115,7 @@ def test_a_failure_is_kept_and_the_others_go_on(monkeypatch):
 def test_command(tmp_path, monkeypatch):
     """The command itself, with processes replaced by numbers."""
     monkeypatch.setattr(
-        running, "measure", lambda w: {"updates_per_s": 10.0 * w.cores, "steps_per_s": 5.0, "setup_s": 1, "peak_mb": 2}
+        schedule, "measure", lambda w: {"updates_per_s": 10.0 * w.cores, "steps_per_s": 5.0, "setup_s": 1, "peak_mb": 2}
     )
     path = tmp_path / "bench.json"
     result = CliRunner().invoke(app, ["bench", "--quick", "--json", str(path)], env={"COLUMNS": "200"})

@@ -1,4 +1,4 @@
-"""The demonstration, made easy enough to end at its first evaluation."""
+"""The demonstration, made easy enough to be solved at its first evaluation."""
 
 import io
 import re
@@ -22,7 +22,7 @@ def test_demo_stops_when_solved_and_saves(tmp_path, monkeypatch):
     assert ScratchDDPG.load(tmp_path / "out" / "scratch_ddpg_pendulum.zip").num_timesteps == 1000
 
 
-def test_demo_says_when_it_failed(tmp_path, monkeypatch):
+def test_demo_reports_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SOLVED_RETURN", 1.0)
     monkeypatch.setattr(demo, "CHUNK_STEPS", 150)
     monkeypatch.setattr(demo, "MAX_STEPS", 300)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sb3_ddpg_scratch.bench.results import HEADINGS, Setting, table, write_json
-from sb3_ddpg_scratch.bench.run import plan, run
+from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_json
+from sb3_ddpg_scratch.bench.schedule import plan, run
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, installed
 from sb3_ddpg_scratch.machine import describe_machine, usable_cores, versions
 

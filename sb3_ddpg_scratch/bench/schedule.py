@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from sb3_ddpg_scratch.bench.results import Setting
+from sb3_ddpg_scratch.bench.rounds import Setting
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
 
 SIZES = (((64, 64), 64), ((256, 256), 256), ((400, 300), 256))
