@@ -1,4 +1,4 @@
-"""What an environment returns: its shape and dtype at the first step, and in every step whether it is finite."""
+"""Checks of what an environment returns: shape and dtype at the first step, finite numbers at every step."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -17,16 +17,10 @@ Observations = np.ndarray | Mapping[str, np.ndarray]
 
 
 def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
-    """
-    Whether every number is finite. Almost always a sum of squares says so, in some four microseconds.
-
-    :param observations: of all environments, an array or a dict of arrays
-    :param rewards: of all environments
-    :return: whether all of them are finite
-    """
+    """Whether every number is finite. Almost always a sum of squares shows it, in some four microseconds."""
     arrays = (observations,) if isinstance(observations, np.ndarray) else observations.values()
     for array in (rewards, *arrays):
-        # A square that is too large for its dtype is no harm: then each number is looked at.
+        # If a square overflows, each number is checked.
         if array.dtype.kind == "f" and not (math.isfinite(np.vdot(array, array)) or np.isfinite(array).all()):
             return False
     return True
@@ -36,11 +30,8 @@ def stop_if_not_finite(
     observations: Observations, rewards: np.ndarray, infos: list[dict[str, Any]], step: int, last_checkpoint: str | None
 ) -> None:
     """
-    :param observations: the next observations of all environments
-    :param rewards: their rewards
-    :param infos: of each environment; ``terminal_observation`` is an ended episode's last observation
-    :param step: environment steps so far
-    :param last_checkpoint: where the last good state of training is, if anywhere
+    Check observations, rewards and terminal observations after ``step`` environment steps.
+
     :raises DivergenceError: if a number is not finite; names the first environment that has one, the step and the value
     """
     for index in range(len(rewards)):
@@ -54,28 +45,21 @@ def stop_if_not_finite(
             place = tuple(int(number) for number in np.argwhere(~np.isfinite(array))[0])
             where = f"{name}{list(place) if place else ''}"
             raise DivergenceError(
-                f"Environment {index} returned {where} = {array[place]} at environment step {step}. It was not stored and "
-                "nothing was learned from it. See what the environment computes there (for actions near the bounds, and in "
+                f"Environment {index} returned {where} = {array[place]} at environment step {step}. It was not stored, and "
+                "nothing was learned from it. Check what the environment computes there (for actions near the bounds, and in "
                 "states that training rarely reaches)." + checkpoint_hint(last_checkpoint)
             )
 
 
 def checkpoint_hint(last_checkpoint: str | None) -> str:
-    """
-    :param last_checkpoint: where the last good state of training is, if anywhere
-    :return: a sentence that says so
-    """
+    """A sentence that names the last good checkpoint, if there is one."""
     return f" The last good checkpoint is {last_checkpoint}." if last_checkpoint else ""
 
 
 def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: int) -> None:
     """
-    What a VecEnv returned, against the observation space.
+    Check what a VecEnv returned against the observation space; ``rewards`` is ``None`` after a reset.
 
-    :param space: the observation space of one environment
-    :param observations: observations of all environments
-    :param rewards: rewards of all environments; ``None`` after a reset
-    :param n_envs: number of environments
     :raises EnvironmentOutputError: for a wrong shape or dtype
     """
     _check_observation(space, observations, (n_envs,), "The environments")
@@ -90,13 +74,10 @@ def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: 
 @contextmanager
 def checked_outputs(env: VecEnv, method: str) -> Iterator[None]:
     """
-    Check what each environment returns from its next ``reset`` or ``step``. A DummyVecEnv copies that into arrays of its
-    own, where a wrong shape is broadcast and a wrong dtype is converted without a word.
+    Check what each environment of a ``DummyVecEnv`` returns from its next ``reset`` or ``step`` (``method``). The VecEnv
+    copies it into its own arrays, which silently broadcasts a wrong shape and converts a wrong dtype.
 
-    Meant for the time of a single call, after which nothing is left in an environment, whatever happened in it.
-
-    :param env: environments; only those of a ``DummyVecEnv`` can be reached
-    :param method: ``"reset"`` or ``"step"``
+    Meant for a single call, after which nothing is left in an environment, even if the call failed.
     """
     inner = _innermost(env)
     environments = inner.envs if isinstance(inner, DummyVecEnv) else []
@@ -111,7 +92,7 @@ def checked_outputs(env: VecEnv, method: str) -> Iterator[None]:
 
 
 class _CheckedCall:
-    """Stands in for a method of an environment during one call. In a copy of the environment, it is the copy's."""
+    """Replaces a method of an environment during one call; a copy of the environment gets its own."""
 
     def __init__(self, env: gym.Env, method: str, who: str) -> None:
         self.env, self.method, self.who = env, method, who
@@ -133,10 +114,7 @@ class _CheckedCall:
 
 
 def with_checked_first_step(env: VecEnv) -> VecEnv:
-    """
-    :param env: environments
-    :return: the same, with :func:`checked_outputs` in the next ``step``
-    """
+    """The environments, with :func:`checked_outputs` around the next ``step``."""
     return _CheckedFirstStep(env) if isinstance(_innermost(env), DummyVecEnv) else env
 
 

@@ -1,20 +1,22 @@
-"""The errors of this package: each names what was wrong, what is allowed, and what to do."""
+"""The errors of this package: each names what was wrong, what is valid, and what to do."""
 
 from typing import Any
 
 
 class ArgumentError(ValueError):
     """
-    An argument has a value that it may not have.
+    An argument is invalid, or missing.
 
     :param name: the argument
-    :param value: the value that it had
-    :param allowed: what it may be, in words
+    :param value: its value; ``None`` if it is missing
+    :param allowed: what it must be, in words; ``"given"`` for a missing argument that is required
     :param advice: what to do about it
     """
 
     def __init__(self, name: str, value: Any, allowed: str, advice: str = "") -> None:
-        super().__init__(f"{name}={value!r} is not allowed: it must be {allowed}.{' ' + advice if advice else ''}")
+        missing = value is None and allowed == "given"
+        problem = f"{name} is required." if missing else f"{name}={value!r} is invalid: it must be {allowed}."
+        super().__init__(f"{problem} {advice}".rstrip())
         self.name = name
         self.value = value
         self.allowed = allowed
@@ -25,25 +27,25 @@ class ArgumentError(ValueError):
 
 
 class ActionSpaceError(ArgumentError, AssertionError):
-    """An action space that DDPG cannot act in. Also an ``AssertionError``, which is what SB3 raises here."""
+    """An action space that DDPG does not support. Also an ``AssertionError``, which SB3 raises here."""
 
 
 class FolderInUseError(ArgumentError):
-    """A folder that a process, named in the message, is writing to already."""
+    """A folder that another process, named in the message, is already writing to."""
 
 
 class DivergenceError(RuntimeError):
-    """Training met a number that is not finite: a loss, or an observation or a reward of the environment."""
+    """A loss, an observation or a reward is not finite."""
 
 
 class ModelFileError(ValueError):
     """
-    A file of a model, of a replay buffer or of statistics that cannot be read.
+    A file of a model, a replay buffer or statistics cannot be read.
 
     :param path: the file
     :param reason: what is wrong with it
-    :param member: the part of the archive that it is about, if any
-    :param key: the entry in that part, if any
+    :param member: the member of the archive concerned, if any
+    :param key: the entry in that member, if any
     :param advice: what to do about it
     """
 
@@ -61,23 +63,23 @@ class ModelFileError(ValueError):
 
 
 class UnsafeFileError(ModelFileError):
-    """A file that holds what could run code, or that would take more memory than is allowed; nothing of it was run."""
+    """A file contains something that could run code, or would exceed the memory limit; none of it was run."""
 
 
 class EnvironmentOutputError(ValueError):
-    """The environment gave an observation or a reward of the wrong shape or dtype."""
+    """The environment returned an observation or a reward of the wrong shape or dtype."""
 
 
 class ExportError(ValueError):
-    """A policy that cannot be exported, or not in this form."""
+    """A policy cannot be exported in this format."""
 
 
 class CheckpointError(RuntimeError):
     """
-    A checkpoint that cannot be written, read, or put into this model.
+    A checkpoint cannot be written, read, or restored into this model.
 
     :param path: the file or folder
-    :param problem: what is wrong with it, in words that follow its name
+    :param problem: what is wrong with it, phrased to follow its name
     :param advice: what to do about it
     """
 

@@ -7,10 +7,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def describe_machine() -> dict[str, Any]:
+    """The description that result files hold: processor, usable cores, memory and system."""
+    return {"processor": processor(), "cores": usable_cores(), "memory_gib": memory_gib(), "system": platform.system()}
 
 
 def processor() -> str:
-    """The processor's name, and its family and model where the name alone does not tell generations apart."""
+    """The processor's name, with family and model where the name alone does not tell generations apart."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     fields = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
     name = fields.get("model name", platform.processor() or platform.machine())
@@ -20,7 +28,7 @@ def processor() -> str:
 
 
 def processor_fingerprint() -> str:
-    """A short text that differs for another kind of processor, or version of torch."""
+    """A short hash that differs between kinds of processor and versions of torch."""
     kind = platform.processor() or platform.machine()
     with suppress(OSError), open("/proc/cpuinfo") as file:
         kind += "".join(line for line in file if line.startswith(("model name", "flags")))
@@ -28,27 +36,19 @@ def processor_fingerprint() -> str:
 
 
 def usable_cores() -> int:
-    """How many processors this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory_gib() -> float | None:
-    """The machine's memory in GiB; ``None`` where the system does not say."""
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
+def memory_gib() -> float:
+    """The machine's memory in GiB."""
+    return round(psutil.virtual_memory().total / 2**30, 1)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """
-    :param packages: names of distributions
-    :return: the version of each that is installed
-    """
+    """The version of each of these distributions that is installed."""
     found = {}
     for package in packages:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found

@@ -1,4 +1,4 @@
-"""The networks: Actor, mu(s), and Critic, Q(s, a), with normalisation and the paper's late action input."""
+"""The networks: Actor, mu(s), and Critic, Q(s, a), with normalization and the paper's late action input."""
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
@@ -18,8 +18,8 @@ NORMS = (None, "layer", "batch")
 
 class _ModuleTree:
     """
-    The modules of a network, to put them into training or evaluation mode in a fraction of the time that ``train`` takes:
-    every rollout and every update begins with it.
+    Switches a network between training and evaluation mode in a fraction of the time that ``train`` takes: every rollout
+    and every update starts with it.
     """
 
     def __init__(self) -> None:
@@ -28,20 +28,20 @@ class _ModuleTree:
         self._attributes: list[dict[str, Any]] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copied network has other modules.
+        # A copied network has its own modules.
         return _ModuleTree, ()
 
     def set_mode(self, network: nn.Module, training: bool) -> None:
-        """What ``network.train(training)`` does."""
+        """Same effect as ``network.train(training)``."""
         children = list(chain.from_iterable(map(dict.values, self._containers)))
         if not self._attributes or len(children) != len(self._children) or not all(map(is_, children, self._children)):
-            self._look_at(network)
+            self._find_modules(network)
         if not self._attributes:
             network.train(training)
         for attributes in self._attributes:
             attributes["training"] = training
 
-    def _look_at(self, network: nn.Module) -> None:
+    def _find_modules(self, network: nn.Module) -> None:
         modules = list(network.modules())
         self._containers = [module._modules for module in modules if module._modules]
         self._children = list(chain.from_iterable(map(dict.values, self._containers)))
@@ -70,19 +70,11 @@ class Actor(BasePolicy):
     """
     The deterministic policy mu(s): features, hidden layers, and a tanh that keeps actions in [-1, 1].
 
-    With ``norm="batch"`` the features and every hidden layer's sums are batch-normalised (Lillicrap et al. 2015,
-    section 3). The output layer is not: normalised sums would undo the small initial weights with which the paper
-    keeps the first actions near zero. With ``norm="layer"`` every hidden layer's sums are layer-normalised.
+    With ``norm="batch"`` the features and every hidden layer's sums are batch-normalized (Lillicrap et al. 2015,
+    section 3). The output layer is not: normalized sums would undo the small initial weights with which the paper
+    keeps the first actions near zero. With ``norm="layer"`` every hidden layer's sums are layer-normalized.
 
-    :param observation_space: observation space
-    :param action_space: action space, bounded
-    :param net_arch: units of each hidden layer
-    :param features_extractor: network from observations to features, shape ``(batch, features_dim)``
-    :param features_dim: number of features
-    :param activation_fn: activation of the hidden layers
-    :param normalize_images: whether to divide images by 255
-    :param norm: ``None``, ``"layer"`` or ``"batch"``
-    :param final_init: half-width of the uniform initial values of the output layer; ``None`` for torch's default
+    Arguments as for SB3's ``Actor``, and ``norm`` and ``final_init`` as for ``ScratchDDPGPolicy``.
     """
 
     def __init__(
@@ -119,18 +111,11 @@ class Actor(BasePolicy):
         self.mu = nn.Sequential(*layers)
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        :param obs: observations, shape ``(batch, ...)``
-        :return: normalised actions in [-1, 1], shape ``(batch, action_dim)``
-        """
+        """Normalized actions in [-1, 1], shape ``(batch, action_dim)``."""
         return self.mu(self.extract_features(obs, self.features_extractor))
 
     def set_training_mode(self, mode: bool) -> None:
-        """
-        Put the network into training or evaluation mode (batch norm, dropout).
-
-        :param mode: whether to train
-        """
+        """Switch to training or evaluation mode (batch norm, dropout)."""
         self._tree.set_mode(self, mode)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
@@ -148,23 +133,14 @@ class Actor(BasePolicy):
 
 
 class QNetwork(nn.Sequential):
-    """
-    One Q(s, a) whose action joins behind the first layer. (Otherwise it is a plain ``nn.Sequential``, as in SB3.)
-
-    :param layers: the layers
-    :param action_joins_at: index of the layer to whose input the action is appended
-    """
+    """One Q(s, a) with the action appended to the input of a later layer. (Otherwise a plain ``nn.Sequential``, as in SB3.)"""
 
     def __init__(self, layers: Sequence[nn.Module], action_joins_at: int) -> None:
         super().__init__(*layers)
         self.action_joins_at = action_joins_at
 
     def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:  # type: ignore[override]
-        """
-        :param features: shape ``(batch, features_dim)``
-        :param actions: normalised actions, shape ``(batch, action_dim)``
-        :return: Q-values, shape ``(batch, 1)``
-        """
+        """Q-values, shape ``(batch, 1)``."""
         x = features
         for index, layer in enumerate(self):
             if index == self.action_joins_at:
@@ -175,24 +151,13 @@ class QNetwork(nn.Sequential):
 
 class Critic(BaseModel):
     """
-    The action values Q(s, a): one network in DDPG, two or more whose smallest value counts in TD3.
+    The action values Q(s, a): one network in DDPG, two or more of which TD3 uses the smallest value.
 
-    With ``norm="batch"`` the features and the hidden layers before the action joins are batch-normalised
-    (Lillicrap et al. 2015, section 3); with ``norm="layer"`` every hidden layer is layer-normalised.
+    With ``norm="batch"`` the features and the hidden layers before the action joins are batch-normalized
+    (Lillicrap et al. 2015, section 3); with ``norm="layer"`` every hidden layer is layer-normalized.
 
-    :param observation_space: observation space
-    :param action_space: action space, bounded
-    :param net_arch: units of each hidden layer
-    :param features_extractor: network from observations to features, shape ``(batch, features_dim)``
-    :param features_dim: number of features
-    :param activation_fn: activation of the hidden layers
-    :param normalize_images: whether to divide images by 255
-    :param n_critics: number of Q-networks
-    :param share_features_extractor: whether the features extractor is the actor's, trained by the actor's loss alone
-    :param norm: ``None``, ``"layer"`` or ``"batch"``
-    :param action_layer: how many hidden layers see the observation alone: with 0 the action is an input of the first
-        layer, with 1 of the second (as in the paper)
-    :param final_init: half-width of the uniform initial values of the output layer; ``None`` for torch's default
+    Arguments as for SB3's ``ContinuousCritic``, and ``norm``, ``action_layer`` and ``final_init`` as for
+    ``ScratchDDPGPolicy``.
     """
 
     features_extractor: BaseFeaturesExtractor
@@ -250,7 +215,7 @@ class Critic(BaseModel):
         return QNetwork(layers, action_joins_at) if action_joins_at else nn.Sequential(*layers)
 
     def set_training_mode(self, mode: bool) -> None:
-        """See :meth:`Actor.set_training_mode`."""
+        """Switch to training or evaluation mode (batch norm, dropout)."""
         self._tree.set_mode(self, mode)
 
     def _features(self, obs: PyTorchObs, learn: bool) -> th.Tensor:
@@ -260,11 +225,7 @@ class Critic(BaseModel):
             return self.extract_features(obs, self.features_extractor)
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        """
-        :param obs: observations, shape ``(batch, ...)``
-        :param actions: normalised actions, shape ``(batch, action_dim)``
-        :return: for each Q-network its values, shape ``(batch, 1)``
-        """
+        """The values of each Q-network, shape ``(batch, 1)``."""
         features = self._features(obs, learn=not self.share_features_extractor and th.is_grad_enabled())
         return tuple(self._q_values(q_network, features, actions) for q_network in self.q_networks)
 
@@ -274,11 +235,5 @@ class Critic(BaseModel):
         return q_network(th.cat([features, actions], dim=1))
 
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """
-        The first Q-network alone, which is all that the actor's step needs. No gradient flows into the features.
-
-        :param obs: observations, shape ``(batch, ...)``
-        :param actions: normalised actions, shape ``(batch, action_dim)``
-        :return: Q-values, shape ``(batch, 1)``
-        """
+        """The first Q-network alone, which is all that the actor's loss needs. No gradient flows into the features."""
         return self._q_values(self.q_networks[0], self._features(obs, learn=False), actions)

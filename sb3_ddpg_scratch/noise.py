@@ -1,8 +1,8 @@
 """
-Action noise: Ornstein-Uhlenbeck and Gaussian, one process per environment kept as one array.
+Action noise: Ornstein-Uhlenbeck and Gaussian, one process per environment in one array.
 
-Noise is in normalised action units: SB3 adds it to actions scaled to [-1, 1], clips the sum to [-1, 1],
-and only then scales it to the environment's bounds.
+Noise is in units of normalized actions: SB3 adds it to actions scaled to [-1, 1], clips the sum to [-1, 1], and only then
+scales it to the environment's bounds.
 """
 
 import difflib
@@ -20,20 +20,19 @@ from sb3_ddpg_scratch.errors import ArgumentError
 
 class VectorNoise(ActionNoise):
     """
-    What the noises of this package share: seeding, the schedule of sigma, and the number of environments.
+    The base of both noises: seeding, the schedule of sigma, and the number of environments.
 
-    A noise begins with one environment and then returns arrays of the shape of ``mean``. With n > 1 environments
-    (see :meth:`set_n_envs`; ``ScratchDDPG`` calls it) it returns arrays of shape ``(n, *mean.shape)``.
-    Every action dimension of every environment has draws of its own.
+    A noise starts with one environment and returns arrays of the shape of ``mean``; with n > 1 environments
+    (:meth:`set_n_envs`, which ``ScratchDDPG`` calls) the shape is ``(n, *mean.shape)``. All entries are independent.
 
-    In an algorithm of SB3's own, several environments make SB3 copy the noise once for each
-    (``VectorizedActionNoise``). A deep copy therefore gets a generator of its own, spawned from this one's:
-    otherwise all environments would explore with the same numbers. Pickling keeps the generator as it is.
+    With several environments SB3's own algorithms copy the noise once for each (``VectorizedActionNoise``). A deep copy
+    therefore gets its own generator, spawned from this one's; otherwise all environments would explore with the same
+    numbers. Pickling keeps the generator as it is.
 
     :param mean: mean of the noise, of the action's shape
     :param sigma: standard deviation of one draw, a number or of the action's shape, not negative
-    :param final_sigma: with ``decay_steps``, what sigma is after that many environment steps; it moves linearly
-        and stays there. ``None``: sigma is constant
+    :param final_sigma: with ``decay_steps``: sigma after that many environment steps; it changes linearly until then.
+        ``None``: sigma is constant
     :param decay_steps: length of the schedule in environment steps (of all environments together)
     :param seed: seed of this noise's generator. ``None``: ``ScratchDDPG`` seeds it from its own seed; elsewhere the
         seed is drawn from NumPy's global generator (which SB3 seeds) at the first call
@@ -78,7 +77,7 @@ class VectorNoise(ActionNoise):
 
     @property
     def sigma(self) -> np.ndarray:
-        """Standard deviation of the next draw, after ``num_steps`` environment steps; of the mean's shape."""
+        """Standard deviation of the next draw, of the mean's shape."""
         if self.final_sigma is None or self.decay_steps is None:
             return self.initial_sigma
         share = min(self.num_steps / self.decay_steps, 1.0)
@@ -86,47 +85,38 @@ class VectorNoise(ActionNoise):
 
     @property
     def generator(self) -> np.random.Generator:
-        """This noise's own random generator."""
         if self._generator is None:
             self._generator = _generator_from(np.random.randint(2**31, size=4))
         return self._generator
 
     def seed_from(self, seed: int, overwrite: bool = True) -> None:
         """
-        Seed the generator, unless the noise was given a seed of its own.
+        Seed the generator, unless the noise was given its own seed.
 
         :param seed: usually the algorithm's seed
-        :param overwrite: whether a generator that is already in use is seeded again
+        :param overwrite: whether to reseed a generator that is already in use
         """
         if self.seed is None and (overwrite or self._generator is None):
             self._generator = _generator_from((seed, _NOISE_STREAM))
 
     def set_n_envs(self, n_envs: int) -> None:
-        """
-        Have one process per environment. Processes that were there go on; new ones begin at their initial value.
-
-        :param n_envs: number of environments, at least 1
-        """
+        """Use one process per environment. Existing processes continue; new ones start at their initial value."""
         if n_envs < 1:
             raise ArgumentError("n_envs", n_envs, "at least 1")
         self.n_envs = n_envs
 
     def reset(self, indices: Iterable[int] | None = None) -> None:
         """
-        The end of an episode: begin the processes anew. The schedule of sigma goes on.
+        Restart the processes at the end of an episode. The schedule of sigma continues.
 
         :param indices: the environments whose episode ended; ``None`` for all
         """
 
     def restart(self) -> None:
-        """The beginning of a training run: begin all processes anew. The schedule of sigma goes on."""
+        """Restart all processes at the start of training. The schedule of sigma continues."""
 
     def __call__(self) -> np.ndarray:
-        """
-        Draw the noise of the next step.
-
-        :return: float32, of shape ``mean.shape``, or ``(n_envs, *mean.shape)`` for several environments
-        """
+        """The noise of the next step, float32, of shape ``mean.shape``, or ``(n_envs, *mean.shape)`` if n_envs > 1."""
         standard_normal = self.generator.standard_normal((self.n_envs, *self.mean.shape))
         noise = self._advance(standard_normal, self.sigma).astype(np.float32)
         self.num_steps += self.n_envs
@@ -152,29 +142,28 @@ class VectorNoise(ActionNoise):
 
 class OUNoise(VectorNoise):
     """
-    Ornstein-Uhlenbeck noise: draws correlated in time, as the DDPG paper explores with
+    Ornstein-Uhlenbeck noise, correlated in time, with which the DDPG paper explores
     (Lillicrap et al. 2015, section 3 and supplement section 7; Uhlenbeck and Ornstein 1930).
 
     ``x <- x + theta (mean - x) dt + sigma sqrt(dt) N(0, 1)``, and the noise is the new x.
 
-    The paper and most implementations step with ``dt=1``, the default here: with theta 0.15 the correlation is
-    0.85 from one step to the next, gone after some 7 steps, and x has a standard deviation of 1.9 sigma.
-    SB3's ``OrnsteinUhlenbeckActionNoise`` defaults to ``dt=0.01``: each step then moves x by only 0.1 sigma, the
-    correlation lasts some 670 steps (several episodes of Pendulum), and the long-run deviation is 1.8 sigma.
-    The formula is the same; pass ``dt=0.01`` for SB3's process.
+    The paper and most implementations use ``dt=1``, the default here: with theta 0.15 the correlation is 0.85 from one
+    step to the next, gone after some 7 steps, and x has a standard deviation of 1.9 sigma. SB3's
+    ``OrnsteinUhlenbeckActionNoise`` defaults to ``dt=0.01``: each step moves x by only 0.1 sigma, the correlation lasts
+    some 670 steps (several episodes of Pendulum), and the long-run deviation is 1.8 sigma. The formula is the same; pass
+    ``dt=0.01`` for SB3's process.
 
     :param mean: where the process returns to, of the action's shape
     :param sigma: scale of the random part, a number or of the action's shape
     :param theta: speed of the return to the mean, per unit of time
     :param dt: length of a step in that unit
-    :param initial_noise: x at the beginning, a number or of the action's shape; ``None`` for 0
-    :param reset_on_episode: whether :meth:`reset`, which SB3 calls after each episode, sets x back to its beginning.
-        ``False``: x goes on from episode to episode; only :meth:`restart` sets it back
+    :param initial_noise: x at the start, a number or of the action's shape; ``None`` for 0
+    :param reset_on_episode: whether :meth:`reset`, which SB3 calls after each episode, sets x back to ``initial_noise``;
+        otherwise only :meth:`restart` does
     :param final_sigma: see :class:`VectorNoise`
     :param decay_steps: see :class:`VectorNoise`
     :param seed: see :class:`VectorNoise`
-    :raises ArgumentError: for values out of range, shapes that differ, or ``theta * dt >= 2``, where x would grow
-        without end
+    :raises ArgumentError: for values out of range, shapes that differ, or ``theta * dt >= 2``, where x would diverge
     """
 
     def __init__(
@@ -195,7 +184,7 @@ class OUNoise(VectorNoise):
         if not (np.isfinite(dt) and dt > 0):
             raise ArgumentError("dt", dt, "finite and above 0")
         if theta * dt >= 2:
-            raise ArgumentError("theta * dt", theta * dt, "below 2, or the noise grows without end", "Lower theta or dt.")
+            raise ArgumentError("theta * dt", theta * dt, "below 2, or the noise diverges", "Lower theta or dt.")
         self.theta = theta
         self.dt = dt
         self.initial_noise = self._like_mean("initial_noise", 0.0 if initial_noise is None else initial_noise)
@@ -224,7 +213,7 @@ class OUNoise(VectorNoise):
 
 class GaussianNoise(VectorNoise):
     """
-    Gaussian noise: independent draws from N(mean, sigma^2) in every step.
+    Gaussian noise: independent draws from N(mean, sigma^2) at every step.
 
     :param mean: mean of the noise, of the action's shape
     :param sigma: standard deviation, a number or of the action's shape
@@ -238,11 +227,11 @@ class GaussianNoise(VectorNoise):
         return self.mean + sigma * standard_normal
 
 
-# Keeps the noise's draws apart from those of environments that are seeded with the same number.
+# Separates the noise's draws from those of environments with the same seed.
 _NOISE_STREAM = 0x0DD96
 
-# Each name with its class and the sigma that it has when none is given: the paper's for OU, 0.1 for Gaussian noise.
-# "ornstein-uhlenbeck" and "normal" are the names that RL Zoo uses.
+# Each name with its class and default sigma: the paper's for OU, 0.1 for Gaussian noise. RL Zoo uses the names
+# "ornstein-uhlenbeck" and "normal".
 _KINDS: dict[str, tuple[type[VectorNoise], float]] = {
     "ou": (OUNoise, 0.2),
     "ornstein-uhlenbeck": (OUNoise, 0.2),
@@ -255,15 +244,12 @@ NoiseSpec = ActionNoise | str | Mapping[str, Any] | None
 
 def make_noise(spec: NoiseSpec, action_shape: tuple[int, ...]) -> ActionNoise | None:
     """
-    Build the action noise that a name or a dict describes, and check the shape of one that is already built.
+    Build the action noise that a name or a dict describes, or check the shape of an existing one.
 
     ``"ou"`` is ``OUNoise`` with sigma 0.2 (the paper's), ``"gaussian"`` is ``GaussianNoise`` with sigma 0.1. A dict has
-    the key ``type`` and any arguments of that class; numbers stand for every action dimension (and so does the mean,
+    the key ``type`` and any arguments of that class; a number applies to every action dimension (also as the mean,
     0 unless given), as in ``{"type": "ou", "sigma": 0.1, "initial_noise": 1.0, "reset_on_episode": False}``.
 
-    :param spec: an SB3 ``ActionNoise``, a name, a dict, or ``None`` for no noise
-    :param action_shape: shape of one action
-    :return: the noise, or ``None``
     :raises ArgumentError: for an unknown name or key, or a noise whose shape is not the action's
     """
     if spec is None:
@@ -272,7 +258,7 @@ def make_noise(spec: NoiseSpec, action_shape: tuple[int, ...]) -> ActionNoise | 
         shape = _shape_of(spec)
         if shape is not None and shape != tuple(action_shape):
             raise ArgumentError(
-                "action_noise", spec, f"of the action's shape {tuple(action_shape)}, not {shape}", "Mind its mean and sigma."
+                "action_noise", spec, f"of the action's shape {tuple(action_shape)}, not {shape}", "Check its mean and sigma."
             )
         return spec
     settings: dict[str, Any] = {"type": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
@@ -298,14 +284,7 @@ def make_noise(spec: NoiseSpec, action_shape: tuple[int, ...]) -> ActionNoise | 
 
 
 def check_noise_sample(sample: np.ndarray, action_shape: tuple[int, ...], n_envs: int) -> None:
-    """
-    Refuse a noise that would be broadcast over action dimensions or environments.
-
-    :param sample: what the noise returned
-    :param action_shape: shape of one action
-    :param n_envs: number of environments
-    :raises ArgumentError: unless the shape is ``(n_envs, *action_shape)``, or ``action_shape`` for one environment
-    """
+    """Reject noise that would be broadcast over action dimensions or environments."""
     shape = np.shape(sample)
     if shape != (n_envs, *action_shape) and not (n_envs == 1 and shape == action_shape):
         expected = action_shape if n_envs == 1 else (n_envs, *action_shape)
@@ -323,7 +302,7 @@ def _full(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _shape_of(noise: ActionNoise) -> tuple[int, ...] | None:
-    """The shape of one environment's noise where it can be known without drawing from it, else None."""
+    """The shape of one environment's noise if it can be determined without drawing from it, else None."""
     if isinstance(noise, VectorNoise):
         return noise.mean.shape
     base: Any = getattr(noise, "base_noise", noise)

@@ -1,4 +1,4 @@
-"""The policy that holds actor and critic with their target networks and optimisers, and its Mlp, Cnn and Dict forms."""
+"""The policy that holds actor and critic with their target networks and optimizers, and its Mlp, Cnn and Dict forms."""
 
 import difflib
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 class ScratchDDPGPolicy(BasePolicy):
     """
-    Actor and critic of DDPG, their target networks, and an optimiser for each of the two.
+    Actor and critic of DDPG, their target networks, and an optimizer for each of the two.
 
-    Parameters have the names that SB3's ``TD3Policy`` gives them, and are created in the same order.
+    Parameters have the same names as in SB3's ``TD3Policy``, and are created in the same order.
 
     :param observation_space: observation space
     :param action_space: action space, bounded
@@ -42,20 +42,21 @@ class ScratchDDPGPolicy(BasePolicy):
     :param net_arch: units of each hidden layer, as a list for both networks or as ``dict(pi=[...], qf=[...])``.
         ``None`` for [400, 300], or [256, 256] after a ``NatureCNN``
     :param activation_fn: class of the hidden layers' activation, or its name, as in ``"relu"`` or ``"tanh"``
-    :param features_extractor_class: features extractor; ``None`` for ``FlattenExtractor``, or what the subclass says
+    :param features_extractor_class: features extractor; ``None`` for ``FlattenExtractor``, or the subclass's default
     :param features_extractor_kwargs: its arguments
     :param normalize_images: whether to divide images by 255
-    :param optimizer_class: optimiser of both networks
-    :param optimizer_kwargs: its arguments, but for the learning rate
+    :param optimizer_class: optimizer of both networks
+    :param optimizer_kwargs: its arguments, except the learning rate
     :param n_critics: number of Q-networks: 1 is DDPG, 2 is TD3
     :param share_features_extractor: whether actor and critic share one features extractor, trained by the actor's loss
-    :param norm: normalisation of hidden layers: ``None``, ``"layer"`` or ``"batch"``; see :class:`Actor`, :class:`Critic`
-    :param action_layer: 0: the action is an input of the critic's first layer; 1: it joins at the second
+    :param norm: normalization of hidden layers: ``None``, ``"layer"`` or ``"batch"``; see :class:`Actor`, :class:`Critic`
+    :param action_layer: how many of the critic's hidden layers see the observation alone: with 0 the action is an input of
+        the first layer, with 1 of the second (as in the paper)
     :param final_init: half-width of the uniform initial weights and biases of both output layers (0.003 in the paper);
         ``None`` for torch's default
-    :param critic_weight_decay: the optimiser's ``weight_decay`` for the critic (0.01 in the paper); with 0 it is
-        whatever ``optimizer_kwargs`` says
-    :raises ArgumentError: for values that these may not have
+    :param critic_weight_decay: the optimizer's ``weight_decay`` for the critic (0.01 in the paper); with 0
+        it is the one in ``optimizer_kwargs``
+    :raises ArgumentError: for invalid values
     """
 
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
@@ -139,7 +140,7 @@ class ScratchDDPGPolicy(BasePolicy):
             raise ArgumentError("critic_weight_decay", self.critic_weight_decay, "a finite number, at least 0")
 
     def _build(self, lr_schedule: Schedule) -> None:
-        # SB3's order of creation, which decides which random numbers become which weights.
+        # SB3's order of creation determines which random numbers become which weights.
         self.actor = self.make_actor()
         self.actor_target = self.make_actor()
         self.actor_target.load_state_dict(self.actor.state_dict())
@@ -161,37 +162,23 @@ class ScratchDDPGPolicy(BasePolicy):
         self.critic_target.set_training_mode(False)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
-        """
-        :param features_extractor: a features extractor to share; ``None`` for a new one
-        :return: a new actor, on this policy's device
-        """
+        """A new actor on this policy's device, with the given features extractor or a new one."""
         return Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
-        """
-        :param features_extractor: a features extractor to share; ``None`` for a new one
-        :return: a new critic, on this policy's device
-        """
+        """A new critic on this policy's device, with the given features extractor or a new one."""
         return Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
 
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """
-        :param observation: observations, shape ``(batch, ...)``
-        :param deterministic: of no effect, the policy is deterministic
-        :return: normalised actions in [-1, 1], shape ``(batch, action_dim)``
-        """
+        """Normalized actions in [-1, 1], shape ``(batch, action_dim)``; ``deterministic`` has no effect."""
         return self._predict(observation, deterministic=deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self.actor(observation)
 
     def set_training_mode(self, mode: bool) -> None:
-        """
-        Put actor and critic into training or evaluation mode (batch norm, dropout). Target networks stay in the latter.
-
-        :param mode: whether to train
-        """
-        # As attributes, torch would look for these among parameters and buffers first: this is called twice in every step.
+        """Switch actor and critic to training or evaluation mode (batch norm, dropout). Targets stay in evaluation mode."""
+        # Called twice in every step: attribute access would search parameters and buffers first.
         self._modules["actor"].set_training_mode(mode)  # type: ignore[operator, union-attr]
         self._modules["critic"].set_training_mode(mode)  # type: ignore[operator, union-attr]
         self.__dict__["training"] = mode
@@ -218,13 +205,13 @@ MlpPolicy = ScratchDDPGPolicy
 
 
 class CnnPolicy(ScratchDDPGPolicy):
-    """:class:`ScratchDDPGPolicy` for images, with ``NatureCNN`` features unless told otherwise."""
+    """:class:`ScratchDDPGPolicy` for images, with ``NatureCNN`` features by default."""
 
     default_features_extractor_class = NatureCNN
 
 
 class MultiInputPolicy(ScratchDDPGPolicy):
-    """:class:`ScratchDDPGPolicy` for Dict observations, with ``CombinedExtractor`` features unless told otherwise."""
+    """:class:`ScratchDDPGPolicy` for Dict observations, with ``CombinedExtractor`` features by default."""
 
     default_features_extractor_class = CombinedExtractor
 

@@ -4,6 +4,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, NStepReplayBuffer, ReplayBuffer
@@ -13,16 +14,15 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.errors import ArgumentError
 
-_GOES_ON, _TERMINATED, _TRUNCATED = 0, 1, 2
+_ONGOING, _TERMINATED, _TRUNCATED = 0, 1, 2
 
 
 class BatchColumns(NamedTuple):
     """
-    Where a batch row keeps what: ``observation | action | reward | continuation | next observation | next action``.
+    The layout of a batch row: ``observation | action | reward | continuation | next observation | next action``.
 
-    An observation and its action stand side by side, as the critic takes them, and so do the next two (the next
-    action's columns are left to the updater). The continuation is 0 after a termination, else 1, or gamma^k in a k-step
-    return.
+    The critic's inputs stand side by side; the updater fills the next action. The continuation is the factor of the next
+    Q-value: 0 after a termination, else 1, or gamma^k in a k-step return.
     """
 
     observation_dim: int
@@ -30,45 +30,37 @@ class BatchColumns(NamedTuple):
 
     @property
     def critic_input(self) -> slice:
-        """Observation and action."""
         return slice(0, self.observation_dim + self.action_dim)
 
     @property
     def observation(self) -> slice:
-        """Observation."""
         return slice(0, self.observation_dim)
 
     @property
     def action(self) -> slice:
-        """Normalised action."""
         return slice(self.observation_dim, self.observation_dim + self.action_dim)
 
     @property
     def reward(self) -> int:
-        """Reward, or discounted n-step sum of rewards."""
+        """The reward, or the discounted n-step sum of rewards."""
         return self.observation_dim + self.action_dim
 
     @property
     def continuation(self) -> int:
-        """Factor of the next Q-value, gamma left out in one-step returns."""
         return self.observation_dim + self.action_dim + 1
 
     @property
     def next_observation(self) -> slice:
-        """Next observation."""
         return slice(self.continuation + 1, self.width)
 
     @property
     def width(self) -> int:
-        """Number of columns up to the next observation's last."""
+        """Number of columns, without the next action."""
         return 2 * self.observation_dim + self.action_dim + 2
 
 
 def packable(observation_space: spaces.Space) -> bool:
-    """
-    :param observation_space: the environment's observation space
-    :return: whether packed rows suit it: a Box of floating-point numbers
-    """
+    """Whether observations fit into packed rows: a Box of floating-point numbers."""
     return (
         isinstance(observation_space, spaces.Box)
         and np.issubdtype(observation_space.dtype, np.floating)
@@ -80,24 +72,17 @@ class PackedReplayBuffer(ReplayBuffer):
     """
     SB3's replay buffer with every transition as one row of float32, whatever the dtype of the environment.
 
-    The same seed samples the same transitions as from SB3's ``ReplayBuffer``. ``observations``, ``actions``, ``rewards``,
-    ``dones``, ``timeouts`` and ``next_observations`` can be read as SB3's, shape ``(buffer_size, n_envs, ...)``.
+    Takes the arguments of SB3's ``ReplayBuffer``, and with the same seed samples the same transitions. ``observations``,
+    ``actions``, ``rewards``, ``dones``, ``timeouts`` and ``next_observations`` have the same shape as SB3's.
 
-    With ``optimize_memory_usage`` each observation is stored once: the next observation of a transition is the
-    observation of the following one. Where an episode broke off (time limits), its last observation is kept aside, so that
-    these transitions still bootstrap correctly; SB3's buffer refuses that pair.
+    With ``optimize_memory_usage`` each observation is stored once: the next observation of a transition is the observation
+    of the following one. Where an episode was truncated, its last observation is stored separately, so that these
+    transitions still bootstrap correctly; SB3's buffer rejects ``handle_timeout_termination`` in this mode.
 
-    :param buffer_size: capacity in transitions, of all environments together
-    :param observation_space: a Box of floating-point numbers
-    :param action_space: a Box
-    :param device: device of the samples
-    :param n_envs: number of environments
-    :param optimize_memory_usage: store each observation once
-    :param handle_timeout_termination: treat time limits as no end of the task; otherwise as terminations
     :raises ArgumentError: for an observation space that is not packable
     """
 
-    # Whether the continuation holds the power of gamma already, or the algorithm's gamma is still to be applied.
+    # Whether the continuation includes gamma^k, or the algorithm's gamma is still to be applied.
     continuation_is_discounted = False
 
     def __init__(
@@ -121,26 +106,20 @@ class PackedReplayBuffer(ReplayBuffer):
         self._row_width = self.columns.continuation + 1 if optimize_memory_usage else self.columns.width
         self._allocate()
 
-    # ------------------------------------------------------------------------------------------------------- Memory
-
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole buffer once it is full (last observations kept aside not counted)."""
+        """Bytes of the full buffer, without separately stored last observations."""
         per_row = 4 * self._row_width + 1 + (4 if self.optimize_memory_usage else 0)
         return per_row * self.buffer_size * self.n_envs
 
     def _allocate(self) -> None:
         self._warn_if_too_large()
-        # Zeroed memory is only taken from the system where it is written to.
+        # The system provides zeroed memory only once it is written to.
         self.rows = np.zeros((self.buffer_size * self.n_envs, self._row_width), np.float32)
         self._share_rows()
         self._forget_ends()
 
     def _warn_if_too_large(self) -> None:
-        try:
-            import psutil
-        except ImportError:
-            return
         available = psutil.virtual_memory().available
         if self.nbytes > available:
             advice = "" if self.optimize_memory_usage else ", or optimize_memory_usage=True to store each observation once"
@@ -153,26 +132,25 @@ class PackedReplayBuffer(ReplayBuffer):
     def _forget_ends(self) -> None:
         total = self.buffer_size * self.n_envs
         self._ends = np.zeros(total, np.uint8)
-        # For rows whose next observation is not their successor's: its place in _last_observations, plus one.
+        # For rows whose next observation is not their successor's observation: its index in _last_observations, plus one.
         self._aside = np.zeros(total if self.optimize_memory_usage else 0, np.int32)
         self._last_observations = np.zeros((0, self.columns.observation_dim), np.float32)
         self._free_places: list[int] = []
 
     def reset(self) -> None:
-        """Remove all transitions."""
         super().reset()
         self._forget_ends()
 
     def _share_rows(self) -> None:
         self._row_tensor = th.from_numpy(self.rows)
-        # The continuation of transitions in the midst of an episode.
-        self._going_on = np.ones((self.n_envs, 1), np.float32)
+        # The continuation of transitions within an episode.
+        self._ones = np.ones((self.n_envs, 1), np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_row_tensor"], state["_going_on"]
+        del state["_row_tensor"], state["_ones"]
         if not self.full:
-            # Rows never written need no place in a file; one more holds the memory-saving mode's newest observation.
+            # Rows never written are not saved; one more row holds the newest observation with optimize_memory_usage.
             written = min((self.pos + 1) * self.n_envs, len(self.rows))
             for name in ("rows", "_ends", "_aside"):
                 state[name] = state[name][:written].copy()
@@ -189,8 +167,6 @@ class PackedReplayBuffer(ReplayBuffer):
                 setattr(self, name, whole)
         self._share_rows()
 
-    # ------------------------------------------------------------------------------------------------------- Writing
-
     def add(
         self,
         obs: np.ndarray,
@@ -200,28 +176,19 @@ class PackedReplayBuffer(ReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """
-        Store one transition of every environment.
-
-        :param obs: observations, shape ``(n_envs, *obs_shape)``
-        :param next_obs: next observations, of an ended episode its last
-        :param action: normalised actions, shape ``(n_envs, *action_shape)``
-        :param reward: rewards, shape ``(n_envs,)``
-        :param done: whether the episode ended, shape ``(n_envs,)``
-        :param infos: of each environment; ``TimeLimit.truncated`` tells time limits from terminations
-        """
+        """Store one transition of every environment; ``TimeLimit.truncated`` in its info marks a truncation."""
         first = self.pos * self.n_envs
         here = slice(first, first + self.n_envs)
         rows = self.rows[here]
         observation, next_observation = obs.reshape(self.n_envs, -1), next_obs.reshape(self.n_envs, -1)
-        columns = [observation, action.reshape(self.n_envs, -1), reward.reshape(self.n_envs, 1), self._going_on]
+        columns = [observation, action.reshape(self.n_envs, -1), reward.reshape(self.n_envs, 1), self._ones]
         if self.optimize_memory_usage:
             self._close_broken_trajectories(here, observation)
         else:
             columns.append(next_observation)
-        # In the order of BatchColumns, in one call.
+        # In the order of BatchColumns.
         np.concatenate(columns, axis=1, out=rows, casting="same_kind")
-        self._ends[here] = _GOES_ON
+        self._ends[here] = _ONGOING
         for index in np.flatnonzero(done) if done.any() else ():
             truncated = self.handle_timeout_termination and infos[index].get("TimeLimit.truncated", False)
             self._ends[first + index] = _TRUNCATED if truncated else _TERMINATED
@@ -237,7 +204,7 @@ class PackedReplayBuffer(ReplayBuffer):
 
     def truncate_last_trajectory(self) -> None:
         """
-        End the trajectories that are under way, because the environments are about to be reset: n-step returns stop there.
+        Truncate the current trajectories before the environments are reset: n-step returns stop there.
 
         The last transitions still bootstrap. With ``optimize_memory_usage`` and without ``handle_timeout_termination``
         they count as terminations, as in SB3's buffer.
@@ -245,14 +212,14 @@ class PackedReplayBuffer(ReplayBuffer):
         if not self.full and self.pos == 0:
             return
         first = ((self.pos - 1) % self.buffer_size) * self.n_envs
-        going_on = first + np.flatnonzero(self._ends[first : first + self.n_envs] == _GOES_ON)
+        ongoing = first + np.flatnonzero(self._ends[first : first + self.n_envs] == _ONGOING)
         bootstraps = self.handle_timeout_termination or not self.optimize_memory_usage
-        self._ends[going_on] = _TRUNCATED if bootstraps else _TERMINATED
+        self._ends[ongoing] = _TRUNCATED if bootstraps else _TERMINATED
         if not bootstraps:
-            self.rows[going_on, self.columns.continuation] = 0.0
+            self.rows[ongoing, self.columns.continuation] = 0.0
 
     def _open_next_rows(self, next_observation: np.ndarray) -> None:
-        """Write the next observations where the following transitions will have theirs."""
+        """Write the next observations where the following transitions will store their observations."""
         first = self.pos * self.n_envs
         here = slice(first, first + self.n_envs)
         for place in self._aside[here]:
@@ -262,21 +229,21 @@ class PackedReplayBuffer(ReplayBuffer):
         self.rows[here, self.columns.observation] = next_observation
 
     def _close_broken_trajectories(self, here: slice, observation: np.ndarray) -> None:
-        """Where a new transition does not begin at the last one's next observation, keep that one aside."""
+        """Where a new transition does not start at the previous one's next observation, store that one separately."""
         if not self.full and self.pos == 0:
             return
-        awaited = self.rows[here, self.columns.observation]
-        broken = np.flatnonzero((awaited != observation.astype(np.float32)).any(axis=1))
+        expected = self.rows[here, self.columns.observation]
+        broken = np.flatnonzero((expected != observation.astype(np.float32)).any(axis=1))
         before = ((self.pos - 1) % self.buffer_size) * self.n_envs
         for index in broken:
             if self._ends[before + index] == _TERMINATED:
                 continue
-            # A trajectory that was left in its middle breaks off like one at its time limit.
+            # A trajectory that was abandoned counts as truncated.
             self._ends[before + index] = _TRUNCATED
             if not self._free_places:
                 self._grow_aside()
             place = self._free_places.pop()
-            self._last_observations[place] = awaited[index]
+            self._last_observations[place] = expected[index]
             self._aside[before + index] = place + 1
 
     def _grow_aside(self) -> None:
@@ -286,24 +253,20 @@ class PackedReplayBuffer(ReplayBuffer):
         self._last_observations = grown
         self._free_places = list(range(len(grown) - 1, old - 1, -1))
 
-    # ------------------------------------------------------------------------------------------------------ Sampling
-
     def draw(self, batch_size: int, n_batches: int = 1) -> np.ndarray:
         """
-        Draw the transitions of several batches in one go: those that SB3's buffer would sample one batch after another.
+        Draw several batches at once: the transitions that SB3's buffer would sample one batch after another.
 
-        :param batch_size: transitions in a batch
-        :param n_batches: number of batches
         :return: row indices, int64, shape ``(n_batches, batch_size)``
         """
         stored = self.buffer_size if self.full else self.pos
         # SB3's memory-saving buffer never samples the row whose observation was just overwritten.
-        newest_aside = self.optimize_memory_usage and self.full
-        low, shift = (1, self.pos) if newest_aside else (0, 0)
+        skips_oldest = self.optimize_memory_usage and self.full
+        low, shift = (1, self.pos) if skips_oldest else (0, 0)
         if self.n_envs == 1:
-            # SB3 draws an environment as well, but a choice of one takes nothing from the generator.
+            # SB3 draws an environment as well, but a choice of one consumes nothing from the generator.
             steps = np.random.randint(low, stored, size=n_batches * batch_size).reshape(n_batches, batch_size)
-            return (steps + shift) % self.buffer_size if newest_aside else steps
+            return (steps + shift) % self.buffer_size if skips_oldest else steps
         lows, highs = np.array([[low], [0]]), np.array([[stored], [self.n_envs]])
         drawn = np.random.randint(lows, highs, size=(n_batches, 2, batch_size))
         return (drawn[:, 0] + shift) % self.buffer_size * self.n_envs + drawn[:, 1]
@@ -313,11 +276,11 @@ class PackedReplayBuffer(ReplayBuffer):
         Write a batch's rows.
 
         :param indices: row indices, shape ``(batch,)``
-        :param out: float32 on the CPU, shape ``(batch, columns.width)``; rows of a tensor may be further apart than that
-        :param env: normalises observations and rewards
+        :param out: float32 on the CPU, shape ``(batch, columns.width)``; a tensor's rows may have a larger stride
+        :param env: normalizes observations and rewards
         """
         if isinstance(out, np.ndarray) and not self.optimize_memory_usage:
-            # Faster than torch for rows as short as these. Indices are within bounds: "clip" spares a copy.
+            # Faster than torch for rows this short. Indices are within bounds: "clip" avoids a copy.
             np.take(self.rows, indices, axis=0, out=out, mode="clip")
             if env is not None:
                 self._normalize(th.from_numpy(out), env)
@@ -333,11 +296,11 @@ class PackedReplayBuffer(ReplayBuffer):
 
     def _gather_next_observations(self, indices: np.ndarray, out: th.Tensor) -> None:
         following = (indices + self.n_envs) % len(self.rows)
-        # Whole rows, then their columns: a gather from a slice of columns would copy all of the buffer first.
+        # Whole rows, then their columns: gathering from a slice of columns would copy the whole buffer first.
         next_observation = np.take(self.rows, following, axis=0)[:, self.columns.observation]
         places = self._aside[indices]
-        kept_aside = np.flatnonzero(places)
-        next_observation[kept_aside] = self._last_observations[places[kept_aside] - 1]
+        separate = np.flatnonzero(places)
+        next_observation[separate] = self._last_observations[places[separate] - 1]
         out[:, self.columns.next_observation] = th.from_numpy(next_observation)
 
     def _normalize(self, out: th.Tensor, env: VecNormalize) -> None:
@@ -348,11 +311,7 @@ class PackedReplayBuffer(ReplayBuffer):
         batch[:, self.columns.reward] = self._normalize_reward(batch[:, self.columns.reward], env)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        """
-        :param batch_size: number of transitions
-        :param env: normalises observations and rewards
-        :return: a batch, as from SB3's buffer
-        """
+        """A batch, as from SB3's buffer."""
         return self._samples(self.draw(batch_size)[0], env)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
@@ -372,29 +331,24 @@ class PackedReplayBuffer(ReplayBuffer):
             rewards=batch[:, columns.reward, None],
         )
 
-    # ----------------------------------------------------------------------------------------------- What SB3's users read
-
     def _column(self, where: slice | int, *shape: int) -> np.ndarray:
         return self.rows[:, where].reshape(self.buffer_size, self.n_envs, *shape)
 
     @property
     def observations(self) -> np.ndarray:  # type: ignore[override]
-        """Observations, a view of shape ``(buffer_size, n_envs, *obs_shape)``."""
         return self._column(self.columns.observation, *self.obs_shape)
 
     @property
     def actions(self) -> np.ndarray:  # type: ignore[override]
-        """Normalised actions, a view of shape ``(buffer_size, n_envs, action_dim)``."""
         return self._column(self.columns.action, self.action_dim)
 
     @property
     def rewards(self) -> np.ndarray:  # type: ignore[override]
-        """Rewards, a view of shape ``(buffer_size, n_envs)``."""
         return self._column(self.columns.reward)
 
     @property
     def next_observations(self) -> np.ndarray:  # type: ignore[override]
-        """Next observations, shape ``(buffer_size, n_envs, *obs_shape)``: a view, or a copy in the memory-saving mode."""
+        """A view, or a copy with ``optimize_memory_usage``."""
         if not self.optimize_memory_usage:
             return self._column(self.columns.next_observation, *self.obs_shape)
         batch = th.empty((len(self.rows), self.columns.width))
@@ -403,12 +357,12 @@ class PackedReplayBuffer(ReplayBuffer):
 
     @property
     def dones(self) -> np.ndarray:  # type: ignore[override]
-        """Whether an episode ended or was cut off there: a copy of shape ``(buffer_size, n_envs)``."""
-        return (self._ends != _GOES_ON).astype(np.float32).reshape(self.buffer_size, self.n_envs)
+        """Where an episode terminated or was truncated: a copy."""
+        return (self._ends != _ONGOING).astype(np.float32).reshape(self.buffer_size, self.n_envs)
 
     @property
     def timeouts(self) -> np.ndarray:  # type: ignore[override]
-        """Whether an episode was cut off there, as by a time limit: a copy of shape ``(buffer_size, n_envs)``."""
+        """Where an episode was truncated: a copy."""
         return (self._ends == _TRUNCATED).astype(np.float32).reshape(self.buffer_size, self.n_envs)
 
 
@@ -416,13 +370,8 @@ class PackedNStepReplayBuffer(PackedReplayBuffer, NStepReplayBuffer):
     """
     :class:`PackedReplayBuffer` with n-step returns, those of SB3's ``NStepReplayBuffer``.
 
-    ``R = sum_(j<k) gamma^j r_(t+j)``, where k is n, or less if the episode ends or the newest transition is reached
-    before; the next observation is that after the k-th transition, and the next Q-value counts gamma^k.
-
-    :param args: as for :class:`PackedReplayBuffer`
-    :param n_steps: n
-    :param gamma: discount factor of one step
-    :param kwargs: as for :class:`PackedReplayBuffer`
+    ``R = sum_(j<k) gamma^j r_(t+j)``, where k is n, or less if the episode ends or the newest transition comes first; the
+    next observation is the one after the k-th transition, and gamma^k multiplies the next Q-value.
     """
 
     continuation_is_discounted = True
@@ -433,10 +382,10 @@ class PackedNStepReplayBuffer(PackedReplayBuffer, NStepReplayBuffer):
         self.gamma = gamma
 
     def _window(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The rows that each return may reach, shape ``(batch, n_steps)``, and how many count, shape ``(batch,)``."""
+        """Rows that each return may use, shape ``(batch, n_steps)``, and how many it does use, shape ``(batch,)``."""
         window = (indices[:, None] + self.n_envs * np.arange(self.n_steps)) % len(self.rows)
         newest = (self.pos - 1) % self.buffer_size
-        stops = (self._ends[window] != _GOES_ON) | (window // self.n_envs == newest)
+        stops = (self._ends[window] != _ONGOING) | (window // self.n_envs == newest)
         return window, np.where(stops.any(axis=1), stops.argmax(axis=1), self.n_steps - 1) + 1
 
     def gather(self, indices: np.ndarray, out: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> None:
@@ -466,72 +415,3 @@ class PackedNStepReplayBuffer(PackedReplayBuffer, NStepReplayBuffer):
             dones=th.from_numpy(terminated[:, None]).to(self.device),
             discounts=th.from_numpy(self._discounts(length)[:, None]).to(self.device),
         )
-
-
-def samples_packed_rows(buffer: ReplayBuffer) -> bool:
-    """Whether a buffer's batches are rows of ours: its ``sample`` was not overridden."""
-    return (
-        isinstance(buffer, PackedReplayBuffer)
-        and type(buffer).sample is PackedReplayBuffer.sample
-        and "sample" not in vars(buffer)
-    )
-
-
-class Batches:
-    """
-    The batches of several updates as rows, drawn in one go where the buffer packs its transitions.
-
-    :param buffer: any replay buffer whose observations are vectors
-    :param batch_size: transitions in a batch
-    :param count: number of batches
-    :param columns: layout of the rows
-    :param gamma: discount factor of one step
-    :param env: normalises observations and rewards
-    """
-
-    def __init__(
-        self,
-        buffer: ReplayBuffer,
-        batch_size: int,
-        count: int,
-        columns: BatchColumns,
-        gamma: float,
-        env: VecNormalize | None = None,
-    ) -> None:
-        self.buffer, self.batch_size, self.columns, self.env = buffer, batch_size, columns, env
-        self._gamma = gamma
-        self._sampled: ReplayBufferSamples
-        # What the next Q-value is multiplied by besides the continuation.
-        self.discount = 1.0
-        self.packed = samples_packed_rows(buffer)
-        if self.packed:
-            assert isinstance(buffer, PackedReplayBuffer)
-            self._indices = buffer.draw(batch_size, count)
-            self.discount = 1.0 if buffer.continuation_is_discounted else gamma
-
-    def prepare(self) -> int:
-        """
-        Sample the next batch, if it was not drawn with all others.
-
-        :return: its number of transitions: a buffer of the user's own may give others than it was asked for
-        """
-        if self.packed:
-            return self.batch_size
-        self._sampled = self.buffer.sample(self.batch_size, env=self.env)
-        return len(self._sampled.rewards)
-
-    def write(self, number: int, rows: th.Tensor | np.ndarray) -> None:
-        """
-        :param number: which batch, the one prepared last
-        :param rows: where to write it, float32 on the CPU, shape ``(batch, columns.width)``
-        """
-        if self.packed:
-            self.buffer.gather(self._indices[number], rows, self.env)  # type: ignore[attr-defined]
-            return
-        batch, columns, out = self._sampled, self.columns, th.as_tensor(rows)
-        out[:, columns.observation] = batch.observations.flatten(1)
-        out[:, columns.action] = batch.actions
-        out[:, columns.next_observation] = batch.next_observations.flatten(1)
-        out[:, columns.reward] = batch.rewards[:, 0]
-        discounts = self._gamma if batch.discounts is None else batch.discounts
-        out[:, columns.continuation] = ((1 - batch.dones) * discounts)[:, 0]

@@ -8,14 +8,14 @@ from torch import nn
 
 def soft_update(sources: Iterable[th.Tensor], targets: Iterable[th.Tensor], tau: float) -> None:
     """
-    Move every target towards its source, in place: ``theta' <- tau theta + (1 - tau) theta'``
+    Move every target toward its source, in place: ``theta' <- tau theta + (1 - tau) theta'``
     (Lillicrap et al. 2015, Algorithm 1, last lines of the inner loop).
 
     The two products are rounded one after the other, as SB3 does, so that the result is SB3's to the last bit.
 
     :param sources: the parameters theta of the trained networks
-    :param targets: the parameters theta' of the target networks, each of its source's shape
-    :param tau: share of the source in the new target, in [0, 1]
+    :param targets: the parameters theta' of the target networks, each with its source's shape
+    :param tau: weight of the source in the new target, in [0, 1]
     :raises RuntimeError: if the two sequences differ in length
     """
     moved = list(targets)

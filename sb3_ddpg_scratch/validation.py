@@ -1,4 +1,4 @@
-"""Checks of the constructor's arguments, made before anything is trained."""
+"""Checks of constructor arguments, before training starts."""
 
 import math
 from numbers import Integral, Real
@@ -12,12 +12,7 @@ from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError
 
 
 def check_action_space(action_space: spaces.Space) -> None:
-    """
-    DDPG acts in a box whose bounds are finite, whatever they are in each dimension.
-
-    :param action_space: the environment's action space
-    :raises ActionSpaceError: for any other space
-    """
+    """Require a Box with finite bounds, which may differ between dimensions."""
     if not isinstance(action_space, spaces.Box):
         raise ActionSpaceError(
             "action_space", action_space, "a gymnasium.spaces.Box", "For discrete actions use SB3's DQN or PPO."
@@ -27,34 +22,22 @@ def check_action_space(action_space: spaces.Space) -> None:
             "action_space",
             action_space,
             "bounded: every low and high finite",
-            "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or state its real bounds.",
+            "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or declare its real bounds.",
         )
     if not np.all(action_space.low < action_space.high):
         raise ActionSpaceError(
-            "action_space", action_space, "wider than a point: low below high in every dimension", "Drop the fixed dimensions."
+            "action_space", action_space, "of positive size: low below high in every dimension", "Drop the fixed dimensions."
         )
 
 
 def check_whole_number(name: str, value: Any, minimum: int) -> None:
-    """
-    :param name: the argument
-    :param value: its value
-    :param minimum: smallest value allowed
-    :raises ArgumentError: unless it is a whole number, at least the minimum
-    """
+    """Require a whole number, at least the minimum."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
         raise ArgumentError(name, value, f"a whole number, at least {minimum}")
 
 
 def check_number(name: str, value: Any, low: float, high: float = np.inf, low_allowed: bool = True) -> None:
-    """
-    :param name: the argument
-    :param value: its value
-    :param low: lower bound
-    :param high: upper bound, itself allowed if finite
-    :param low_allowed: whether the lower bound itself is allowed
-    :raises ArgumentError: unless it is a finite number within the bounds
-    """
+    """Require a finite number from ``low`` (itself only if ``low_allowed``) to ``high``."""
     fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not fits or not low <= value <= high or (value == low and not low_allowed):
         interval = f"{'[' if low_allowed else '('}{low:g}, {high:g}{']' if np.isfinite(high) else ')'}"
@@ -62,11 +45,7 @@ def check_number(name: str, value: Any, low: float, high: float = np.inf, low_al
 
 
 def check_learning_rate(name: str, value: Any) -> None:
-    """
-    :param name: the argument
-    :param value: its value
-    :raises ArgumentError: unless it is a schedule (a callable) or a finite number, at least 0
-    """
+    """Require a schedule (a callable) or a finite number, at least 0."""
     if callable(value):
         return
     if isinstance(value, str):
@@ -74,16 +53,13 @@ def check_learning_rate(name: str, value: Any) -> None:
             name,
             value,
             "a number or a function of the progress remaining (1 to 0)",
-            "Strings like 'lin_1e-3' belong into YAML.",
+            "Strings like 'lin_1e-3' belong in YAML files.",
         )
     check_number(name, value, 0)
 
 
 def check_train_freq(train_freq: Any) -> None:
-    """
-    :param train_freq: a number of steps, or a pair of a number and its unit
-    :raises ArgumentError: for anything else
-    """
+    """Require a number of steps, or a pair of a number and its unit."""
     units = [unit.value for unit in TrainFrequencyUnit]
     if isinstance(train_freq, TrainFreq):
         frequency, unit = train_freq.frequency, train_freq.unit.value
@@ -96,12 +72,7 @@ def check_train_freq(train_freq: Any) -> None:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """
-    :param name: the argument
-    :param value: its value
-    :param choices: the values allowed
-    :raises ArgumentError: for any other
-    """
+    """Require one of the choices."""
     if value not in choices:
         raise ArgumentError(name, value, "one of " + ", ".join(map(repr, choices)))
 

@@ -6,10 +6,8 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from sb3_ddpg_scratch.bench import run as running
-from sb3_ddpg_scratch.bench import show, sweep
-from sb3_ddpg_scratch.bench.checkpoints import measure_checkpoints
-from sb3_ddpg_scratch.bench.results import Setting, table, write_json
+from sb3_ddpg_scratch.bench import schedule
+from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_json
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
 from sb3_ddpg_scratch.cli import app
 
@@ -17,7 +15,7 @@ TINY = Workload("", (16, 12), 8, cores=1, seconds=0.05, filled=50)
 
 
 @pytest.mark.parametrize("contender", [*CONTENDERS, "auto", "floor"])
-def test_every_contender_is_measured_in_a_process_of_its_own(contender):
+def test_every_contender_is_measured_in_its_own_process(contender):
     if not installed(contender):
         pytest.skip(f"{contender} is not installed")
     result = measure(replace(TINY, contender=contender))
@@ -34,7 +32,7 @@ def test_several_environments_and_updates():
     assert result["steps_per_s"] > 10
 
 
-def test_a_failure_is_told_with_its_log():
+def test_a_failure_is_reported_with_its_log():
     with pytest.raises(RuntimeError, match=r"analytic at \[16,12\]/8 failed:(.|\n)*Nowhere"):
         measure(replace(TINY, contender="analytic", env="Nowhere-v0"))
 
@@ -59,8 +57,8 @@ def test_ratios_are_within_rounds_at_the_better_number_of_cores():
     assert setting.ratios("analytic", "sb3", "updates_per_s") == [4.0, 7.0, 5.0]
     assert setting.ratios("analytic", "sb3", "steps_per_s") == [500 / 60] * 3
     assert setting.ratios("analytic", "sbx", "updates_per_s") == []
-    headings, rows = table(setting)
-    ours = dict(zip(headings, rows[1], strict=True))
+    rows = table(setting)
+    ours = dict(zip(HEADINGS, rows[1], strict=True))
     assert ours == {
         "contender": "analytic",
         "cores": "1",
@@ -73,7 +71,7 @@ def test_ratios_are_within_rounds_at_the_better_number_of_cores():
         "set-up s": "3.2",
         "peak MB": "310",
     }
-    assert dict(zip(headings, rows[0], strict=True))["cores"] == "1 / 2"
+    assert dict(zip(HEADINGS, rows[0], strict=True))["cores"] == "1 / 2"
 
 
 def test_json_holds_every_measurement(tmp_path):
@@ -92,23 +90,23 @@ def test_rounds_are_interleaved_and_an_interruption_keeps_what_was_measured(monk
         order.append((workload.contender, workload.cores))
         return {"updates_per_s": 1.0}
 
-    monkeypatch.setattr(running, "measure", pretended)
+    monkeypatch.setattr(schedule, "measure", pretended)
     settings = [[replace(TINY, contender=name) for name in ("sb3", "analytic")]]
-    results = running.run(settings, 3, lambda *_: None)
+    results = schedule.run(settings, 3, lambda *_: None)
     assert order == [("sb3", 1), ("analytic", 1)] * 2 + [("sb3", 1)]
     assert [len(r) for r in results[0].rounds] == [2, 2, 1]
 
 
-def test_a_failure_is_kept_and_the_others_go_on(monkeypatch):
+def test_a_failure_is_kept_and_the_others_continue(monkeypatch):
     def pretended(workload):
         if workload.contender == "sb3":
             raise RuntimeError("sb3 failed")
         return {"updates_per_s": 1.0}
 
-    monkeypatch.setattr(running, "measure", pretended)
+    monkeypatch.setattr(schedule, "measure", pretended)
     kept = []
     settings = [[replace(TINY, contender=name) for name in ("sb3", "analytic")]]
-    (setting,) = running.run(settings, 2, lambda *_: None, lambda results: kept.append(len(results[0].rounds)))
+    (setting,) = schedule.run(settings, 2, lambda *_: None, lambda results: kept.append(len(results[0].rounds)))
     assert setting.failures == ["sb3 failed"] * 2
     assert setting.values("analytic", 1, "updates_per_s") == [1.0, 1.0]
     assert kept == [1, 2]
@@ -117,7 +115,7 @@ def test_a_failure_is_kept_and_the_others_go_on(monkeypatch):
 def test_command(tmp_path, monkeypatch):
     """The command itself, with processes replaced by numbers."""
     monkeypatch.setattr(
-        running, "measure", lambda w: {"updates_per_s": 10.0 * w.cores, "steps_per_s": 5.0, "setup_s": 1, "peak_mb": 2}
+        schedule, "measure", lambda w: {"updates_per_s": 10.0 * w.cores, "steps_per_s": 5.0, "setup_s": 1, "peak_mb": 2}
     )
     path = tmp_path / "bench.json"
     result = CliRunner().invoke(app, ["bench", "--quick", "--json", str(path)], env={"COLUMNS": "200"})
@@ -126,45 +124,3 @@ def test_command(tmp_path, monkeypatch):
     assert "8 envs x 8 updates" in result.output
     assert len(json.loads(path.read_text())["settings"]) == 4
     assert CliRunner().invoke(app, ["bench", "--env", "Nowhere-v0"]).exit_code != 0
-
-
-def test_sweep_draws_a_picture(tmp_path, monkeypatch):
-    seen = []
-
-    def pretended(workload):
-        seen.append(workload)
-        return {"updates_per_s": 1e6 / workload.batch_size, "steps_per_s": 1e5 / workload.n_envs}
-
-    monkeypatch.setattr(sweep, "measure", pretended)
-    from rich.console import Console
-
-    show.run_and_draw_sweep("Pendulum-v1", True, tmp_path / "sweep.png", Console(quiet=True))
-    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    assert {w.net_arch[0] for w in seen} >= {32, 64, 128, 256, 512}
-    assert {w.n_envs for w in seen} == {1, 2, 4, 8, 16}
-    assert {w.filled for w in seen} >= {1_000, 100_000}
-
-
-def test_scores_are_of_the_last_ten_evaluations(monkeypatch):
-    from sb3_ddpg_scratch.bench import scores
-
-    saved = []
-    load = scores.np.load
-    monkeypatch.setattr(scores.np, "load", lambda path: saved.append(dict(load(path))) or saved[-1])
-    value, seconds = scores.score("analytic", 0, 400)
-    assert saved[0]["timesteps"].tolist() == list(range(20, 401, 20))
-    assert value == pytest.approx(saved[0]["results"][10:].mean())
-    assert seconds > 0
-
-
-def test_the_cost_of_checkpoints(monkeypatch):
-    monkeypatch.setattr("sb3_ddpg_scratch.bench.checkpoints.EVERY", 100)
-    costs = measure_checkpoints("Pendulum-v1", 2000)
-    # Rows of 3 + 1 + 1 + 1 + 3 numbers and a byte: 2000 of them at first; then 100, or 200 when two segments are joined,
-    # and one more.
-    first, following, resume = costs["first checkpoint"], costs["a following one"], costs["resume"]
-    others = first[1] - 2000 * 37
-    assert others > 0
-    assert following[1] - others == pytest.approx(201 * 37, abs=2000)
-    assert resume[1] == 2000 * 36
-    assert all(seconds > 0 for seconds, _, _ in costs.values())

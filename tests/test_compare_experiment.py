@@ -117,7 +117,7 @@ def test_steps_are_the_baselines_for_every_arm():
         ({"arms": []}, "arms="),
         ({"envs": ["Pendulum-v7"]}, "Did you mean 'Pendulum-v1'"),
         ({"envs": ["CartPole-v1"]}, "action_space="),
-        ({"envs": None}, "--env=None"),
+        ({"envs": None}, "^--env is required"),
         ({"envs": 5}, "envs=5"),
         ({"out": 5}, "out=5"),
         ({"arms": {"a": {"algo": "ddpg", "yaml": 3}, "b": "td3"}}, "arm a: yaml=3"),

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from stable_baselines3.td3 import policies as td3_policies
 
 from sb3_ddpg_scratch import ArgumentError, DivergenceError, OUNoise, ResumableCheckpoint, ScratchDDPG
-from sb3_ddpg_scratch.compare.parity import compare_models
+from sb3_ddpg_scratch.parity import compare_models
 
 SMALL = {
     "policy_kwargs": {"net_arch": [16]},
@@ -79,7 +79,7 @@ def test_nothing_of_sb3s_ddpg_is_used():
 
     forbidden = {"polyak_update", "NormalActionNoise", "OrnsteinUhlenbeckActionNoise", "VectorizedActionNoise", "TD3", "DDPG"}
     root = pathlib.Path(sb3_ddpg_scratch.__file__).parent
-    files = [path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in ("compare", "bench")]
+    files = [path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in ("compare", "bench", "parity.py")]
     assert len(files) > 8
     for path in files:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,13 +1,13 @@
-"""The demonstration, made easy enough to end at its first evaluation."""
+"""The demonstration, made easy enough to be solved at its first evaluation."""
 
 import io
 import re
 
 import pytest
 from rich.console import Console
-from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_ddpg_scratch import ScratchDDPG, demo
+from sb3_ddpg_scratch import ScratchDDPG
+from sb3_ddpg_scratch.cli import demo
 
 
 def test_demo_stops_when_solved_and_saves(tmp_path, monkeypatch):
@@ -22,7 +22,7 @@ def test_demo_stops_when_solved_and_saves(tmp_path, monkeypatch):
     assert ScratchDDPG.load(tmp_path / "out" / "scratch_ddpg_pendulum.zip").num_timesteps == 1000
 
 
-def test_demo_says_when_it_failed(tmp_path, monkeypatch):
+def test_demo_reports_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SOLVED_RETURN", 1.0)
     monkeypatch.setattr(demo, "CHUNK_STEPS", 150)
     monkeypatch.setattr(demo, "MAX_STEPS", 300)
@@ -30,7 +30,6 @@ def test_demo_says_when_it_failed(tmp_path, monkeypatch):
         demo.run_demo(tmp_path, 0, Console(file=io.StringIO()))
 
 
-def test_random_return_is_pendulums():
+def test_random_score_is_pendulums():
     """Uniform torque: about -1,220 an episode, with a standard deviation near 300."""
-    score = demo.random_return(make_vec_env("Pendulum-v1"), 50, seed=0)
-    assert score == pytest.approx(-1220, abs=4 * 300 / 50**0.5)
+    assert demo.random_score("Pendulum-v1", 50, seed=0) == pytest.approx(-1220, abs=4 * 300 / 50**0.5)

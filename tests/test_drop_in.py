@@ -24,7 +24,6 @@ import pytest
 import torch as th
 from conftest import POLICY_OF, PointEnv, same, snapshot
 from stable_baselines3 import DDPG, TD3
-from stable_baselines3.common import buffers
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.noise import NormalActionNoise
@@ -992,11 +991,9 @@ def test_other_policies_of_td3_load(updater, observation):
 
 @scenario()
 def buffer_larger_than_free_memory(side):
-    little = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=1000))
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        patch.setitem(sys.modules, "psutil", little)
-        patch.setattr(buffers, "psutil", little)
+        patch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
         model = side.model()
     warned = sum("memory" in str(warning.message) for warning in said)
     return state(model.learn(STEPS).policy) | {"warned": warned}

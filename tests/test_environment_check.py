@@ -1,4 +1,4 @@
-"""Bad environments: numbers that are not finite in any step, wrong shapes and dtypes at the first one."""
+"""Faulty environments: numbers that are not finite at any step, wrong shapes and dtypes at the first one."""
 
 import copy
 import pickle
@@ -20,7 +20,7 @@ SMALL |= {"device": "cpu"}
 
 
 class Bad(PointEnv):
-    """Returns something else in one of its steps (0 is the reset)."""
+    """Returns something else at one of its steps (0 is the reset)."""
 
     def __init__(self, at, change, observation="vector", length=20):
         super().__init__(observation, length=length)
@@ -150,7 +150,7 @@ def test_whole_numbers_are_rewards_and_wider_floats_observations():
 
 
 class Wide(VecEnvWrapper):
-    """A VecEnv of the user's own that returns rewards as a column."""
+    """A custom VecEnv that returns rewards as a column."""
 
     def reset(self):
         return self.venv.reset()
@@ -166,7 +166,7 @@ def test_a_column_of_rewards():
         run()
 
 
-def test_in_a_process_of_its_own():
+def test_in_a_subprocess():
     env = SubprocVecEnv([lambda: Bad(1, WRONG["too long"][0])], start_method="fork")
     try:
         model = ScratchDDPG("MlpPolicy", env, **SMALL)
@@ -185,7 +185,7 @@ COPIES = {
 
 
 def clocks_of_a_copy(env, duplicate):
-    """How far the environment and its copy get by one step of the copy."""
+    """How far the environment and its copy get in one step of the copy."""
     before, twin = env.clock, duplicate(env)
     twin.step(env.action_space.low)
     return env.clock - before, twin.clock - before
@@ -208,7 +208,7 @@ def test_after_learn_an_environment_is_as_sb3_leaves_it(duplicate, steps):
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, COPIES["pickle"], COPIES["cloudpickle"]])
-def test_a_copied_model_goes_on(duplicate):
+def test_a_copied_model_continues(duplicate):
     model, _ = learn(PointEnv, PointEnv)
     twin = duplicate(model.learn(0))
     twin.learn(20)
@@ -303,7 +303,7 @@ def test_a_method_that_the_user_replaced_stays():
     assert len(calls) == 60
 
 
-def test_a_checkpoint_s_place_is_not_saved(tmp_path):
+def test_the_last_checkpoints_path_is_not_saved(tmp_path):
     model, _ = learn(PointEnv)
     model.last_checkpoint = "somewhere"
     model.save(tmp_path / "model")

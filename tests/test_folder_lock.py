@@ -119,7 +119,7 @@ def test_error_names_who_writes(start, tmp_path):
         pass
     assert isinstance(refused.value, ArgumentError)
     text = str(refused.value)
-    assert text.startswith(f"--out={str(tmp_path)!r} is not allowed: it must be a folder that nobody else is writing to.")
+    assert text.startswith(f"--out={str(tmp_path)!r} is invalid: it must be a folder that nobody else is writing to.")
     assert f"Process {process.pid} on {socket.gethostname()} ({sys.executable} -c ' import sys from pathlib" in text
     assert text.endswith("...) is writing to it: wait for it, stop it, or choose another folder.")
     process.communicate("")

@@ -17,8 +17,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch import ScratchDDPG
-from sb3_ddpg_scratch.compare.parity import compare_models
 from sb3_ddpg_scratch.networks import Actor, Critic
+from sb3_ddpg_scratch.parity import compare_models
 from sb3_ddpg_scratch.policies import ACTIVATIONS, MlpPolicy
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater

@@ -28,12 +28,12 @@ from stable_baselines3.common.utils import LinearSchedule, get_linear_fn
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch import ArgumentError, GaussianNoise, OUNoise, ScratchDDPG
-from sb3_ddpg_scratch.compare.parity import compare_models
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
 from sb3_ddpg_scratch.model_file.allowed import BUILT
 from sb3_ddpg_scratch.model_file.arrays import array_from_buffer
 from sb3_ddpg_scratch.model_file.unpickling import DataUnpickler
+from sb3_ddpg_scratch.parity import compare_models
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 200, "learning_starts": 10, "batch_size": 8, "seed": 0}
 SMALL |= {"device": "cpu"}

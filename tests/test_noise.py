@@ -27,7 +27,7 @@ def paths(noise, steps: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("theta", "dt", "sigma"), [(0.15, 1.0, 0.2), (0.15, 0.01, 0.2), (0.5, 1.0, 1.0)])
-def test_ou_is_the_process_of_its_closed_form(theta, dt, sigma):
+def test_ou_matches_its_closed_form(theta, dt, sigma):
     """An AR(1) process of coefficient c = 1 - theta dt: variance after k steps, stationary limit, autocorrelation."""
     noise = OUNoise(np.zeros(1), sigma, theta, dt, seed=0)
     noise.set_n_envs(20_000)
@@ -108,7 +108,7 @@ def test_reset_is_per_environment():
     np.testing.assert_array_equal(noise.state, [[1.0, -1.0]] * 3)
 
 
-def test_without_reset_on_episode_only_a_restart_goes_back():
+def test_without_reset_on_episode_only_restart_resets():
     noise = OUNoise(np.zeros(1), 0.0, initial_noise=1.0, reset_on_episode=False)
     assert noise()[0] == pytest.approx(0.85)
     noise.reset()
@@ -117,7 +117,7 @@ def test_without_reset_on_episode_only_a_restart_goes_back():
     assert noise()[0] == pytest.approx(0.85)
 
 
-def test_sigma_moves_linearly_and_a_reset_does_not_undo_it():
+def test_sigma_changes_linearly_and_a_reset_does_not_undo_it():
     noise = GaussianNoise(np.zeros(1), 1.0, final_sigma=0.2, decay_steps=4)
     seen = []
     for _ in range(6):
@@ -160,7 +160,7 @@ def test_unseeded_noise_follows_numpys_global_seed():
     assert not np.array_equal(draws[0], draws[2])
 
 
-def test_pickle_goes_on_and_a_copy_goes_its_own_way():
+def test_a_pickle_continues_and_a_copy_diverges():
     noise = OUNoise(np.zeros(2), 1.0, seed=0)
     noise()
     twin, copied = pickle.loads(pickle.dumps(noise)), copy.deepcopy(noise)
@@ -179,7 +179,7 @@ def test_in_sb3s_algorithm_every_environment_has_its_own_noise(seed):
     assert len(np.unique(sample)) == 3
 
 
-def test_in_sb3s_algorithm_the_seed_decides():
+def test_sb3s_algorithm_seeds_the_noise():
     def actions():
         noise = GaussianNoise(np.zeros(1), 0.3)
         model = DDPG("MlpPolicy", make_vec_env("Pendulum-v1", seed=0), action_noise=noise, seed=3, **SMALL).learn(30)
@@ -194,13 +194,13 @@ def make_model(n_envs=1, noise="ou", seed=0, **extra):
     )
 
 
-def test_the_models_seed_decides():
+def test_the_model_seeds_the_noise():
     runs = [make_model(seed=seed).learn(20).action_noise.state for seed in (0, 0, 1)]
     assert np.array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0], runs[2])
 
 
-def test_learn_again_goes_on_with_the_process():
+def test_learning_again_continues_the_process():
     model = make_model()
     model.learn(30)
     state, steps = model.action_noise.state.copy(), model.action_noise.num_steps
@@ -229,7 +229,7 @@ def test_size_follows_a_change_of_environments_after_loading(tmp_path, noise, sa
     assert np.shape(model.action_noise()) == ((1,) if loaded == 1 else (loaded, 1))
 
 
-def test_saved_noise_goes_on_where_it_was(tmp_path):
+def test_saved_noise_continues_where_it_was(tmp_path):
     model = make_model(noise={"type": "ou", "sigma": 0.3, "final_sigma": 0.1, "decay_steps": 100}).learn(50)
     model.save(tmp_path / "model")
     loaded = ScratchDDPG.load(tmp_path / "model")
@@ -250,7 +250,7 @@ def test_names_and_dicts():
 
 
 class Constant(ActionNoise):
-    """A noise of the user's own, whose shape cannot be known before it is called."""
+    """A custom noise whose shape is unknown before it is called."""
 
     def __init__(self, value):
         super().__init__()
@@ -277,7 +277,7 @@ class Constant(ActionNoise):
         (OrnsteinUhlenbeckActionNoise(np.zeros(()), np.ones(1)), ["(1,)", "()"]),
     ],
 )
-def test_bad_noise_is_refused_at_construction(spec, words):
+def test_invalid_noise_is_rejected_at_construction(spec, words):
     with pytest.raises(ArgumentError) as error:
         make_model(noise=spec)
     assert all(word in str(error.value) for word in words), str(error.value)
@@ -305,7 +305,7 @@ def test_a_noise_is_never_broadcast(value):
         ({"seed": -1}, "seed"),
     ],
 )
-def test_bad_arguments(arguments, word):
+def test_invalid_arguments(arguments, word):
     with pytest.raises(ArgumentError, match=word.replace("*", r"\*")):
         OUNoise(**{"mean": np.zeros(2), "sigma": 0.1} | arguments)
 
@@ -317,8 +317,8 @@ def test_bad_arguments(arguments, word):
     n_envs=st.integers(1, 6),
     shape=st.lists(st.integers(1, 3), min_size=0, max_size=2).map(tuple),
 )
-def test_any_process_is_the_recurrence(theta, sigma, n_envs, shape):
-    """Whatever the settings: each value is the last one, drawn to the mean, plus sigma times the generator's draw."""
+def test_every_process_follows_the_recurrence(theta, sigma, n_envs, shape):
+    """With any settings: each value is the last one, pulled toward the mean, plus sigma times the generator's draw."""
     noise = OUNoise(np.zeros(shape), sigma, theta, seed=1)
     noise.set_n_envs(n_envs)
     draws = np.random.default_rng(np.random.SeedSequence([1]))

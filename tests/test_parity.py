@@ -1,4 +1,4 @@
-"""ScratchDDPG's parameters and optimiser entries against SB3's own, bit for bit, and the command that shows it."""
+"""ScratchDDPG's parameters and optimizer entries against SB3's own, bit for bit, and the command that shows it."""
 
 import json
 
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import OUNoise, ScratchDDPG
 from sb3_ddpg_scratch.cli import app
-from sb3_ddpg_scratch.compare.parity import ParityResult, compare_models, difference, flatten, run_parity
+from sb3_ddpg_scratch.parity import ParityResult, compare_models, difference, flatten, run_parity
 
 STEPS = 1000
 TD3_SWITCHES = {"policy_delay": 2, "target_policy_noise": 0.2, "target_noise_clip": 0.5}
@@ -100,7 +100,7 @@ def test_equals_sb3_with_our_own_noise():
 
 
 def test_equals_sb3_with_dropout_when_it_draws_sb3s_target_noise():
-    """SB3's DDPG draws a target noise and clips it to zero; told to do so too, ours leaves torch's generator the same."""
+    """SB3's DDPG draws a target noise and clips it to zero; set up the same, ours consumes the same random numbers."""
     from stable_baselines3.common.torch_layers import FlattenExtractor
 
     class Dropout(FlattenExtractor):
@@ -138,7 +138,7 @@ def test_difference_by_hand():
 
 
 def test_parity_sees_a_difference():
-    """A single weight moved by the smallest step that float32 knows is found, and named."""
+    """A single weight changed by the smallest step of float32 is found, and named."""
     theirs = make_model(DDPG, CASES["one environment"], gaussian)
     ours = make_model(ScratchDDPG, CASES["one environment"], gaussian)
     assert max(compare_models(theirs, ours).values()) == 0

@@ -1,4 +1,4 @@
-"""Networks and policies: what they compute, how they begin, and that every form of them trains, saves and loads."""
+"""Networks and policies: what they compute, how they are initialized, and that every combination trains, saves and loads."""
 
 import itertools
 
@@ -79,7 +79,7 @@ def test_policy_and_actor_save_and_load_by_themselves(tmp_path, norm, action_lay
 
 @pytest.mark.parametrize("n_critics", [1, 2])
 @pytest.mark.parametrize("net_arch", [None, [], [7], {"pi": [8], "qf": [6, 5]}])
-def test_begins_with_sb3s_weights_under_sb3s_names(net_arch, n_critics):
+def test_initial_weights_and_names_are_sb3s(net_arch, n_critics):
     th.manual_seed(0)
     theirs = TD3Policy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, net_arch=net_arch, n_critics=n_critics)
     th.manual_seed(0)
@@ -90,7 +90,7 @@ def test_begins_with_sb3s_weights_under_sb3s_names(net_arch, n_critics):
 
 
 def test_action_joins_the_second_layer():
-    """The first layer sees the observation alone: its sums, by hand, then the action beside them."""
+    """The first layer sees the observation alone: its sums, by hand, then the action appended."""
     critic = make_policy(action_layer=1).critic
     first, _, second, _, last = critic.q_networks[0]
     assert (first.in_features, second.in_features) == (5, 16 + 2)
@@ -107,7 +107,7 @@ def test_action_joins_at_the_output_of_a_single_layer():
     assert critic(th.zeros(2, 5), th.zeros(2, 2))[0].shape == (2, 1)
 
 
-def test_where_batch_norm_stands():
+def test_where_batch_norm_is_applied():
     """On the state, on the actor's hidden layers, and in the critic before the action joins (Lillicrap et al. 2015)."""
     names = lambda network: [type(layer).__name__ for layer in network]  # noqa: E731
     hidden = ["Linear", "BatchNorm1d", "ReLU"]
@@ -119,7 +119,7 @@ def test_where_batch_norm_stands():
     assert policy.critic.q_networks[0][0].num_features == 5
 
 
-def test_where_layer_norm_stands():
+def test_where_layer_norm_is_applied():
     policy = make_policy(norm="layer", action_layer=1)
     for network in (policy.actor.mu, policy.critic.q_networks[0]):
         assert [type(layer).__name__ for layer in network][:6] == ["Linear", "LayerNorm", "ReLU"] * 2
@@ -214,7 +214,7 @@ def test_frozen_critic_features_get_no_gradient_from_the_actor():
         ({"critic_weight_decay": -1}, ["critic_weight_decay=-1"]),
     ],
 )
-def test_bad_settings_are_refused_at_construction(policy_kwargs, words):
+def test_invalid_settings_are_rejected_at_construction(policy_kwargs, words):
     with pytest.raises(ArgumentError) as error:
         make_model("vector", **policy_kwargs)
     assert all(word in str(error.value) for word in words), str(error.value)

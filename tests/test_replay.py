@@ -1,7 +1,6 @@
 """Packed rows against SB3's own buffers, time limits in the memory-saving mode, pickling, and memory."""
 
 import pickle
-import sys
 import warnings
 from types import SimpleNamespace
 
@@ -13,7 +12,6 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import DDPG
-from stable_baselines3.common import buffers
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -26,7 +24,7 @@ ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
 
 
 class Noise(gym.Env):
-    """Observations and rewards that are nothing but noise."""
+    """Observations and rewards that are pure noise."""
 
     observation_space, action_space = OBSERVATIONS, ACTIONS
 
@@ -96,7 +94,7 @@ def test_n_step_returns_are_sb3s(n_envs, steps, timeouts):
 
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("buffer_classes", [(ReplayBuffer, PackedReplayBuffer), (NStepReplayBuffer, PackedNStepReplayBuffer)])
-def test_normalises_as_sb3_does(n_envs, buffer_classes):
+def test_normalizes_as_sb3_does(n_envs, buffer_classes):
     env = VecNormalize(make_vec_env(Noise, n_envs=n_envs), clip_obs=1.0)
     env.reset()
     for _ in range(30):
@@ -152,8 +150,8 @@ def test_memory_saving_mode_is_the_full_buffer_with_time_limits(n_envs, steps, n
         assert th.equal(batch.next_observations[goes_on], expected.next_observations[goes_on])
 
 
-def test_memory_saving_mode_survives_a_trajectory_left_in_its_middle():
-    """A new learn() resets the environment without an end of the episode: that transition keeps its next observation."""
+def test_memory_saving_mode_survives_an_abandoned_trajectory():
+    """A new learn() resets the environment within an episode: that transition keeps its next observation."""
     buffer = PackedReplayBuffer(10, OBSERVATIONS, ACTIONS, "cpu", optimize_memory_usage=True)
     obs = lambda value: np.full((1, 2, 3), value)  # noqa: E731
     add = lambda a, b: buffer.add(obs(a), obs(b), np.zeros((1, 2)), np.zeros(1), np.array([False]), [{}])  # noqa: E731
@@ -176,7 +174,7 @@ def test_memory_saving_mode_reuses_the_places_of_last_observations():
 @pytest.mark.parametrize("saving", [False, True])
 @pytest.mark.parametrize("n_steps", [1, 4])
 @pytest.mark.parametrize("steps", [1, 7, 20, 100])
-def test_after_a_reset_it_is_like_a_fresh_one(steps, n_steps, saving):
+def test_after_a_reset_it_equals_a_new_one(steps, n_steps, saving):
     make = {1: PackedReplayBuffer, 4: PackedNStepReplayBuffer}[n_steps]
     extra = {"optimize_memory_usage": saving} | ({} if n_steps == 1 else {"n_steps": n_steps})
     used, fresh = (make(60, OBSERVATIONS, ACTIONS, "cpu", 3, **extra) for _ in range(2))
@@ -287,7 +285,7 @@ def test_an_empty_buffer_has_no_trajectory_to_end():
     assert buffer.dones.sum() == 0
 
 
-def test_reads_like_sb3s():
+def test_reads_as_sb3s_buffer():
     theirs, ours = pair(ReplayBuffer, PackedReplayBuffer, 50, n_envs=2)
     for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
         a, b = getattr(theirs, name), getattr(ours, name)
@@ -334,10 +332,8 @@ def test_bytes_against_sb3s(observation_dim, action_dim, whole, saving):
 
 
 @pytest.mark.parametrize("available", [1000, 10**9])
-def test_too_large_a_buffer_brings_sb3s_warning(monkeypatch, available):
-    psutil = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=available))
-    monkeypatch.setitem(sys.modules, "psutil", psutil)
-    monkeypatch.setattr(buffers, "psutil", psutil)
+def test_a_buffer_that_exceeds_the_memory_warns_as_sb3_does(monkeypatch, available):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available))
     said = []
     for buffer_class in (ReplayBuffer, PackedReplayBuffer):
         with warnings.catch_warnings(record=True) as caught:
@@ -350,12 +346,7 @@ def test_too_large_a_buffer_brings_sb3s_warning(monkeypatch, available):
     assert len(said[0]) == (available == 1000)
 
 
-def test_a_buffer_needs_no_psutil(monkeypatch):
-    monkeypatch.setitem(sys.modules, "psutil", None)
-    PackedReplayBuffer(50, OBSERVATIONS, ACTIONS, "cpu")
-
-
-def test_other_observations_are_refused():
+def test_other_observations_are_rejected():
     with pytest.raises(ArgumentError, match="floating-point"):
         PackedReplayBuffer(10, spaces.Box(0, 255, (8, 8, 3), np.uint8), ACTIONS)
 

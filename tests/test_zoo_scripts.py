@@ -14,8 +14,9 @@ import pytest
 from matplotlib import image
 from typer.testing import CliRunner
 
-from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, zoo_commands
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.cli import app, main
+from sb3_ddpg_scratch.cli.zoo import HELP
 from sb3_ddpg_scratch.diagnostics.recording_reader import read_recording
 from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
 
@@ -218,7 +219,7 @@ def test_help_is_the_zoos_and_ours(capsys):
         if name == "train":
             assert "--optimize-hyperparameters" in output
             assert "scratch_ddpg,"[:-1] in output.split("--algo", 2)[1]
-    assert set(zoo_commands.HELP) == set(SCRIPTS)
+    assert set(HELP) == set(SCRIPTS)
 
 
 def test_help_is_passed_on():

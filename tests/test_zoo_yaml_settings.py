@@ -115,7 +115,7 @@ def test_unknown_setting_is_named(settings, message):
 
 @pytest.mark.parametrize("key", ["policy", "n_timesteps"])
 def test_missing_setting_is_named(key):
-    with pytest.raises(ArgumentError, match=f"f.yml: {key}=None"):
+    with pytest.raises(ArgumentError, match=f"f.yml: {key} is required"):
         check_settings({name: value for name, value in VALID.items() if name != key}, "f.yml")
 
 

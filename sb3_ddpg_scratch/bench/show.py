@@ -1,85 +1,70 @@
 """The benchmark on a terminal: progress, tables, files."""
 
+import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sb3_ddpg_scratch.bench.results import Setting, table, write_json
-from sb3_ddpg_scratch.bench.run import machine, plan, run
-from sb3_ddpg_scratch.bench.sweep import draw, run_sweep
+from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_json
+from sb3_ddpg_scratch.bench.schedule import plan, run
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, installed
-from sb3_ddpg_scratch.machine import usable_cores
+from sb3_ddpg_scratch.machine import describe_machine, usable_cores, versions
 
 _EXPLANATION = (
-    "Medians over the rounds, each contender with its better number of cores (updates / environment steps). vs: quotient of "
-    "updates/s, and of environment steps/s, within each round, the median. x floor: an update's time over that of its bare "
+    "Medians over the rounds, each contender with its better number of cores (updates / environment steps). vs: median over "
+    "the rounds of the ratio of updates/s, and of environment steps/s. x floor: an update's time over that of its bare "
     "hidden-layer products on the fastest library."
 )
-# Columns of the tables, where no terminal says how many it has.
-WIDTH = 130
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as display:
-        task = display.add_task("starting", total=1)
-        yield lambda what, done, total: display.update(task, description=what, completed=done, total=total)
+_PACKAGES = ("torch", "stable-baselines3", "sbx-rl", "jax", "numba", "numpy")
+# Columns of the output where it is not a terminal.
+_WIDTH = 130
 
 
 def run_bench(env: str, quick: bool, rounds: int, json: Path | None, console: Console) -> None:
-    """
-    :param env: id of the environment
-    :param quick: measure for a shorter time
-    :param rounds: how often to measure everything
-    :param json: file for every measurement
-    :param console: where to print
-    """
-    cores = sorted({1, usable_cores()})
+    """Measure everything, print a table for each setting, and write every measurement to ``json`` if given."""
     if not console.is_terminal:
-        console.width = max(console.width, WIDTH)
-    described = machine()
-    console.print(", ".join(f"{name} {value}" for name, value in described.items()), highlight=False)
+        console.width = max(console.width, _WIDTH)
+    machine = describe_machine() | {"python": platform.python_version()}
+    machine |= dict.fromkeys(_PACKAGES, "not installed") | versions(_PACKAGES)
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
     missing = [name for name in CONTENDERS if not installed(name)]
     if missing:
         console.print(f"Not installed, and left out: {', '.join(missing)} (extras: bench for sbx, fast for compiled).")
-
-    def keep(results: list[Setting]) -> None:
-        if json is not None:
-            write_json(results, described, shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]]), json)
-
-    with _progress(console) as progress:
-        results = run(plan(env, quick, cores), rounds, progress, keep)
-    keep(results)
+    results = _run(env, quick, rounds, machine, json, console)
     if json is not None:
-        console.print(f"Wrote {json}")
+        console.print(f"Wrote {json}", soft_wrap=True)
     for failure in (text for setting in results for text in setting.failures):
-        console.print(failure, markup=False)
+        console.print(failure, markup=False, soft_wrap=True)
     for setting in results:
-        headings, rows = table(setting)
-        shown = Table(title=f"{env}, {setting.name}: {len(setting.rounds)} round(s)", title_justify="left")
-        for heading in headings:
+        console.print(f"\n{env}, {setting.name}: {len(setting.rounds)} round(s)", markup=False, soft_wrap=True)
+        shown = Table()
+        for heading in HEADINGS:
             shown.add_column(heading, justify="left" if heading == "contender" else "right", no_wrap=True)
-        for row in rows:
+        for row in table(setting):
             shown.add_row(*row)
         console.print(shown)
     console.print(_EXPLANATION)
 
 
-def run_and_draw_sweep(env: str, quick: bool, path: Path, console: Console) -> None:
-    """
-    :param env: id of the environment
-    :param quick: measure for a shorter time
-    :param path: PNG file to write
-    :param console: where to print
-    """
-    with _progress(console) as progress:
-        results = run_sweep(env, quick, progress)
-    draw(results, path)
-    console.print(f"Wrote {path}")
+def _run(env: str, quick: bool, rounds: int, machine: dict[str, Any], json: Path | None, console: Console) -> list[Setting]:
+    command = shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])
+
+    def keep(results: list[Setting]) -> None:
+        if json is not None:
+            write_json(results, machine, command, json)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as display:
+        task = display.add_task("starting", total=1)
+
+        def show_progress(what: str, done: int, total: int) -> None:
+            display.update(task, description=what, completed=done, total=total)
+
+        results = run(plan(env, quick, sorted({1, usable_cores()})), rounds, show_progress, keep)
+    keep(results)
+    return results

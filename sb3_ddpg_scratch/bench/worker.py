@@ -1,4 +1,4 @@
-"""The process that times one workload: ``python -m sb3_ddpg_scratch.bench.worker WORKLOAD BEGUN PROCESSORS``."""
+"""The process that times one workload: ``python -m sb3_ddpg_scratch.bench.worker WORKLOAD START CORES``."""
 
 import json
 import os
@@ -13,27 +13,19 @@ from sb3_ddpg_scratch.bench.workload import Workload
 
 
 def rate(action: Callable[[], object], seconds: float, warm_up: int = 3) -> float:
-    """
-    :param action: what to repeat
-    :param seconds: for how long, at least
-    :param warm_up: repetitions that do not count
-    :return: repetitions per second
-    """
+    """Repetitions per second, after ``warm_up`` ones that do not count."""
     for _ in range(warm_up):
         action()
     count = 0
-    begun = time.perf_counter()
-    while (elapsed := time.perf_counter() - begun) < seconds:
+    start = time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
         action()
         count += 1
     return count / elapsed
 
 
 def make_model(workload: Workload) -> Any:
-    """
-    :param workload: what is timed
-    :return: its model, on the CPU, with Gaussian noise 0.1 of SB3's kind, which all contenders can use
-    """
+    """The workload's model, on the CPU, with SB3's Gaussian noise of 0.1, which all contenders can use."""
     import numpy as np
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.noise import NormalActionNoise
@@ -62,20 +54,16 @@ def make_model(workload: Workload) -> Any:
     return ScratchDDPG("MlpPolicy", env, device="cpu", updater=workload.contender, **settings)
 
 
-def time_model(workload: Workload, begun: float) -> dict[str, float | str]:
-    """
-    :param workload: what is timed
-    :param begun: when the process was started, seconds since the epoch
-    :return: see :func:`~sb3_ddpg_scratch.bench.workload.measure`
-    """
+def time_model(workload: Workload, start: float) -> dict[str, float | str]:
+    """See :func:`~sb3_ddpg_scratch.bench.workload.measure`; ``start`` is when the process was started, in epoch seconds."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Clock(BaseCallback):
-        """Notes when the first step was made, and times the steps after the first thousand that trained."""
+        """Records the time of the first step, and times the steps after the first hundred that trained."""
 
         first = 0.0
         steps = 0
-        begun = 0.0
+        start = 0.0
         elapsed = 0.0
 
         def _on_step(self) -> bool:
@@ -83,20 +71,20 @@ def time_model(workload: Workload, begun: float) -> dict[str, float | str]:
             if not self.first:
                 self.first = time.time()
             if self.num_timesteps >= workload.filled + 100 * workload.n_envs:
-                self.begun = self.begun or now
-                self.elapsed = now - self.begun
+                self.start = self.start or now
+                self.elapsed = now - self.start
                 self.steps += 1
             return self.elapsed < workload.seconds
 
     model, clock = make_model(workload), Clock()
     model.learn(10**9, callback=clock, log_interval=None)
-    # The first counted step began the clock, so one fewer was timed.
+    # The first counted step started the clock, so one fewer was timed.
     steps_per_s = (clock.steps - 1) * workload.n_envs / clock.elapsed
     updates = rate(lambda: model.train(workload.gradient_steps, workload.batch_size), workload.seconds)
     return {
         "updates_per_s": updates * workload.gradient_steps,
         "steps_per_s": steps_per_s,
-        "setup_s": clock.first - begun,
+        "setup_s": clock.first - start,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "updater": model._updater.pick(model._networks()).name if workload.contender == "auto" else workload.contender,
     }
@@ -104,10 +92,8 @@ def time_model(workload: Workload, begun: float) -> dict[str, float | str]:
 
 def time_floor(workload: Workload) -> dict[str, float | str]:
     """
-    The hidden layers' products of one update and nothing else: five forward, three to the inputs, two to the weights.
-
-    :param workload: sizes, for two hidden layers
-    :return: how many updates a second these alone would allow, each product on the fastest of MKL, oneDNN and OpenBLAS
+    Updates per second that the products of two hidden layers alone would allow: five forward, three to the inputs, two to
+    the weights, each on the fastest of MKL, oneDNN and OpenBLAS.
     """
     import numpy as np
     import torch as th
@@ -131,16 +117,16 @@ def time_floor(workload: Workload) -> dict[str, float | str]:
 
 
 def main() -> None:
-    """Time what the command line says, and print the result as one line of JSON."""
-    fields, begun, processors = json.loads(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
-    if processors:
-        os.sched_setaffinity(0, processors)
+    """Time the workload on the command line, and print the result as one line of JSON."""
+    fields, start, cores = json.loads(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
+    if cores:
+        os.sched_setaffinity(0, cores)
     workload = Workload(**fields | {"net_arch": tuple(fields["net_arch"])})
     if workload.contender != "sbx":
         import torch as th
 
         th.set_num_threads(workload.cores)
-    print(json.dumps(time_floor(workload) if workload.contender == "floor" else time_model(workload, begun)))
+    print(json.dumps(time_floor(workload) if workload.contender == "floor" else time_model(workload, start)))
 
 
 if __name__ == "__main__":

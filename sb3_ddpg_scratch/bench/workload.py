@@ -19,7 +19,7 @@ class Workload:
     :param contender: ``sb3``, ``sbx``, one of our updaters, ``auto``, or ``floor`` for the bare matrix products
     :param net_arch: units of the hidden layers
     :param batch_size: transitions in an update
-    :param cores: processors that the process may use
+    :param cores: cores that the process may use
     :param n_envs: environments
     :param gradient_steps: updates after each step of all environments
     :param env: id of the environment
@@ -47,35 +47,24 @@ class Workload:
 
 
 def installed(contender: str) -> bool:
-    """
-    :param contender: a contender
-    :return: whether what it needs is installed
-    """
+    """Whether what a contender needs is installed."""
     needed = {"sbx": ("sbx", "jax"), "compiled": ("numba", "scipy")}.get(contender, ())
     return all(find_spec(package) is not None for package in needed)
 
 
 def measure(workload: Workload) -> dict[str, float | str]:
     """
-    Measure in a process of its own, bound to as many processors as it may use.
+    Measure in a new process, bound to as many cores as it may use.
 
-    :param workload: what to measure
     :return: ``updates_per_s``, ``steps_per_s``, ``setup_s`` (from the start of the process to the first environment step),
-        ``peak_mb``, and ``updater``; of the floor ``updates_per_s`` alone
-    :raises RuntimeError: if the process fails, with the end of what it said
+        ``peak_mb`` and ``updater``; only ``updates_per_s`` for the floor
+    :raises RuntimeError: if the process fails, with the end of its log
     """
-    processors = sorted(os.sched_getaffinity(0))[: workload.cores] if hasattr(os, "sched_getaffinity") else []
+    cores = sorted(os.sched_getaffinity(0))[: workload.cores] if hasattr(os, "sched_getaffinity") else []
     threads = {name: str(workload.cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    begun = time.time()
+    module = "sb3_ddpg_scratch.bench.worker"
     finished = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "sb3_ddpg_scratch.bench.worker",
-            json.dumps(asdict(workload)),
-            repr(begun),
-            json.dumps(processors),
-        ],
+        [sys.executable, "-m", module, json.dumps(asdict(workload)), repr(time.time()), json.dumps(cores)],
         env=os.environ | threads | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

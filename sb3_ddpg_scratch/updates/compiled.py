@@ -22,8 +22,9 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
+from sb3_ddpg_scratch.batches import Batches
 from sb3_ddpg_scratch.networks import Actor
-from sb3_ddpg_scratch.replay import BatchColumns, Batches, PackedReplayBuffer
+from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
 from sb3_ddpg_scratch.updates.inspection import AdamWatch, NetworksWatch, why_not_adam, why_not_compiled, why_not_its_state
 from sb3_ddpg_scratch.updates.interface import Networks, UpdateSettings

@@ -8,7 +8,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from sb3_ddpg_scratch.replay import PackedReplayBuffer, samples_packed_rows
+from sb3_ddpg_scratch.batches import samples_packed_rows
+from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
 
 @intrinsic

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -21,8 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
-from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.validation import check_action_space, check_whole_number
+from sb3_ddpg_scratch.validation import check_action_space, check_choice, check_whole_number
 
 Algorithm = Literal["ddpg", "td3"]
 Noise = Literal["none", "gaussian", "ou"]
@@ -38,7 +37,7 @@ class ParityResult:
 
     :param settings: environment, steps, seed and the rest, as given
     :param updates: updates that each side made
-    :param differences: for each parameter and optimiser entry the largest absolute difference;
+    :param differences: the largest absolute difference of each parameter and optimizer entry;
         infinite where one side lacks it, shapes differ, or only one is NaN
     """
 
@@ -57,16 +56,13 @@ class ParityResult:
         return self.updates > 0 and self.largest_difference == 0.0
 
     def by_object(self) -> dict[str, tuple[int, float]]:
-        """For the policy and each optimiser: the number of its entries and their largest difference."""
+        """Number of entries and largest difference, for the policy and each optimizer."""
         groups: dict[str, list[float]] = {}
         for name, difference in self.differences.items():
             groups.setdefault(name.split("/", 1)[0], []).append(difference)
         return {name: (len(values), max(values)) for name, values in groups.items()}
 
     def write_json(self, path: Path) -> None:
-        """
-        :param path: file to write; its folder is made
-        """
         content = self.settings | {
             "equal": self.equal,
             "updates": self.updates,
@@ -74,17 +70,13 @@ class ParityResult:
             "differences": self.differences,
             "versions": {"torch": th.__version__, "stable_baselines3": stable_baselines3.__version__, "numpy": np.__version__},
         }
-        # JSON knows no infinity: a difference that is none is written as a word.
+        # JSON has no infinity.
         text = json.dumps(content, indent=2).replace(": Infinity", ': "infinite"')
         write_whole(path, text + "\n")
 
 
 def flatten(state: Any, prefix: str = "") -> dict[str, Any]:
-    """
-    :param state: nested dicts and lists, such as ``get_parameters()`` returns
-    :param prefix: name of the whole
-    :return: every leaf by its path, joined by slashes
-    """
+    """Every leaf of nested dicts and lists, such as ``get_parameters()`` returns, by its path joined by slashes."""
     if isinstance(state, Mapping):
         items: Any = state.items()
     elif isinstance(state, (list, tuple)):
@@ -98,12 +90,7 @@ def flatten(state: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def difference(a: Any, b: Any) -> float:
-    """
-    :param a: a tensor, number, or anything that can be compared
-    :param b: another
-    :return: largest absolute difference; 0 where both are the same (NaN is the same as NaN), infinite where they cannot
-        be subtracted
-    """
+    """Largest absolute difference; 0 between NaN and NaN, infinite where the two cannot be subtracted."""
     if isinstance(a, (bool, str, type(None))) or isinstance(b, (bool, str, type(None))):
         return 0.0 if a == b else float("inf")
     first, second = th.as_tensor(a).double(), th.as_tensor(b).double()
@@ -115,11 +102,7 @@ def difference(a: Any, b: Any) -> float:
 
 
 def compare_models(a: OffPolicyAlgorithm, b: OffPolicyAlgorithm) -> dict[str, float]:
-    """
-    :param a: an algorithm
-    :param b: another with the same networks
-    :return: for each entry of ``get_parameters()`` on either side, the :func:`difference`
-    """
+    """The :func:`difference` of each entry of ``get_parameters()`` on either side."""
     first, second = flatten(a.get_parameters()), flatten(b.get_parameters())
     missing = float("inf")
     return {
@@ -142,53 +125,48 @@ def run_parity(
 
     :param env_id: a registered environment with bounded Box actions
     :param steps: environment steps for each
-    :param n_envs: number of environments; with several, as many updates are made as transitions collected
+    :param n_envs: number of environments; with several, one update is made per transition
     :param seed: the seed of both
     :param algorithm: SB3's DDPG, or SB3's TD3 against ScratchDDPG with the TD3 switches
-    :param noise: SB3's own noises, which both sides can use: none, Gaussian or Ornstein-Uhlenbeck
+    :param noise: one of SB3's own noises, which both sides can use: none, Gaussian or Ornstein-Uhlenbeck
     :param net_arch: units of each hidden layer; ``None`` for SB3's default
     :param progress: called with the name of a side and its environment steps
-    :return: the differences
     :raises ArgumentError: for values out of range
     """
     check_whole_number("steps", steps, 1)
     check_whole_number("n_envs", n_envs, 1)
-    if algorithm not in ("ddpg", "td3"):
-        raise ArgumentError("algorithm", algorithm, "'ddpg' or 'td3'")
-    sides: dict[str, tuple[type[OffPolicyAlgorithm], dict[str, Any], int]] = {
-        "SB3": (DDPG, {}, 1) if algorithm == "ddpg" else (TD3, TD3_SWITCHES, 2),
-        "ScratchDDPG": (ScratchDDPG, {"updater": "autograd"} | (TD3_SWITCHES if algorithm == "td3" else {}), 1),
+    check_choice("algorithm", algorithm, get_args(Algorithm))
+    td3 = algorithm == "td3"
+    policy_kwargs = {"n_critics": 2 if td3 else 1} | ({} if net_arch is None else {"net_arch": list(net_arch)})
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "device": "cpu",
+        "buffer_size": max(steps, n_envs),
+        "learning_starts": min(100, steps // 10),
+        "gradient_steps": -1 if n_envs > 1 else 1,
     }
-    n_critics = 2 if algorithm == "td3" else 1
+    sides: dict[str, tuple[type[OffPolicyAlgorithm], dict[str, Any]]] = {
+        "SB3": (TD3 if td3 else DDPG, {}),
+        "ScratchDDPG": (ScratchDDPG, {"updater": "autograd"} | (TD3_SWITCHES if td3 else {})),
+    }
     models: list[OffPolicyAlgorithm] = []
-    for name, (model_class, extra, _) in sides.items():
+    for name, (model_class, extra) in sides.items():
         env = make_vec_env(env_id, n_envs=n_envs, seed=seed)
         check_action_space(env.action_space)
         model = model_class(
             _policy_name(env.observation_space),
             env,
-            seed=seed,
-            device="cpu",
-            buffer_size=max(steps, n_envs),
-            learning_starts=min(100, steps // 10),
-            gradient_steps=-1 if n_envs > 1 else 1,
             action_noise=_make_noise(noise, env),
-            policy_kwargs={"n_critics": n_critics} | ({} if net_arch is None else {"net_arch": list(net_arch)}),
+            policy_kwargs=policy_kwargs.copy(),
+            **settings,
             **extra,
         )
-        model.learn(steps, callback=None if progress is None else _Ticks(name, progress))
+        model.learn(steps, callback=None if progress is None else _ProgressCallback(name, progress))
         env.close()
         models.append(model)
-    settings = {
-        "env": env_id,
-        "steps": steps,
-        "n_envs": n_envs,
-        "seed": seed,
-        "algorithm": algorithm,
-        "noise": noise,
-        "net_arch": None if net_arch is None else list(net_arch),
-    }
-    return ParityResult(settings, models[0]._n_updates, compare_models(*models))
+    given: dict[str, Any] = {"env": env_id, "steps": steps, "n_envs": n_envs, "seed": seed}
+    given |= {"algorithm": algorithm, "noise": noise, "net_arch": None if net_arch is None else list(net_arch)}
+    return ParityResult(given, models[0]._n_updates, compare_models(*models))
 
 
 def _policy_name(observation_space: gym.Space) -> str:
@@ -198,19 +176,16 @@ def _policy_name(observation_space: gym.Space) -> str:
 
 
 def _make_noise(noise: Noise, env: VecEnv) -> ActionNoise | None:
+    check_choice("noise", noise, get_args(Noise))
     zeros = np.zeros(env.action_space.shape or ())
     if noise == "none":
         return None
     if noise == "gaussian":
         return NormalActionNoise(zeros, zeros + 0.1)
-    if noise == "ou":
-        return OrnsteinUhlenbeckActionNoise(zeros, zeros + 0.2)
-    raise ArgumentError("noise", noise, "'none', 'gaussian' or 'ou'")
+    return OrnsteinUhlenbeckActionNoise(zeros, zeros + 0.2)
 
 
-class _Ticks(BaseCallback):
-    """Tells how far a training is."""
-
+class _ProgressCallback(BaseCallback):
     def __init__(self, name: str, progress: Progress) -> None:
         super().__init__()
         self.name = name

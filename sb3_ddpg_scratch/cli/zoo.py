@@ -26,7 +26,7 @@ _PANEL = "RL Zoo (each with the options of its script)"
 
 
 class _PassedOn(TyperCommand):
-    """A command whose arguments, --help included, are another parser's."""
+    """A command that leaves its arguments, --help included, to another parser."""
 
     def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # typer's own context type moves between versions
         ctx.args = list(args)
@@ -40,23 +40,20 @@ def _run(ctx: typer.Context) -> None:
 
 
 def add_zoo_commands(app: typer.Typer) -> None:
-    """
-    :param app: the application that gets a command for each of RL Zoo's scripts
-    """
     for name, text in HELP.items():
         app.command(name, help=text, cls=_PassedOn, rich_help_panel=_PANEL)(_run)
     app.command()(presets)
 
 
 def presets(
-    out: Annotated[Path, typer.Option(help="Folder for everything; runs that it holds already are not done again.")],
+    out: Annotated[Path, typer.Option(help="Folder for everything; finished runs in it are not repeated.")],
     env: Annotated[str, typer.Option(help="A registered environment.")] = "Pendulum-v1",
-    preset: Annotated[list[str] | None, typer.Option(help="A preset, once for each; every one if not given.")] = None,
+    preset: Annotated[list[str] | None, typer.Option(help="A preset, once for each; default: all of them.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds for each, from 0.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time, with one thread each.")] = 1,
     steps: Annotated[
         int | None,
-        typer.Option(help="Steps of each run; if not given, what the preset states for the environment, else 40,000."),
+        typer.Option(help="Steps of each run; default: what the preset states for the environment, else 40,000."),
     ] = None,
     evaluations: Annotated[int, typer.Option(min=1, help="Evaluations in each run, evenly spaced.")] = 20,
     eval_episodes: Annotated[int, typer.Option(min=1, help="Noise-free episodes in each evaluation.")] = 10,

@@ -1,14 +1,16 @@
-"""The demonstration: ScratchDDPG solves Pendulum-v1 while one watches."""
+"""The subcommand ``demo``: ScratchDDPG solves Pendulum-v1 while you watch."""
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from rich.console import Console
 from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ddpg_scratch.compare.random_policy import random_score
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
 from sb3_ddpg_scratch.errors import ArgumentError
@@ -20,48 +22,19 @@ CHUNK_STEPS = 20_000
 MAX_STEPS = 100_000
 
 
-def random_return(env: VecEnv, episodes: int, seed: int) -> float:
-    """
-    :param env: one environment
-    :param episodes: how many episodes to play
-    :param seed: seed of environment and actions
-    :return: mean return of uniformly random actions
-    """
-    env.seed(seed)
-    env.action_space.seed(seed)
-    env.reset()
-    returns: list[float] = []
-    while len(returns) < episodes:
-        _, _, _, infos = env.step(np.array([env.action_space.sample()]))
-        returns += [infos[0]["episode"]["r"]] if "episode" in infos[0] else []
-    return float(np.mean(returns))
-
-
-def draw_report(folder: Path, console: Console) -> None:
-    """
-    Leave ``report.html`` in a run's folder and say where it is.
-
-    :param folder: the folder, with a recording
-    :param console: where to print
-    """
-    from sb3_ddpg_scratch.diagnostics.report import write_report
-
-    try:
-        result = write_report([folder], folder / "report.html")
-    except ArgumentError as error:
-        console.print(f"No report: {error}", markup=False)
-    else:
-        console.print(f"What happened is in {result.path}, a page to open in a browser")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the trained model.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train on Pendulum-v1 until it is solved, print the score beside a random policy's, save the model, draw a report."""
+    run_demo(out, seed, Console(soft_wrap=True))
 
 
 def run_demo(out: Path, seed: int, console: Console) -> float:
     """
-    Train until 20 noise-free episodes return more than -200 in the mean, then save the model and draw a report.
+    Train until the mean return of 20 noise-free episodes exceeds -200, then save the model and draw a report.
 
-    :param out: folder for the model and the report
-    :param seed: seed of the training
-    :param console: where to print
-    :return: mean return of 20 noise-free episodes of the model that was saved
+    :return: mean return of 20 noise-free episodes of the saved model
     :raises RuntimeError: if the environment is not solved within 100,000 steps
     """
     model = ScratchDDPG(
@@ -88,16 +61,26 @@ def run_demo(out: Path, seed: int, console: Console) -> float:
         )
         callbacks = [diagnostics, watch]
         model.learn(CHUNK_STEPS, callback=callbacks, progress_bar=True, reset_num_timesteps=model.num_timesteps == 0)
-        # Other episodes than those that stopped the training: a score that chose its moment flatters.
+        # Other episodes than those that stopped the training, whose score is biased upwards by that choice.
         score = float(np.mean(evaluate_policy(model, make_vec_env(ENV_ID, seed=seed + 2000), EPISODES)[0]))
-    random_score = random_return(make_vec_env(ENV_ID), EPISODES, seed + 2000)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "scratch_ddpg_pendulum.zip"
     model.save(path)
     console.print(f"Mean return of {EPISODES} noise-free episodes after {model.num_timesteps} steps: {score:.1f}")
-    console.print(f"Mean return of a random policy: {random_score:.1f}")
+    console.print(f"Mean return of a random policy: {random_score(ENV_ID, EPISODES, seed + 2000):.1f}")
     console.print(f"Saved the model to {path}")
-    draw_report(out, console)
+    _draw_report(out, console)
     if score <= SOLVED_RETURN:
         raise RuntimeError(f"{ENV_ID} was not solved in {MAX_STEPS} steps with seed {seed}: try another --seed")
     return score
+
+
+def _draw_report(folder: Path, console: Console) -> None:
+    from sb3_ddpg_scratch.diagnostics.report import write_report
+
+    try:
+        result = write_report([folder], folder / "report.html")
+    except ArgumentError as error:
+        console.print(f"No report: {error}", markup=False)
+    else:
+        console.print(f"What happened is in {result.path}, a page to open in a browser")

@@ -1,4 +1,4 @@
-"""Whether the fast updaters learn what the reference learns: ``python -m sb3_ddpg_scratch.bench.scores``."""
+"""Whether the fast updaters learn what the reference learns: ``python benchmarks/scores.py``."""
 
 import tempfile
 import time
@@ -13,8 +13,8 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 
+from sb3_ddpg_scratch import ScratchDDPG
 from sb3_ddpg_scratch.bench.workload import installed
-from sb3_ddpg_scratch.ddpg import ScratchDDPG
 
 UPDATERS = ("autograd", "analytic", "compiled")
 EVALUATIONS = 20
@@ -22,14 +22,7 @@ SCORED = 10
 
 
 def score(updater: str, seed: int, steps: int) -> tuple[float, float]:
-    """
-    Train on Pendulum-v1 with networks of [64, 64] and batches of 128.
-
-    :param updater: how updates are computed
-    :param seed: seed of the training
-    :param steps: environment steps
-    :return: mean return of the last 10 of 20 noise-free evaluations of 10 episodes each, and seconds
-    """
+    """Mean return of the last 10 of 20 noise-free evaluations of 10 Pendulum-v1 episodes each, and seconds."""
     model = ScratchDDPG(
         "MlpPolicy",
         make_vec_env("Pendulum-v1", seed=seed),
@@ -42,16 +35,16 @@ def score(updater: str, seed: int, steps: int) -> tuple[float, float]:
         updater=updater,
     )
     with tempfile.TemporaryDirectory() as folder:
-        watch = EvalCallback(
+        callback = EvalCallback(
             make_vec_env("Pendulum-v1", n_envs=10, seed=seed + 1000),
             eval_freq=steps // EVALUATIONS,
             n_eval_episodes=10,
             log_path=folder,
             verbose=0,
         )
-        begun = time.perf_counter()
-        model.learn(steps, callback=watch)
-        seconds = time.perf_counter() - begun
+        start = time.perf_counter()
+        model.learn(steps, callback=callback)
+        seconds = time.perf_counter() - start
         results = np.load(Path(folder) / "evaluations.npz")["results"]
     return float(results[-SCORED:].mean()), seconds
 

@@ -1,34 +1,27 @@
-"""Planning and running a benchmark: every contender in a process of its own, in interleaved rounds."""
+"""Planning and running a benchmark: every contender in its own process, in interleaved rounds."""
 
-import os
-import platform
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from sb3_ddpg_scratch.bench.results import Setting
+from sb3_ddpg_scratch.bench.rounds import Setting
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
-from sb3_ddpg_scratch.machine import processor, versions
 
 SIZES = (((64, 64), 64), ((256, 256), 256), ((400, 300), 256))
 
+# Called with what is measured next, how many measurements are done, and how many there will be.
 Progress = Callable[[str, int, int], None]
 
 
 def plan(env: str, quick: bool, cores: Iterable[int]) -> list[list[Workload]]:
-    """
-    :param env: id of the environment
-    :param quick: measure for a shorter time
-    :param cores: numbers of processors to measure with
-    :return: for each setting, what is measured in one round
-    """
+    """For each setting, the workloads of one round."""
     seconds = 0.5 if quick else 1.2
     names = [name for name in CONTENDERS if installed(name)]
     settings = []
     for net_arch, batch_size in SIZES:
         common = Workload("", net_arch, batch_size, 1, env=env, seconds=seconds)
         settings.append([replace(common, contender=name, cores=c) for name in [*names, "floor"] for c in cores])
-    vectorised = Workload("", (256, 256), 256, 1, n_envs=8, gradient_steps=8, env=env, seconds=seconds)
-    settings.append([replace(vectorised, contender=name, cores=c) for name in names for c in cores])
+    vectorized = Workload("", (256, 256), 256, 1, n_envs=8, gradient_steps=8, env=env, seconds=seconds)
+    settings.append([replace(vectorized, contender=name, cores=c) for name in names for c in cores])
     return settings
 
 
@@ -36,11 +29,9 @@ def run(
     settings: list[list[Workload]], rounds: int, progress: Progress, keep: Callable[[list[Setting]], None] | None = None
 ) -> list[Setting]:
     """
-    :param settings: see :func:`plan`
-    :param rounds: how often to go through all of them
-    :param progress: called with what is measured next, how many were and how many will be
+    Measure every workload once in each round. Failures are collected, and Ctrl-C returns the results so far.
+
     :param keep: called with the results so far after each setting of each round
-    :return: the results; of an interruption by Ctrl-C, those until then. What failed is in ``failures``
     """
     results = [Setting(workloads[0].setting) for workloads in settings]
     total = rounds * sum(map(len, settings))
@@ -61,14 +52,3 @@ def run(
     except KeyboardInterrupt:
         progress("interrupted", done, total)
     return results
-
-
-def machine() -> dict[str, str]:
-    """Processor, number of processors, system and versions."""
-    packages = ("torch", "stable-baselines3", "sbx-rl", "jax", "numba", "numpy")
-    return {
-        "processor": processor(),
-        "processors": str(os.cpu_count()),
-        "system": platform.system(),
-        "python": platform.python_version(),
-    } | (dict.fromkeys(packages, "not installed") | versions(packages))

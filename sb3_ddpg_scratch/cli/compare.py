@@ -2,45 +2,33 @@
 
 import shlex
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
+from sb3_ddpg_scratch.errors import ArgumentError
+
 WORSE = 1
-
-
-class Executor(str, Enum):
-    """What ``compare --executor`` may be."""
-
-    local = "local"
-    ray = "ray"
-
-
-class FailOn(str, Enum):
-    """What ``compare --fail-on`` may be."""
-
-    worse = "worse"
 
 
 def compare(
     experiment: Annotated[
         str | None,
-        typer.Argument(help="A YAML file with what the options say, or ou_vs_gaussian, layer_norm, td3_changes; options win."),
+        typer.Argument(help="A YAML file with these options, or ou_vs_gaussian, layer_norm, td3_changes; options win."),
     ] = None,
     arm: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=ALGO[:key=value,...], once for each; ours and SB3's DDPG alike if not given."),
+        typer.Option(help="NAME=ALGO[:key=value,...], once for each; default: ours and SB3's DDPG with the same settings."),
     ] = None,
     env: Annotated[list[str] | None, typer.Option(help="A registered environment, once for each.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds for each arm on each environment, from 0.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for everything; runs that it holds are not done again.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of each run; the Zoo's for the environment if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for everything; finished runs in it are not repeated.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of each run; default: the Zoo's for the environment.")] = None,
     evaluations: Annotated[int | None, typer.Option(help="Evaluations in each run, evenly spaced (20).")] = None,
     eval_episodes: Annotated[int | None, typer.Option(help="Noise-free episodes in each evaluation (10).")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs at a time; one for each core if not given.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Runs at a time; default: one for each core.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each run (1).")] = None,
     device: Annotated[str | None, typer.Option(help="Device of the networks (cpu).")] = None,
     margin: Annotated[
@@ -52,17 +40,16 @@ def compare(
     diagnostics: Annotated[
         bool | None, typer.Option("--diagnostics", help="Also record Q of each arm's first seed, and draw them side by side.")
     ] = None,
-    executor: Annotated[Executor, typer.Option(help="Where runs are performed.")] = Executor.local,
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="Where runs are executed.")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without it Ray runs on this machine.")] = None,
-    fail_on: Annotated[FailOn | None, typer.Option(help="Exit with 1 if an arm is worse than the baseline.")] = None,
+    fail_on: Annotated[Literal["worse"] | None, typer.Option(help="Exit with 1 if an arm is worse than the baseline.")] = None,
 ) -> None:
     """Train arms with several seeds on environments; say whether they are the same, better or worse, and show it."""
     from sb3_ddpg_scratch.compare.comparison import check_extras, run_comparison
     from sb3_ddpg_scratch.compare.experiment import experiment_from, read_experiment
     from sb3_ddpg_scratch.compare.plan import plan_comparison
-    from sb3_ddpg_scratch.errors import ArgumentError
 
-    if ray_address is not None and executor is not Executor.ray:
+    if ray_address is not None and executor != "ray":
         raise ArgumentError("--ray-address", ray_address, "left out without --executor ray")
     check_extras()
     options: dict[str, Any] = {
@@ -74,11 +61,10 @@ def compare(
     content = (read_experiment(experiment) if experiment is not None else {}) | given
     plan = plan_comparison(experiment_from(content))
     command = shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])
-    console = Console()
-    outcome = run_comparison(plan, console, command, ray_address, executor is Executor.ray)
+    outcome = run_comparison(plan, Console(), command, ray_address, executor == "ray")
     if outcome.failed or outcome.summary is None:
         raise typer.Exit(1)
-    if fail_on is FailOn.worse:
+    if fail_on == "worse":
         from sb3_ddpg_scratch.compare.conclusions import worst_verdict
 
         if worst_verdict(outcome.summary) == "worse":

@@ -1,0 +1,62 @@
+"""Batches of any replay buffer as the rows that the fast updaters read."""
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
+
+
+def samples_packed_rows(buffer: ReplayBuffer) -> bool:
+    """Whether a buffer's batches are our packed rows: its ``sample`` is not overridden."""
+    return (
+        isinstance(buffer, PackedReplayBuffer)
+        and type(buffer).sample is PackedReplayBuffer.sample
+        and "sample" not in vars(buffer)
+    )
+
+
+class Batches:
+    """The batches of several updates as rows, all drawn at once where the buffer packs its transitions."""
+
+    def __init__(
+        self,
+        buffer: ReplayBuffer,
+        batch_size: int,
+        count: int,
+        columns: BatchColumns,
+        gamma: float,
+        env: VecNormalize | None = None,
+    ) -> None:
+        self.buffer, self.batch_size, self.columns, self.env = buffer, batch_size, columns, env
+        self._gamma = gamma
+        self._sampled: ReplayBufferSamples
+        # What the next Q-value is multiplied by in addition to the continuation.
+        self.discount = 1.0
+        self.packed = samples_packed_rows(buffer)
+        if self.packed:
+            assert isinstance(buffer, PackedReplayBuffer)
+            self._indices = buffer.draw(batch_size, count)
+            self.discount = 1.0 if buffer.continuation_is_discounted else gamma
+
+    def prepare(self) -> int:
+        """Sample the next batch unless it is drawn already; returns its size, which a custom buffer may choose itself."""
+        if self.packed:
+            return self.batch_size
+        self._sampled = self.buffer.sample(self.batch_size, env=self.env)
+        return len(self._sampled.rewards)
+
+    def write(self, number: int, rows: th.Tensor | np.ndarray) -> None:
+        """Write the batch that was prepared last, the ``number``-th, into float32 rows on the CPU."""
+        if self.packed:
+            self.buffer.gather(self._indices[number], rows, self.env)  # type: ignore[attr-defined]
+            return
+        batch, columns, out = self._sampled, self.columns, th.as_tensor(rows)
+        out[:, columns.observation] = batch.observations.flatten(1)
+        out[:, columns.action] = batch.actions
+        out[:, columns.next_observation] = batch.next_observations.flatten(1)
+        out[:, columns.reward] = batch.rewards[:, 0]
+        discounts = self._gamma if batch.discounts is None else batch.discounts
+        out[:, columns.continuation] = ((1 - batch.dones) * discounts)[:, 0]

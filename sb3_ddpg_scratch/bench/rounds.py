@@ -1,0 +1,101 @@
+"""What the rounds of a benchmark say: medians, spreads, and ratios within each round."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from sb3_ddpg_scratch.atomic import write_whole
+
+# The measurements of one round, by contender and number of cores.
+Round = dict[tuple[str, int], dict[str, float | str]]
+
+HEADINGS = ("contender", "cores", "updates/s", "spread", "env steps/s", "vs SB3", "vs SBX", "x floor", "set-up s", "peak MB")
+
+
+@dataclass
+class Setting:
+    """All rounds of one network and batch size, and what failed in them, with the end of its log."""
+
+    name: str
+    rounds: list[Round] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def values(self, contender: str, cores: int, metric: str) -> list[float]:
+        """The metric's value in each round that has one."""
+        found = [r[contender, cores].get(metric) for r in self.rounds if (contender, cores) in r]
+        return [float(value) for value in found if value is not None]
+
+    def contenders(self) -> list[str]:
+        """Those that were measured, in the order in which they ran."""
+        return list(dict.fromkeys(name for r in self.rounds for name, _ in r))
+
+    def best_cores(self, contender: str, metric: str) -> int | None:
+        """The number of cores with which a contender's median is best."""
+        medians = {
+            cores: median(values)
+            for cores in sorted({c for r in self.rounds for name, c in r if name == contender})
+            if (values := self.values(contender, cores, metric))
+        }
+        return max(medians, key=lambda cores: medians[cores]) if medians else None
+
+    def ratios(self, contender: str, other: str, metric: str) -> list[float]:
+        """A contender's value over the other's in each round, both with their better number of cores."""
+        ours, theirs = self.best_cores(contender, metric), self.best_cores(other, metric)
+        if ours is None or theirs is None:
+            return []
+        pairs = [(r.get((contender, ours)), r.get((other, theirs))) for r in self.rounds]
+        return [float(a[metric]) / float(b[metric]) for a, b in pairs if a and b]
+
+
+def write_json(settings: list[Setting], machine: dict[str, Any], command: str, path: Path) -> None:
+    """Write every measurement, with the machine and the command, to a file whose folder is created."""
+    described = [
+        {
+            "setting": setting.name,
+            "rounds": [
+                [{"contender": name, "cores": cores} | values for (name, cores), values in r.items()] for r in setting.rounds
+            ],
+        }
+        for setting in settings
+    ]
+    content = {"command": command, "machine": machine, "settings": described}
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+def table(setting: Setting) -> list[list[str]]:
+    """A row of text under :data:`HEADINGS` for each contender."""
+    return [row for contender in setting.contenders() if (row := _row(setting, contender))]
+
+
+def _row(setting: Setting, contender: str) -> list[str]:
+    cores = setting.best_cores(contender, "updates_per_s")
+    if cores is None:
+        return []
+    updates = setting.values(contender, cores, "updates_per_s")
+    steps_cores = setting.best_cores(contender, "steps_per_s")
+    steps = setting.values(contender, steps_cores, "steps_per_s") if steps_cores else []
+    floor = setting.ratios("floor", contender, "updates_per_s") if contender != "floor" else []
+    return [
+        contender,
+        f"{cores}" if steps_cores in (cores, None) else f"{cores} / {steps_cores}",
+        _median(updates, ",.0f"),
+        f"{min(updates):,.0f} to {max(updates):,.0f}",
+        _median(steps, ",.0f"),
+        _against(setting, contender, "sb3"),
+        _against(setting, contender, "sbx"),
+        _median(floor, ".2f"),
+        _median(setting.values(contender, cores, "setup_s"), ".1f"),
+        _median(setting.values(contender, cores, "peak_mb"), ".0f"),
+    ]
+
+
+def _against(setting: Setting, contender: str, other: str) -> str:
+    if contender in (other, "floor"):
+        return "-"
+    return " / ".join(_median(setting.ratios(contender, other, metric), ".2f") for metric in ("updates_per_s", "steps_per_s"))
+
+
+def _median(values: list[float], form: str) -> str:
+    return format(median(values), form) if values else "-"

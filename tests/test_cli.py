@@ -1,0 +1,55 @@
+"""The command itself: its errors as users read them, in terminals of any width."""
+
+import pytest
+from rich.console import Console
+
+from sb3_ddpg_scratch import ArgumentError, __version__
+from sb3_ddpg_scratch.bench import show
+from sb3_ddpg_scratch.cli import app, main
+from sb3_ddpg_scratch.cli.parity import _show
+from sb3_ddpg_scratch.parity import ParityResult
+
+LONG_NAME = "some_package.envs:A-Very-Long-Name-Of-An-Environment-That-Fits-No-Line-v0"
+
+
+def run(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.argv", ["sb3-ddpg-scratch", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return exit_.value.code, *capsys.readouterr()
+
+
+def test_version(monkeypatch, capsys):
+    assert run(monkeypatch, capsys, "--version") == (0, f"sb3-ddpg-scratch {__version__}\n", "")
+
+
+def test_a_name_in_an_error_is_never_broken_across_lines(monkeypatch, capsys):
+    status, _, errors = run(monkeypatch, capsys, "bench", "--env", LONG_NAME)
+    assert (status, errors) == (2, f"Error: --env='{LONG_NAME}' is invalid: it must be a registered environment.\n")
+
+
+def test_a_missing_option_is_required(monkeypatch, capsys):
+    status, _, errors = run(monkeypatch, capsys, "compare", "--seeds", "3")
+    assert (status, errors) == (2, "Error: --env is required.\n")
+    assert str(ArgumentError("--out", None, "given", "Choose a folder.")) == "--out is required. Choose a folder."
+
+
+def test_a_name_above_a_table_is_never_broken_across_lines(capsys):
+    result = ParityResult({"env": LONG_NAME, "steps": 10}, 5, {"policy/weight": 0.0})
+    _show(Console(width=30), result)
+    assert f"{LONG_NAME}: 10 steps, 5 updates\n" in capsys.readouterr().out
+
+
+def test_interruption(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(show, "run_bench", interrupt)
+    assert run(monkeypatch, capsys, "bench") == (130, "", "Interrupted.\n")
+
+
+def test_every_command_has_a_help_text():
+    names = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert names >= {"parity", "demo", "report", "bench", "compare", "export", "presets", "train", "enjoy"}
+    assert all(command.help or command.callback.__doc__ for command in app.registered_commands)
