@@ -1,23 +1,34 @@
-# `make demo` and `make test` set everything up by themselves, in .venv beside this file.
+# Each target sets up what it needs by itself, in .venv beside this file.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 # Small networks run slower on several torch threads than on one; the tests use one process per core instead.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test lint format test-sb3 clean
+.PHONY: demo test lint format docs test-sb3 clean
 
-$(READY): pyproject.toml constraints.txt
+$(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+
+# What the demonstration needs and no more.
+$(VENV)/.ready-demo: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	$(INSTALL) '.[demo]'
 	touch $@
 
-demo: $(READY)
+$(VENV)/.ready-docs: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	$(INSTALL) '.[docs]'
+	touch $@
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	$(INSTALL) '.[dev]'
+	touch $@
+
+demo: $(VENV)/.ready-demo
 	$(BIN)/sb3-ddpg-scratch demo
 
-lint: $(READY)
+lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -25,12 +36,17 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n auto
 
-format: $(READY)
+format: $(VENV)/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# SB3's own test-suite with DDPG and TD3 replaced by ScratchDDPG. Its tests come with its source distribution.
-test-sb3: $(READY)
+# The site, in build/docs/index.html. A warning, such as a link that leads nowhere, is an error.
+docs: $(VENV)/.ready-docs
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --fresh-env docs build/docs
+	$(BIN)/python docs/check_links.py build/docs
+
+# SB3's own test suite with DDPG and TD3 replaced by ScratchDDPG. Its tests come with its source distribution.
+test-sb3: $(VENV)/.ready
 	rm -rf build/sb3 && mkdir -p build/sb3
 	version=$$($(BIN)/python -c 'import stable_baselines3; print(stable_baselines3.__version__)') && \
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest build/sb3 stable-baselines3==$$version && \

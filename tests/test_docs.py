@@ -1,0 +1,107 @@
+"""The documentation: its code blocks run, and its commands, files and links exist."""
+
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from sb3_ddpg_scratch.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+STEPS_IN_A_TEST = 250
+
+
+def blocks(page, language):
+    return [text for found, text in BLOCK.findall(page.read_text()) if found == language]
+
+
+def shortened(code):
+    """The same code with short trainings: the blocks have to run, not to learn."""
+    code = re.sub(r"(?<=\.learn\()[\d_]+", lambda steps: str(min(int(steps[0]), STEPS_IN_A_TEST)), code)
+    return code.replace(", progress_bar=True", "").replace("n_eval_episodes=20", "n_eval_episodes=1")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some blocks show warnings on purpose
+        for block in blocks(page, "python"):
+            exec(compile(shortened(block), page.name, "exec"), names)
+
+
+def console_commands():
+    """Each command of the console blocks and of the tables, with the page that has it."""
+    for page in PAGES:
+        lines = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+        lines += re.findall(r"`(sb3-ddpg-scratch [^`]*)`", page.read_text())
+        for line in lines:
+            yield page.name, line
+
+
+def test_commands_exist(capsys, monkeypatch):
+    """Every subcommand and every option that a page uses is in that subcommand's help."""
+    monkeypatch.setenv("COLUMNS", "200")
+    used = {}
+    for page, line in console_commands():
+        program, *arguments = shlex.split(line)
+        if program == "sb3-ddpg-scratch" and arguments and not arguments[0].startswith("-"):
+            options = {argument for argument in arguments[1:] if re.match(r"--?[a-z]", argument)} - {"--help"}
+            used.setdefault(arguments[0], set()).update((page, option) for option in options)
+    assert len(used) > 10
+    for subcommand, options in used.items():
+        monkeypatch.setattr(sys, "argv", ["sb3-ddpg-scratch", subcommand, "--help"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (0, None), subcommand
+        text = capsys.readouterr().out
+        for page, option in options:
+            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text), f"{page}: {subcommand} {option}"
+
+
+def test_scripts_and_make_targets_exist():
+    targets = set(re.findall(r"^([a-z\d-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    found = 0
+    for page in PAGES:
+        for target in re.findall(r"make ([a-z][a-z\d-]*)(?=[`\s])", "\n".join(blocks(page, "console"))):
+            found += 1
+            assert target in targets, f"{page.name}: make {target}"
+    assert found >= 5
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/index.md"])
+def test_links_lead_to_files(name):
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{name}: {target}"
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_version_is_in_one_place():
+    """The citation has the version of the package."""
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    assert f"version: {version[1]}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{version[1]}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_versions_in_constraints_are_releases():
+    assert not re.search(r"nightly|\.dev\d", (ROOT / "constraints.txt").read_text())
+
+
+def test_the_demonstration_needs_no_further_packages():
+    """What `make demo` runs imports none of the packages that only other extras bring."""
+    others = {"ray", "playwright", "onnx", "mujoco", "rliable", "pandas"}
+    code = f"import sys, sb3_ddpg_scratch.cli; assert not {others!r} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
