@@ -131,7 +131,7 @@ def test_bad_arguments_are_refused_at_construction(settings, words):
         (spaces.MultiBinary(2), ["action_space", "Box"]),
         (spaces.Box(-np.inf, np.inf, (2,), np.float32), ["action_space", "bounded"]),
         (spaces.Box(np.array([-1, -np.inf], np.float32), np.ones(2, np.float32)), ["action_space", "bounded"]),
-        (spaces.Box(np.array([0, 1], np.float32), np.ones(2, np.float32)), ["action_space", "wider"]),
+        (spaces.Box(np.array([0, 1], np.float32), np.ones(2, np.float32)), ["action_space", "positive size"]),
     ],
 )
 def test_bad_action_spaces_are_refused_at_construction(space, words):
