@@ -97,7 +97,7 @@ def test_many_bad_records_are_not_listed_one_by_one(tmp_path):
         file.write(b"nonsense\n" * 100)
     problems = read_recording(tmp_path).problems
     assert len(problems) == 6
-    assert "94 more" in problems[-1]
+    assert "95 more" in problems[-1]
 
 
 def test_what_cannot_be_read_at_all_is_named(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 
 from sb3_ddpg_scratch.diagnostics.recording_writer import FORMAT, RECORDING_FILE, VERSION
 
+MOST_LISTED = 5
 _MEASURED = (
     *("seconds", "q_mean", "q_abs_mean", "target_mean", "td_error", "critic_loss", "actor_loss"),
     *("critic_grad_norm", "actor_grad_norm", "saturated", "sigma", "largest_return"),
@@ -114,15 +115,11 @@ def read_recording(folder: Path) -> Recording:
             records = [kept for kept in records if kept["step"] <= record["step"] and kept["kind"] != "end"]
         records.append(record)
     recording = _assemble(path, header, records)
-    recording.problems = [f"{path}, line {number}: {reason}; skipped." for number, reason in _shortened(skipped)]
+    listed = list(skipped.items())[:MOST_LISTED]
+    recording.problems = [f"{path}, line {number}: {reason}; skipped." for number, reason in listed]
+    if len(skipped) > len(listed):
+        recording.problems.append(f"{path}: {len(skipped) - len(listed)} more lines are not valid; skipped.")
     return recording
-
-
-def _shortened(skipped: dict[int, str], limit: int = 5) -> list[tuple[int | str, str]]:
-    listed: list[tuple[int | str, str]] = list(skipped.items())
-    if len(listed) <= limit:
-        return listed
-    return [*listed[:limit], (f"{listed[limit][0]} and {len(listed) - limit - 1} more", "are not valid either")]
 
 
 def read_header(path: Path) -> dict[str, Any]:
