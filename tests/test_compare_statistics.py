@@ -176,7 +176,7 @@ def test_all_four_verdicts(rng):
     # Many seeds show a difference that is too small to matter.
     verdict, why = judged(np.tile(a, 20) + 0.5, np.tile(a, 20), 2.0)
     assert verdict == "equivalent"
-    assert "hardly chance, but too small to matter" in why
+    assert "significant, but too small to matter" in why
     # Enough seeds for equal arms, but these lie at the margin's edge.
     wide = np.linspace(-1, 1, 40)
     verdict, why = judged(wide + 0.5, wide, 0.51, welch_p=0.06)

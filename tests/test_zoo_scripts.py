@@ -18,6 +18,7 @@ from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.cli import app, main
 from sb3_ddpg_scratch.cli.zoo import HELP
 from sb3_ddpg_scratch.diagnostics.recording_reader import read_recording
+from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -235,6 +236,19 @@ def test_other_algorithms_keep_their_own_settings(tmp_path, monkeypatch, capsys)
     output = capsys.readouterr().out
     assert re.search(r"Loading hyperparameters from: .*rl_zoo3/hyperparams/td3.yml", output)
     assert (tmp_path / "logs" / "td3" / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
+
+
+def test_other_algorithms_have_diagnostics_and_locks_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["-n", "20", "--eval-freq", "-1", "--env", "Pendulum-v1", "-params", "learning_starts:10", "buffer_size:100"]
+    run_script("train", ["--algo", "ddpg", "--diagnostics", *options])
+    run = tmp_path / "logs" / "ddpg" / "Pendulum-v1_1"
+    assert read_recording(run).header
+    assert (run / "report.html").is_file()
+    assert (run / ".lock").exists()
+    # Released with the command: the next one in this process may have the folder.
+    with hold_folder(run, "run"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def _left_out(scores: Scores) -> list[str]:
         if absent and arm != scores.baseline:
             notes.append(
                 f"{arm} overall is without {', '.join(absent)}: both arms need two finished runs there, and the baseline a "
-                "mean score that can be told from a random policy's."
+                "mean score that differs from a random policy's."
             )
     return notes
 

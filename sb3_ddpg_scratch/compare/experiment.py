@@ -105,7 +105,7 @@ def experiment_from(settings: Mapping[str, Any]) -> Experiment:
     content["envs"] = tuple(dict.fromkeys(envs))
     for key in ("out", "baseline", "device"):
         if not isinstance(content.get(key, ""), (str, Path, type(None))):
-            raise ArgumentError(key, content[key], "a text")
+            raise ArgumentError(key, content[key], "a string")
     content["out"] = Path(content["out"])
     return Experiment(**content)
 
@@ -116,7 +116,7 @@ def _arms(arms: Any) -> tuple[Arm, ...]:
     if isinstance(arms, list) and arms and all(isinstance(text, str) for text in arms):
         return tuple(parse_arm(text) for text in arms)
     raise ArgumentError(
-        "arms", arms, "a mapping from names to settings with 'algo', or a list of texts", f"As in {_ARM_FORM}."
+        "arms", arms, "a mapping from names to settings with 'algo', or a list of strings", f"As in {_ARM_FORM}."
     )
 
 
@@ -131,7 +131,7 @@ def _arm(name: str, content: Any) -> Arm:
     arm = Arm(name, content["algo"], content.get("preset"), content.get("yaml"), overrides)
     for key, value in (("preset", arm.preset), ("yaml", arm.yaml)):
         if not isinstance(value, (str, type(None))):
-            raise ArgumentError(f"arm {name}: {key}", value, "a text")
+            raise ArgumentError(f"arm {name}: {key}", value, "a string")
     if arm.preset is not None and arm.yaml is not None:
         raise ArgumentError(f"arm {name}: preset", arm.preset, "left out beside yaml", "Give one of the two.")
     return arm

@@ -32,7 +32,6 @@ _SEED = 0
 
 Strata = Sequence[np.ndarray]
 Interval = tuple[float, float]
-NO_INTERVAL = (nan, nan)
 
 
 def iqm(scores: Strata) -> float:
@@ -42,10 +41,7 @@ def iqm(scores: Strata) -> float:
 
 def iqm_interval(scores: Strata, resamples: int = RESAMPLES) -> Interval:
     """95% interval of :func:`iqm`; NaN where an environment has fewer than two seeds."""
-    if min(map(len, scores)) < 2:
-        return NO_INTERVAL
-    low, high = _bootstrap(scores, _iqm_along, resamples)
-    return float(low), float(high)
+    return _interval(scores, _iqm_along, resamples)
 
 
 def iqm_curve(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -83,10 +79,7 @@ def improvement(a: Strata, b: Strata) -> float:
 
 def improvement_interval(a: Strata, b: Strata, resamples: int = RESAMPLES) -> Interval:
     """95% interval of :func:`improvement`; NaN where either arm has fewer than two seeds."""
-    if min(map(len, [*a, *b])) < 2:
-        return NO_INTERVAL
-    low, high = _bootstrap([*a, *b], _improvement_along, resamples)
-    return float(low), float(high)
+    return _interval([*a, *b], _improvement_along, resamples)
 
 
 def _iqm_along(*scores: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -104,6 +97,13 @@ def _improvement_along(*scores: np.ndarray, axis: int = -1) -> np.ndarray:
         difference = x[..., :, None] - y[..., None, :]
         chances.append(0.5 + 0.5 * np.sign(difference).mean(axis=(-2, -1)))
     return np.mean(chances, axis=0)
+
+
+def _interval(samples: Strata, statistic: Any, resamples: int) -> Interval:
+    if min(map(len, samples)) < 2:
+        return nan, nan
+    low, high = _bootstrap(samples, statistic, resamples)
+    return float(low), float(high)
 
 
 def _bootstrap(samples: Sequence[np.ndarray], statistic: Any, resamples: int) -> Any:

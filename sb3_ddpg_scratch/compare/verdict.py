@@ -58,11 +58,11 @@ def reasons(comparison: Comparison) -> str:
     means += f" (90% interval {amount(found.low, sign=True)} to {amount(found.high, sign=True)})"
     sentence = means[0].upper() + means[1:]
     if not comparison.margin > 0:
-        return f"{sentence}. No margin can be set: the baseline's range over a random policy is nothing, or not known."
+        return f"{sentence}. No margin can be set: the baseline's range over a random policy is zero or unknown."
     unit = " of the baseline's range" if comparison.relative else ""
     margin = f"the margin of ±{amount(comparison.margin)}{unit}"
     if verdict == "equivalent":
-        real = " The difference is hardly chance, but too small to matter." if comparison.welch_p < ALPHA else ""
+        real = " The difference is significant, but too small to matter." if comparison.welch_p < ALPHA else ""
         return f"Within {margin}: {means}.{real}"
     if verdict == "undecided":
         return f"The difference may be nothing, or more than {margin}: {means}. {_missing(comparison)}"
@@ -74,7 +74,7 @@ def _missing(comparison: Comparison) -> str:
     needed, has = comparison.seeds_needed, min(comparison.seeds)
     if needed is not None and needed > has:
         return f"With this spread it takes about {needed:,} seeds an arm to show that equal arms are equal; there are {has}."
-    return f"The difference lies near the margin: it takes more seeds than the {has} an arm that there are."
+    return f"The difference is near the margin: it takes more seeds than the {has} per arm that there are."
 
 
 def p_value(p: float | None) -> str:
