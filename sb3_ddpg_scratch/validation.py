@@ -12,12 +12,7 @@ from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError
 
 
 def check_action_space(action_space: spaces.Space) -> None:
-    """
-    DDPG acts in a box whose bounds are finite, whatever they are in each dimension.
-
-    :param action_space: the environment's action space
-    :raises ActionSpaceError: for any other space
-    """
+    """DDPG acts in a box whose bounds are finite, whatever they are in each dimension."""
     if not isinstance(action_space, spaces.Box):
         raise ActionSpaceError(
             "action_space", action_space, "a gymnasium.spaces.Box", "For discrete actions use SB3's DQN or PPO."
@@ -36,25 +31,12 @@ def check_action_space(action_space: spaces.Space) -> None:
 
 
 def check_whole_number(name: str, value: Any, minimum: int) -> None:
-    """
-    :param name: the argument
-    :param value: its value
-    :param minimum: smallest value allowed
-    :raises ArgumentError: unless it is a whole number, at least the minimum
-    """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
         raise ArgumentError(name, value, f"a whole number, at least {minimum}")
 
 
 def check_number(name: str, value: Any, low: float, high: float = np.inf, low_allowed: bool = True) -> None:
-    """
-    :param name: the argument
-    :param value: its value
-    :param low: lower bound
-    :param high: upper bound, itself allowed if finite
-    :param low_allowed: whether the lower bound itself is allowed
-    :raises ArgumentError: unless it is a finite number within the bounds
-    """
+    """Check that a number is finite and within the bounds, which are included (the lower one with ``low_allowed``)."""
     fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not fits or not low <= value <= high or (value == low and not low_allowed):
         interval = f"{'[' if low_allowed else '('}{low:g}, {high:g}{']' if np.isfinite(high) else ')'}"
@@ -62,11 +44,7 @@ def check_number(name: str, value: Any, low: float, high: float = np.inf, low_al
 
 
 def check_learning_rate(name: str, value: Any) -> None:
-    """
-    :param name: the argument
-    :param value: its value
-    :raises ArgumentError: unless it is a schedule (a callable) or a finite number, at least 0
-    """
+    """Check that a learning rate is a schedule (a callable) or a finite number, at least 0."""
     if callable(value):
         return
     if isinstance(value, str):
@@ -80,10 +58,6 @@ def check_learning_rate(name: str, value: Any) -> None:
 
 
 def check_train_freq(train_freq: Any) -> None:
-    """
-    :param train_freq: a number of steps, or a pair of a number and its unit
-    :raises ArgumentError: for anything else
-    """
     units = [unit.value for unit in TrainFrequencyUnit]
     if isinstance(train_freq, TrainFreq):
         frequency, unit = train_freq.frequency, train_freq.unit.value
@@ -96,12 +70,6 @@ def check_train_freq(train_freq: Any) -> None:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """
-    :param name: the argument
-    :param value: its value
-    :param choices: the values allowed
-    :raises ArgumentError: for any other
-    """
     if value not in choices:
         raise ArgumentError(name, value, "one of " + ", ".join(map(repr, choices)))
 

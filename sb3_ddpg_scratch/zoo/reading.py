@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize
-from sb3_ddpg_scratch.model_file.allowed import own_class
+from sb3_ddpg_scratch.model_file.allowlist import own_class
 from sb3_ddpg_scratch.zoo.manager import mapping_from_text
 from sb3_ddpg_scratch.zoo.saved_yaml import SavedYamlLoader
 

@@ -11,8 +11,8 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ddpg_scratch.checkpoint.callback import ResumableCheckpoint
-from sb3_ddpg_scratch.checkpoint.files import checkpoints_in
 from sb3_ddpg_scratch.checkpoint.resuming import read_newest
+from sb3_ddpg_scratch.checkpoint.storage import checkpoints_in
 from sb3_ddpg_scratch.checkpoint.training import restore_training
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError
