@@ -17,7 +17,7 @@ from sb3_ddpg_scratch.checkpoint.environments import capture_vec_env, restore_ve
 from sb3_ddpg_scratch.checkpoint.object_state import restore_space, space_generators
 from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, head_of, layout_of, restore_buffer
 from sb3_ddpg_scratch.checkpoint.storage import Checkpoint
-from sb3_ddpg_scratch.errors import CheckpointError
+from sb3_ddpg_scratch.errors import CheckpointError, ModelFileError
 from sb3_ddpg_scratch.learn_setup import InterruptedLearn
 from sb3_ddpg_scratch.machine import processor_fingerprint
 from sb3_ddpg_scratch.model_file.tensors import check_module
@@ -108,6 +108,9 @@ def restore_training(model: Any, checkpoint: Checkpoint) -> None:
         _restore(model, checkpoint)
     except CheckpointError:
         raise
+    except ModelFileError as error:
+        problem = f"does not fit into this model: of {error.key}, {error.reason}"
+        raise CheckpointError(checkpoint.folder, problem, "Make it with the settings that it was trained with.") from error
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
         problem = f"does not fit into this model and its environment ({type(error).__name__}: {error})"
         raise CheckpointError(checkpoint.folder, problem, "Make them with the settings that it was trained with.") from error
