@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside, handed to the disk, and renamed."""
+"""Files that are whole or absent: written to a temporary file, flushed to the disk, and renamed."""
 
 import os
 from collections.abc import Iterator
@@ -9,41 +9,28 @@ from typing import BinaryIO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """
-    A file to write to, which gets its name only once everything is on the disk. After an error nothing is left of it.
-
-    :param path: the file; its folder is made, and what is there under its name is replaced
-    :raises OSError: if it cannot be written, as on a full disk
-    """
+    """A file that gets its name once everything is on the disk; its folder is made. After an error nothing is left of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
         sync_folder(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """
-    :param path: the file; its folder is made
-    :param content: what is to be in it; text as UTF-8
-    :raises OSError: if it cannot be written
-    """
+    """Write a file, text as UTF-8, whole or not at all."""
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def sync_folder(folder: Path) -> None:
-    """
-    Hand the names in a folder to the disk, where the system can do that.
-
-    :param folder: the folder
-    """
+    """Flush the names in a folder to the disk, where the system can do that."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

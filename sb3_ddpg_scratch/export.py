@@ -9,7 +9,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,7 @@ class _Normalization(nn.Module):
 
 
 class ExportedPolicy(nn.Module):
-    """
-    From the environment's observation to its action.
-
-    :param model: the algorithm
-    :param vec_normalize: whose statistics to apply, if any
-    :param channels_last: whether images come as (height, width, channels) to a policy that has the channels first
-    """
+    """From the environment's observation to its action; images may come with their channels last."""
 
     low: th.Tensor
     high: th.Tensor
@@ -60,7 +54,7 @@ class ExportedPolicy(nn.Module):
     def __init__(self, model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None, channels_last: bool) -> None:
         super().__init__()
         actor: Any = model.actor
-        # The optimiser is no part of it, and would be copied too.
+        # The optimizer is not part of it, and would be copied too.
         self.actor = copy.deepcopy(actor, {id(actor.optimizer): None}).cpu()
         self.actor.set_training_mode(False)
         space = model.observation_space
@@ -74,10 +68,7 @@ class ExportedPolicy(nn.Module):
         self.register_buffer("high", th.as_tensor(action_space.high))
 
     def forward(self, *observations: th.Tensor) -> th.Tensor:
-        """
-        :param observations: one for each key of a Dict space, in its order; shape ``(batch, ...)``
-        :return: actions in environment units, shape ``(batch, *action_shape)``
-        """
+        """Actions in environment units, from one batch of observations for each key of a Dict space, in its order."""
         prepared = {}
         for key, value in zip(self.spaces, observations, strict=True):
             x = self.normalizations[key](value) if key in self.normalizations else value
@@ -89,9 +80,7 @@ class ExportedPolicy(nn.Module):
         return th.minimum(th.maximum(actions, low), high)
 
     def example(self) -> tuple[th.Tensor, ...]:
-        """
-        :return: two observations, of the shapes and dtypes that the environment has
-        """
+        """Two observations of the environment's shapes and dtypes."""
         return tuple(self._example(key, space) for key, space in self.spaces.items())
 
     def _example(self, key: str, space: spaces.Space) -> th.Tensor:
@@ -117,25 +106,22 @@ def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: VecN
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError("ONNX files need onnx and onnxscript: pip install 'sb3-ddpg-scratch[onnx]'") from error
-    policy = _prepare(model, vec_normalize)
-    content = io.BytesIO()
-    with _quiet():
-        try:
-            program = th.onnx.export(
-                policy,
-                policy.example(),
-                dynamo=True,
-                input_names=list(policy.spaces),
-                output_names=[ACTION],
-                dynamic_shapes=_dynamic(policy),
-                opset_version=_OPSET,
-                verbose=False,
-            )
-            assert program is not None
-            program.save(content)  # type: ignore[arg-type]  # takes open files too
-        except Exception as error:
-            raise _not_exportable(policy, "ONNX", error) from error
-    write_whole(Path(path), content.getvalue())
+
+    def write(policy: ExportedPolicy, content: io.BytesIO) -> None:
+        program = th.onnx.export(
+            policy,
+            policy.example(),
+            dynamo=True,
+            input_names=list(policy.spaces),
+            output_names=[ACTION],
+            dynamic_shapes=_dynamic(policy),
+            opset_version=_OPSET,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(content)  # type: ignore[arg-type]  # takes open files too
+
+    _export(_prepare(model, vec_normalize), path, "ONNX", write)
 
 
 def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
@@ -148,14 +134,11 @@ def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Vec
     :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any
     :raises ExportError: for a policy that torch.export cannot follow
     """
-    policy = _prepare(model, vec_normalize)
-    content = io.BytesIO()
-    with _quiet():
-        try:
-            th.export.save(th.export.export(policy, policy.example(), dynamic_shapes=_dynamic(policy)), content)
-        except Exception as error:
-            raise _not_exportable(policy, "torch.export", error) from error
-    write_whole(Path(path), content.getvalue())
+
+    def write(policy: ExportedPolicy, content: io.BytesIO) -> None:
+        th.export.save(th.export.export(policy, policy.example(), dynamic_shapes=_dynamic(policy)), content)
+
+    _export(_prepare(model, vec_normalize), path, "torch.export", write)
 
 
 def _prepare(model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None) -> ExportedPolicy:
@@ -191,11 +174,18 @@ def _dynamic(policy: ExportedPolicy) -> Any:
     return (tuple({0: batch} for _ in policy.spaces),)
 
 
-def _not_exportable(policy: ExportedPolicy, form: str, error: Exception) -> ExportError:
-    extractor = type(policy.actor.features_extractor).__name__
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-    advice = "Its forward must be made of tensor operations alone, with no branches on values."
-    return ExportError(f"The policy, with its features extractor {extractor}, cannot be written by {form}: {reason}. {advice}")
+def _export(policy: ExportedPolicy, path: str | Path, form: str, write: Callable[[ExportedPolicy, io.BytesIO], None]) -> None:
+    content = io.BytesIO()
+    try:
+        with _quiet():
+            write(policy, content)
+    except Exception as error:
+        extractor = type(policy.actor.features_extractor).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        advice = "Its forward must be made of tensor operations alone, with no branches on values."
+        message = f"The policy, with its features extractor {extractor}, cannot be written by {form}: {reason}. {advice}"
+        raise ExportError(message) from error
+    write_whole(Path(path), content.getvalue())
 
 
 @contextmanager

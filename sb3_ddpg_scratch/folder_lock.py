@@ -23,14 +23,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 @contextmanager
 def hold_folder(folder: Path, name: str) -> Iterator[None]:
-    """
-    Hold a folder against whoever else would write to it: other processes, and the rest of this one. Its subfolders stay free.
-
-    :param folder: the folder, which is made
-    :param name: the argument that names it, for the error
-    :raises FolderInUseError: at once, if it is held already
-    :raises ArgumentError: if nothing can be written to it
-    """
+    """Hold a folder (not its subfolders) against other processes and the rest of this one; ``name`` is what errors call it."""
     lock, holder = FileLock(folder / _LOCK, thread_local=False), folder / _HOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +36,7 @@ def hold_folder(folder: Path, name: str) -> Iterator[None]:
             raise ArgumentError(name, str(folder), f"a folder that can be written to ({error.strerror})") from error
         warnings.warn(f"{folder} cannot be locked ({error}): make sure that nothing else writes to it.", stacklevel=3)
     try:
-        # Only words for whoever is refused: what a killed process leaves holds nothing, and half a record is none.
+        # Only for the error message: what a killed process leaves locks nothing, and an incomplete record is ignored.
         with suppress(OSError):
             holder.unlink(missing_ok=True)
             holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": _command()}))
@@ -55,10 +48,7 @@ def hold_folder(folder: Path, name: str) -> Iterator[None]:
 
 
 def holds_nothing(folder: Path) -> bool:
-    """
-    :param folder: a folder
-    :return: whether there is nothing in it but what :func:`hold_folder` leaves
-    """
+    """Whether there is nothing in a folder but what :func:`hold_folder` leaves."""
     return all(path.name in (_LOCK, _HOLDER) for path in folder.iterdir())
 
 

@@ -53,7 +53,7 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
             noise.restart()
         model.action_noise = None
     elif hasattr(noise, "base_noise") and (model.env.num_envs == 1 or noise.n_envs != model.env.num_envs):
-        # Vectorized for another number of environments, by an earlier learn(): SB3 vectorizes its base anew.
+        # Vectorized for another number of environments, by an earlier learn(): SB3 vectorizes its base again.
         model.action_noise = noise.base_noise
     model._outputs_checked = False
     try:

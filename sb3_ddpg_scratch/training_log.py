@@ -14,7 +14,7 @@ def check_losses(model: Any) -> None:
             actor_rate, critic_rate = model._learning_rates(model._current_progress_remaining)
             raise DivergenceError(
                 f"{name}={loss} in update {model._n_updates}, at environment step {model.num_timesteps}: training has "
-                "diverged and the networks are of no more use. Try a smaller learning rate (now "
+                "diverged and the networks are useless. Try a smaller learning rate (now "
                 f"learning_rate={actor_rate:g} for the actor and {critic_rate:g} for the critic), a limit for gradients "
                 f"(max_grad_norm=1.0; now {model.max_grad_norm}), or smaller rewards and observations (VecNormalize). "
                 "What the environment returns was finite." + checkpoint_hint(model.last_checkpoint)

@@ -1,5 +1,5 @@
 """
-A training that is killed again and again, by SIGKILL, at random moments and in the midst of saving, and resumed each time::
+A training that is killed again and again, by SIGKILL, at random moments and in the middle of saving, and resumed each time::
 
     python tests/killed_training.py --kills 50 --seed 0
 
@@ -105,7 +105,7 @@ def run(kills: int, seed: int, root: Path) -> dict:
     begun = time.perf_counter()
     # In this process, so that its copies need not import and prepare everything again.
     finish(root / "whole")
-    killed = {"at a random moment": 0, "in the midst of saving": 0}
+    killed = {"at a random moment": 0, "in the middle of saving": 0}
     left_unfinished, steps = 0, []
     folders = [root / "killed-0"]
     while (number := sum(killed.values())) < kills:
@@ -120,10 +120,10 @@ def run(kills: int, seed: int, root: Path) -> dict:
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status) or status == 0, "a resumed training has failed"
         if status == 0:
-            # It was through before the kill came: the next one begins anew.
+            # It was done before the kill came: the next one starts fresh.
             folders.append(root / f"killed-{len(folders)}")
             continue
-        killed["in the midst of saving" if saving else "at a random moment"] += 1
+        killed["in the middle of saving" if saving else "at a random moment"] += 1
         left_unfinished += any(folder.glob(".step_*")) or any(folder.glob("*/.*"))
         steps.append(max((int(path.name[5:]) for path in folder.glob("step_*")), default=0))
     _, status = os.waitpid(in_a_process(lambda: finish(folders[-1])), 0)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ddpg_scratch import CheckpointError, ResumableCheckpoint, ScratchDDPG
-from sb3_ddpg_scratch.checkpoint.data import Encoder, NotDataError, decode
-from sb3_ddpg_scratch.checkpoint.files import MANIFEST, STATE, newest_whole, read_checkpoint
 from sb3_ddpg_scratch.checkpoint.replay_segments import LARGEST_JOINED
+from sb3_ddpg_scratch.checkpoint.serialization import Encoder, NotDataError, decode
+from sb3_ddpg_scratch.checkpoint.storage import MANIFEST, STATE, newest_whole, read_checkpoint
 
 CASES = {"max_examples": 500, "deadline": None, "suppress_health_check": list(HealthCheck)}
 

@@ -31,8 +31,8 @@ from sb3_ddpg_scratch import (
     ResumableCheckpoint,
     ScratchDDPG,
 )
-from sb3_ddpg_scratch.checkpoint.files import newest_whole
 from sb3_ddpg_scratch.checkpoint.replay_segments import columns_of
+from sb3_ddpg_scratch.checkpoint.storage import newest_whole
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
 
 SMALL = {"learning_starts": 20, "batch_size": 8, "buffer_size": 100, "seed": 0, "updater": "analytic", "device": "cpu"}
@@ -147,8 +147,8 @@ OU = OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.1 * np.ones(1))
 CASES = {
     "pendulum": ({}, {}),
     "reference": ({}, {"updater": "autograd"}),
-    "optimised": ({"n_envs": 2}, {"optimize_memory_usage": True}),
-    "optimised reference": (
+    "optimized": ({"n_envs": 2}, {"optimize_memory_usage": True}),
+    "optimized reference": (
         {"n_envs": 2},
         {
             "optimize_memory_usage": True,
@@ -164,7 +164,7 @@ CASES = {
     "schedule of sigma": ({}, {"action_noise": {"type": "ou", "sigma": 0.3, "final_sigma": 0.1, "decay_steps": 100}}),
     "episodes": ({"env_id": "Point-v0"}, {"train_freq": (1, "episode"), "gradient_steps": -1}),
     "dict": ({"env_id": "PointDict-v0"}, {"dict": True, "updater": "auto", "policy_kwargs": {"net_arch": [4]}}),
-    "normalised": ({"n_envs": 3, "normalize": True}, {}),
+    "normalized": ({"n_envs": 3, "normalize": True}, {}),
     "stacked": ({"stacked": 3}, {}),
     "sb3's noise": ({"n_envs": 2}, {"action_noise": OU}),
     "sb3's normal noise": ({}, {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))}),

@@ -88,6 +88,37 @@ def test_nothing_of_sb3s_ddpg_is_used():
                 assert not forbidden & {alias.name for alias in node.names}, path
 
 
+def test_what_the_algorithm_calls_does_not_import_it():
+    """Checkpoints, model files and exports are given a model or its class: `ddpg.py` stands above them."""
+    import ast
+    import pathlib
+
+    import sb3_ddpg_scratch
+
+    root = pathlib.Path(sb3_ddpg_scratch.__file__).parent
+    names = ("rollout", "export", "learn_setup", "model_setup", "training_log", "validation")
+    files = [
+        *(root / "checkpoint").glob("*.py"),
+        *(root / "model_file").glob("*.py"),
+        *(root / f"{name}.py" for name in names),
+    ]
+    assert len(files) > 20
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                imported = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                assert not imported & {"sb3_ddpg_scratch.ddpg", "sb3_ddpg_scratch.ScratchDDPG"}, path
+
+
+@pytest.mark.parametrize(
+    "method", ["load", "resume", "set_parameters", "save", "load_replay_buffer", "export_onnx", "export_torch"]
+)
+def test_methods_that_pass_their_arguments_on_are_documented(method):
+    method = getattr(ScratchDDPG, method)
+    for name in inspect.signature(method).parameters:
+        assert name in ("self", "model") or f":param {name}:" in inspect.getdoc(method), name
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -175,7 +206,7 @@ def test_random_steps_and_learning_starts_are_apart(monkeypatch):
         assert updates[0] == learning_starts + 1
 
 
-def test_actions_are_stored_normalised_and_sent_in_env_units():
+def test_actions_are_stored_normalized_and_sent_in_env_units():
     env = make_vec_env(PointEnv)
     model = make_model(env, random_steps=0, action_noise=OUNoise(np.zeros(2), 2.0, seed=0))
     sent = []
@@ -559,7 +590,7 @@ def test_parameters_pass_both_ways(tmp_path, via_file, algorithm):
 
 @pytest.mark.parametrize(("algorithm", "n_envs"), [(DDPG, 1), (DDPG, 3), (TD3, 1)])
 def test_loads_what_sb3_saved_and_goes_on_as_sb3_would(tmp_path, algorithm, n_envs):
-    """After loading, both sides train on from the same seed: equal to the last bit again, optimiser states included."""
+    """After loading, both sides train on from the same seed: equal to the last bit again, optimizer states included."""
     settings = SMALL | {"policy_kwargs": {"net_arch": [16]}, "action_noise": sb3_noise(), "gradient_steps": -1}
     algorithm("MlpPolicy", make_vec_env("Pendulum-v1", n_envs, seed=0), **settings).learn(90).save(tmp_path / "theirs")
     models = []

@@ -65,7 +65,7 @@ def raw_observations(model, number):
     """Observations as the environment itself returns them."""
     env = model.get_env().unwrapped.envs[0]
     seen = [env.reset(seed=index)[0] for index in range(number)]
-    # Far beyond what was seen in training, where normalisation clips.
+    # Far beyond what was seen in training, where normalization clips.
     if isinstance(seen[0], dict):
         return {key: np.stack([one[key] for one in seen]) for key in seen[0]}
     return np.stack(seen)

@@ -30,9 +30,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ddpg_scratch import ArgumentError, GaussianNoise, OUNoise, ScratchDDPG
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
-from sb3_ddpg_scratch.model_file.allowed import BUILT
+from sb3_ddpg_scratch.model_file.allowlist import BUILT
 from sb3_ddpg_scratch.model_file.arrays import array_from_buffer
-from sb3_ddpg_scratch.model_file.unpickling import DataUnpickler
+from sb3_ddpg_scratch.model_file.data_unpickler import DataUnpickler
 from sb3_ddpg_scratch.parity import compare_models
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 200, "learning_starts": 10, "batch_size": 8, "seed": 0}
@@ -87,12 +87,12 @@ def test_no_pickle_in_the_settings_runs_anything(model_zip, tmp_path, canary, na
 
 def test_nor_under_any_other_key(model_zip, settings_of, tmp_path, canary):
     content = canary["os.system"]
-    # These follow from others and are not even looked at.
-    made_anew = {"lr_schedule", "qf_lr_schedule"} & set(settings_of)
-    assert made_anew
+    # These follow from others and are not even read.
+    recomputed = {"lr_schedule", "qf_lr_schedule"} & set(settings_of)
+    assert recomputed
     for key in settings_of:
         path = with_settings(model_zip, tmp_path / "hostile.zip", {key: content})
-        if key in made_anew:
+        if key in recomputed:
             ScratchDDPG.load(path)
             continue
         with pytest.raises(UnsafeFileError, match=r"posix\.system") as error:
@@ -171,7 +171,7 @@ def test_own_classes_give_data_and_are_not_called(model_zip, tmp_path):
             with pytest.raises(ModelFileError):
                 ScratchDDPG.load(with_settings(model_zip, tmp_path / "own.zip", {key: hostile}))
     extractor = b"\x80\x04}" + text("features_extractor_class") + named + b"s."
-    with pytest.raises(UnsafeFileError, match="which is no BaseFeaturesExtractor"):
+    with pytest.raises(UnsafeFileError, match="which is not a BaseFeaturesExtractor"):
         ScratchDDPG.load(with_settings(model_zip, tmp_path / "own.zip", {"policy_kwargs": extractor}))
     assert Attribute.calls == 0
 
@@ -381,15 +381,15 @@ WRONG_TENSORS = {
     "dtype": ("policy.pth", lambda state: state.update({"actor.mu.0.weight": th.zeros(8, 3, dtype=th.float64)}), "float64"),
     "missing": ("policy.pth", lambda state: state.pop("actor.mu.0.weight"), "lacks"),
     "more": ("policy.pth", lambda state: state.update({"actor.mu.9.weight": th.zeros(1)}), "has, and the policy has not"),
-    "no tensor": ("policy.pth", lambda state: state.update({"actor.mu.0.weight": [1.0]}), "list and no tensor"),
+    "no tensor": ("policy.pth", lambda state: state.update({"actor.mu.0.weight": [1.0]}), "list and not a tensor"),
     "stretched": (
         "actor.optimizer.pth",
         lambda state: state["state"][0].update(exp_avg=th.zeros(1).expand(10**9, 10**6)),
         r"shape is \(1000000000, 1000000\)",
     ),
     "fewer": ("actor.optimizer.pth", lambda state: state["param_groups"][0].update(params=[0]), r"\[1\] parameters"),
-    "groups": ("actor.optimizer.pth", lambda state: state.update(param_groups=[]), "the optimiser has"),
-    "nothing": ("critic.optimizer.pth", lambda state: state.clear(), "no optimiser's state"),
+    "groups": ("actor.optimizer.pth", lambda state: state.update(param_groups=[]), "the optimizer has"),
+    "nothing": ("critic.optimizer.pth", lambda state: state.clear(), "not an optimizer's state"),
 }
 
 

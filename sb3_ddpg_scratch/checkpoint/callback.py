@@ -13,9 +13,10 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ddpg_scratch.checkpoint.callback_states import environments_of
-from sb3_ddpg_scratch.checkpoint.data import NotDataError
 from sb3_ddpg_scratch.checkpoint.environments import outlive_termination
-from sb3_ddpg_scratch.checkpoint.files import (
+from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, SegmentLog, why_not_saved
+from sb3_ddpg_scratch.checkpoint.serialization import NotDataError
+from sb3_ddpg_scratch.checkpoint.storage import (
     checkpoints_in,
     newest_whole,
     prune,
@@ -24,7 +25,6 @@ from sb3_ddpg_scratch.checkpoint.files import (
     step_of,
     write_checkpoint,
 )
-from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, SegmentLog, why_not_saved
 from sb3_ddpg_scratch.checkpoint.training import capture_training
 from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError
 from sb3_ddpg_scratch.folder_lock import hold_folder
@@ -33,27 +33,27 @@ from sb3_ddpg_scratch.validation import check_whole_number
 
 class ResumableCheckpoint(BaseCallback):
     """
-    Writes checkpoints from which training goes on as if it had never been interrupted, bit for bit: networks, optimisers,
-    replay buffer, counters, noise, all random generators, ``VecNormalize``, and the environments in the midst of their
+    Writes checkpoints from which training continues as if it had never been interrupted, bit for bit: networks, optimizers,
+    replay buffer, counters, noise, all random generators, ``VecNormalize``, and the environments in the middle of their
     episodes. ``ScratchDDPG.resume(path, env)`` reads them.
 
     They are written between an update and the next step, the first time that ``every`` more steps have been made there, and
-    at the end of training. SIGTERM, as schedulers send it, makes one as well and ends ``learn`` as if it were through;
-    ``terminated`` tells whether that has happened. (Only the main thread can have signals handled.)
+    at the end of training. SIGTERM, as schedulers send it, makes one as well and ends ``learn`` as if it were done;
+    ``terminated`` tells whether that has happened. (Only the main thread can handle signals.)
 
     What other callbacks have counted is kept where it is known (evaluations, numbers of calls), or where they offer
     ``get_training_state()`` and ``set_training_state(state)``. One that draws random numbers when a rollout starts has to
     stand behind this one, or it would draw twice.
 
     Environments that cannot be captured (see :mod:`sb3_ddpg_scratch.checkpoint.environments`) begin a new episode when
-    training is resumed, which is said in a warning at the first checkpoint.
+    training is resumed, with a warning at the first checkpoint.
 
     :param path: folder for the checkpoints: empty, or that of the training that is resumed
     :param every: environment steps between two checkpoints
     :param keep: how many checkpoints to keep, the newest ones
     :param verbose: 1 to say when a checkpoint is written
     :raises ArgumentError: for numbers out of range; and, when training begins, for a folder with another training's
-        checkpoints, a model that is no ``ScratchDDPG``, or one whose buffer or noise cannot be saved
+        checkpoints, a model that is not a ``ScratchDDPG``, or one whose buffer or noise cannot be saved
     :raises FolderInUseError: when training begins, for a folder that another training is writing to
     :raises CheckpointError: when a checkpoint cannot be written; the last good one is then still there
     """
@@ -94,32 +94,32 @@ class ResumableCheckpoint(BaseCallback):
         source = model._resumed_from
         here = source is not None and source.parent.resolve() == self.path.resolve()
         if source is not None and here and self.last is None and model.num_timesteps == step_of(source):
-            self._go_on_from(source)
+            self._continue_from(source)
         else:
-            self._begin_anew()
+            self._start_fresh()
         self._handle_termination()
 
-    def _begin_anew(self) -> None:
+    def _start_fresh(self) -> None:
         """All rows that the buffer holds already are to be written with the first checkpoint."""
         if self.last is None and checkpoints_in(self.path):
-            advice = f"To go on with that training: ScratchDDPG.resume({str(self.path)!r}, env)."
+            advice = f"To continue that training: ScratchDDPG.resume({str(self.path)!r}, env)."
             raise ArgumentError("path", str(self.path), "a folder without another training's checkpoints", advice)
         self._log = SegmentLog(self.path / FOLDER)
         if self.num_timesteps < self._saved_at:
-            # Steps are counted from 0 again: the old checkpoints make room, or they would seem to be the newest.
+            # Steps are counted from 0 again: the old checkpoints are removed, or they would seem to be the newest.
             self._kept = {}
         self._saved_at = self.num_timesteps
         self.last = None
 
-    def _go_on_from(self, source: Path) -> None:
-        """Go on with the segments of the checkpoint that the training was resumed from."""
+    def _continue_from(self, source: Path) -> None:
+        """Continue with the segments of the checkpoint that the training was resumed from."""
         checkpoint, _ = newest_whole(source)
         self._log = SegmentLog(self.path / FOLDER, checkpoint.segments, checkpoint.state["buffer"]["written"])
         self._saved_at = checkpoint.step
         self.last = source
         self.model.last_checkpoint = str(source)
         for folder in reversed(checkpoints_in(self.path)):
-            # Later ones are damaged, or of another continuation: they make room when the next one is written.
+            # Later ones are damaged, or of another continuation: they are removed when the next one is written.
             if step_of(folder) <= checkpoint.step:
                 with suppress(CheckpointError):
                     self._kept[folder] = {segment.name for segment in segments_of(read_manifest(folder), folder)}
@@ -144,7 +144,7 @@ class ResumableCheckpoint(BaseCallback):
         return not self._stop
 
     def _on_training_end(self) -> None:
-        # What a callback has stopped in the midst of a step cannot be gone on with from there.
+        # A training that a callback has stopped in the middle of a step cannot continue from there.
         if self._at_rest:
             self._save()
 
@@ -198,5 +198,5 @@ class ResumableCheckpoint(BaseCallback):
         self.model._after_learn.callback(setattr, self, "_at_rest", False)
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
-        # In the midst of anything: only noted here.
+        # In the middle of anything: only noted here.
         self.terminated = True

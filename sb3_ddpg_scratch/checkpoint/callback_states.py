@@ -1,4 +1,4 @@
-"""What callbacks have counted and gathered, so that evaluations and logs go on when training is resumed."""
+"""What callbacks have counted and gathered, so that evaluations and logs continue when training is resumed."""
 
 import warnings
 from typing import Any
@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.checkpoint.environments import capture_vec_env, restore_vec_env
-from sb3_ddpg_scratch.checkpoint.objects import qualified_name
+from sb3_ddpg_scratch.checkpoint.object_state import qualified_name
 from sb3_ddpg_scratch.errors import CheckpointError
 
 # What each class counts. All else of a callback is how it was made, which the resumed training may change.
@@ -35,10 +35,7 @@ _COUNTED: dict[Any, tuple[str, ...]] = {
 
 
 def callbacks_in(root: BaseCallback) -> list[BaseCallback]:
-    """
-    :param root: a callback
-    :return: it and all that it calls, each before those it calls
-    """
+    """A callback and all that it calls, each before those it calls."""
     children = list(getattr(root, "callbacks", ()))
     children += [getattr(root, name, None) for name in ("callback", "callback_on_new_best")]
     below = [found for child in children if isinstance(child, BaseCallback) for found in callbacks_in(child)]
@@ -46,26 +43,19 @@ def callbacks_in(root: BaseCallback) -> list[BaseCallback]:
 
 
 def environments_of(root: BaseCallback) -> list[VecEnv]:
-    """
-    :param root: a callback
-    :return: the environments that it and those it calls evaluate on
-    """
+    """The environments that a callback, and those it calls, evaluate on."""
     found = (getattr(callback, "eval_env", None) for callback in callbacks_in(root))
     return [env for env in found if isinstance(env, VecEnv)]
 
 
 def capture_callbacks(root: BaseCallback) -> list[dict[str, Any]]:
-    """
-    :param root: the callback of a training
-    :return: what it and those it calls have counted, and the states of environments that they evaluate on. A callback of the
-        user's own may offer ``get_training_state()`` and ``set_training_state(state)``
-    """
+    """What a callback and those it calls have counted, and the states of environments that they evaluate on."""
     states = []
     for callback in callbacks_in(root):
         state: dict[str, Any] = {"class": qualified_name(callback)}
         state["counted"] = {name: getattr(callback, name) for name in _names_of(callback)}
         if isinstance(getattr(callback, "eval_env", None), VecEnv):
-            state["eval_env"] = capture_vec_env(callback.eval_env).state  # type: ignore[attr-defined]
+            state["eval_env"] = capture_vec_env(callback.eval_env)  # type: ignore[attr-defined]
         if hasattr(callback, "get_training_state"):
             state["own"] = callback.get_training_state()
         states.append(state)
@@ -73,12 +63,7 @@ def capture_callbacks(root: BaseCallback) -> list[dict[str, Any]]:
 
 
 def restore_callbacks(root: BaseCallback, states: list[dict[str, Any]]) -> None:
-    """
-    Give callbacks what those of the same class, in the same order, had. Others begin anew.
-
-    :param root: the callback of the training that goes on
-    :param states: from :func:`capture_callbacks`
-    """
+    """Give callbacks what those of the same class, in the same order, had. Others start fresh."""
     waiting = list(states)
     for callback in callbacks_in(root):
         state = next((state for state in waiting if state["class"] == qualified_name(callback)), None)
@@ -90,7 +75,7 @@ def restore_callbacks(root: BaseCallback, states: list[dict[str, Any]]) -> None:
             try:
                 restore_vec_env(callback.eval_env, state["eval_env"])  # type: ignore[attr-defined]
             except CheckpointError as error:
-                warnings.warn(f"Evaluations begin anew, on another environment than before. {error}", stacklevel=2)
+                warnings.warn(f"Evaluations start fresh, on another environment than before. {error}", stacklevel=2)
         if "own" in state:
             callback.set_training_state(state["own"])  # type: ignore[attr-defined]
 

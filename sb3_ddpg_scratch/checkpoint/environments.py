@@ -15,50 +15,27 @@ not be in it. An environment that keeps more than data and has no such methods i
 import functools
 import signal
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
 
-from sb3_ddpg_scratch.checkpoint.objects import capture_attributes, qualified_name, restore_attributes
+from sb3_ddpg_scratch.checkpoint.object_state import capture_attributes, qualified_name, restore_attributes
 from sb3_ddpg_scratch.errors import CheckpointError
 
 _CAPTURE, _RESTORE = "_capture_training_state", "_restore_training_state"
 _GENERATOR = ("_np_random", "_np_random_seed")
-# Of a VecEnv's own attributes those that it goes on from; the rest is how it was made, or the last step's output.
-_VEC_ENV_MEMORY = (
-    "reset_infos",
-    "_seeds",
-    "_options",
-    "buf_obs",
-    "buf_dones",
-    "buf_rews",
-    "observation_space",
-    "action_space",
-)
-
-
-class EnvironmentStates(NamedTuple):
-    """
-    The states of all environments of a ``VecEnv``.
-
-    :param state: data
-    :param obstacle: what keeps environments from being captured, in words; ``None`` if nothing does
-    """
-
-    state: dict[str, Any]
-    obstacle: str | None
+# Of a VecEnv's own attributes those that it continues from; the rest is how it was made, or the last step's output.
+_VEC_ENV_MEMORY: tuple[str, ...] = ("reset_infos", "_seeds", "_options", "buf_obs", "buf_dones", "buf_rews")
+_VEC_ENV_MEMORY += ("observation_space", "action_space")
 
 
 # --------------------------------------------------------------------------------------------------- One environment
 
 
 def capture_env(env: gym.Env) -> dict[str, Any]:
-    """
-    :param env: an environment with its wrappers
-    :return: the state of each layer from the outermost in, and under ``obstacle`` what could not be captured
-    """
+    """The state of each layer from the outermost in, and under ``obstacle`` what could not be captured."""
     layers, obstacle = [], None
     for layer in _layers(env):
         if hasattr(type(layer), "get_training_state"):
@@ -74,11 +51,7 @@ def capture_env(env: gym.Env) -> dict[str, Any]:
 
 
 def restore_env(env: gym.Env, state: dict[str, Any]) -> str | None:
-    """
-    :param env: an environment made as the captured one was
-    :param state: from :func:`capture_env`
-    :return: what is different about its layers, in words; ``None`` if they are the same
-    """
+    """Restore an environment's layers; returns how they differ from the checkpoint's, if they do."""
     layers = _layers(env)
     names, expected = [qualified_name(layer) for layer in layers], [entry["class"] for entry in state["layers"]]
     if names != expected:
@@ -139,11 +112,8 @@ class _Installer:
         return True
 
 
-def capture_vec_env(vec_env: VecEnv) -> EnvironmentStates:
-    """
-    :param vec_env: environments, in this process or in others, with wrappers around all of them
-    :return: their states
-    """
+def capture_vec_env(vec_env: VecEnv) -> dict[str, Any]:
+    """The states of environments, in this process or in others, and of their wrappers; ``obstacle`` as in one's state."""
     wrappers, base = _vec_layers(vec_env)
     obstacle = None
     captured_wrappers = []
@@ -157,11 +127,11 @@ def capture_vec_env(vec_env: VecEnv) -> EnvironmentStates:
     obstacle = obstacle or problem
     obstacle = next((env["obstacle"] for env in envs if env["obstacle"] is not None), obstacle)
     state = {"wrappers": captured_wrappers, "class": qualified_name(base), "base": captured_base, "envs": envs}
-    return EnvironmentStates(state | {"obstacle": obstacle}, obstacle)
+    return state | {"obstacle": obstacle}
 
 
 def _capture_envs(base: Any) -> tuple[list[dict[str, Any]], str | None]:
-    """The states of the environments themselves, and what keeps them from being reached, in words."""
+    """The states of the environments themselves, and what keeps them from being reached, if anything."""
     if hasattr(base, "envs"):
         return [capture_env(env) for env in base.envs], None
     try:
@@ -173,11 +143,7 @@ def _capture_envs(base: Any) -> tuple[list[dict[str, Any]], str | None]:
 
 
 def restore_vec_env(vec_env: VecEnv, state: dict[str, Any]) -> None:
-    """
-    :param vec_env: environments made as the captured ones were
-    :param state: of :func:`capture_vec_env`
-    :raises CheckpointError: if they were made in another way
-    """
+    """Restore environments that were made as the captured ones were."""
     wrappers, base = _vec_layers(vec_env)
     names = [*map(qualified_name, wrappers), qualified_name(base)]
     expected = [*(entry["class"] for entry in state["wrappers"]), state["class"]]
@@ -210,12 +176,7 @@ class _TerminationHandler:
 
 
 def outlive_termination(vec_env: VecEnv, outlive: bool) -> None:
-    """
-    Schedulers send SIGTERM to a whole group of processes, and without its environments no checkpoint could be made.
-
-    :param vec_env: environments
-    :param outlive: whether their processes, where they have some, ignore SIGTERM from now on, or end again
-    """
+    """Have environments' processes ignore SIGTERM, which schedulers send to a whole group of processes, or end again."""
     _, base = _vec_layers(vec_env)
     if isinstance(base, SubprocVecEnv) and not base.closed:
         handler = signal.SIG_IGN if outlive else signal.SIG_DFL

@@ -1,4 +1,4 @@
-"""The random generators of a process: Python's, NumPy's global one, torch's, and a GPU's."""
+"""The states of the random generators that all of a process shares."""
 
 import random
 from typing import Any
@@ -8,10 +8,7 @@ import torch as th
 
 
 def capture_generators(device: th.device) -> dict[str, Any]:
-    """
-    :param device: the model's device
-    :return: the states of all global generators, and of the device's
-    """
+    """The states of all global generators, and of the device's."""
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=True),
@@ -23,10 +20,6 @@ def capture_generators(device: th.device) -> dict[str, Any]:
 
 
 def restore_generators(states: dict[str, Any], device: th.device) -> None:
-    """
-    :param states: from :func:`capture_generators`
-    :param device: the model's device
-    """
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     th.set_rng_state(states["torch"])

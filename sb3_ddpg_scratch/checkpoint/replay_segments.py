@@ -30,15 +30,7 @@ _PACKED_COLUMNS = ("rows", "_ends", "_aside")
 
 
 class Segment(NamedTuple):
-    """
-    A file with the transitions of some time steps.
-
-    :param name: its name
-    :param start: number of its first time step
-    :param stop: number of the one after its last
-    :param bytes: its size
-    :param sha256: what it holds
-    """
+    """A file with the transitions of the time steps from ``start`` to ``stop - 1``."""
 
     name: str
     start: int
@@ -48,10 +40,7 @@ class Segment(NamedTuple):
 
 
 def why_not_saved(buffer: ReplayBuffer) -> str | None:
-    """
-    :param buffer: a replay buffer
-    :return: what keeps it from being saved in segments, in words; ``None`` if nothing does
-    """
+    """What keeps a replay buffer from being saved in segments; ``None`` if nothing does."""
     if type(buffer) in _SUPPORTED:
         return None
     names = ", ".join(cls.__name__ for cls in _SUPPORTED)
@@ -59,10 +48,7 @@ def why_not_saved(buffer: ReplayBuffer) -> str | None:
 
 
 def columns_of(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
-    """
-    :param buffer: a replay buffer
-    :return: its arrays as views of shape ``(buffer_size, ...)``
-    """
+    """A replay buffer's arrays as views of shape ``(buffer_size, ...)``."""
     packed = isinstance(buffer, PackedReplayBuffer)
     columns = {}
     for name in _PACKED_COLUMNS if packed else _SB3_COLUMNS:
@@ -75,19 +61,13 @@ def columns_of(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
 
 
 def layout_of(buffer: ReplayBuffer) -> dict[str, Any]:
-    """
-    :param buffer: a replay buffer
-    :return: its class, and each column's type and shape
-    """
+    """A replay buffer's class, and each column's dtype and shape."""
     columns = {name: [column.dtype.str, list(column.shape)] for name, column in columns_of(buffer).items()}
     return {"class": type(buffer).__name__, "columns": columns}
 
 
 def head_of(buffer: ReplayBuffer) -> dict[str, Any]:
-    """
-    :param buffer: a replay buffer
-    :return: what it has besides its columns, and the row at its position, where memory-saving buffers have begun the next
-    """
+    """What a buffer has besides its columns, and the row at its position, where memory-saving buffers have begun the next."""
     row = {name: column[buffer.pos].copy() for name, column in columns_of(buffer).items()}
     head = {"pos": buffer.pos, "full": buffer.full, "row": row}
     if isinstance(buffer, PackedReplayBuffer):
@@ -96,13 +76,7 @@ def head_of(buffer: ReplayBuffer) -> dict[str, Any]:
 
 
 class SegmentLog:
-    """
-    The segments of a buffer that is being filled.
-
-    :param folder: the folder of segments
-    :param segments: those that are there already, of a training that is resumed
-    :param written: time steps ever added to the buffer when they were written
-    """
+    """The segments of a buffer that is being filled, and the time steps ever added to it when they were written."""
 
     def __init__(self, folder: Path, segments: list[Segment] | None = None, written: int = 0) -> None:
         self.folder = folder
@@ -110,17 +84,11 @@ class SegmentLog:
         self.written = written
 
     def save(self, buffer: ReplayBuffer, added: int) -> None:
-        """
-        Write what was added since the last time, and forget segments that hold nothing the buffer still has.
-
-        :param buffer: the buffer
-        :param added: time steps added since the last time
-        :raises OSError: if it cannot be written; ``segments`` and ``written`` are as before then
-        """
+        """Write the time steps added since the last time; after an error ``segments`` and ``written`` are as before."""
         size = buffer.buffer_size
         written, segments = self.written + added, self.segments
         if written % size != buffer.pos or (written >= size) != buffer.full:
-            # Somebody else has added or removed transitions: begin anew.
+            # Somebody else has added or removed transitions: start over.
             written, segments = buffer.pos + (size if buffer.full else 0), []
         oldest = max(written - size, 0)
         segments = [segment for segment in segments if segment.stop > oldest]
@@ -162,14 +130,10 @@ def _parts(columns: dict[str, np.ndarray], start: int, stop: int, size: int) -> 
 
 
 def check_segment(folder: Path, segment: Segment) -> None:
-    """
-    :param folder: the folder of segments
-    :param segment: what one of its files should be
-    :raises CheckpointError: if it is something else
-    """
+    """Raise an error unless the segment's file is what the manifest says."""
     file = folder / segment.name
     if not _NAME.fullmatch(segment.name):
-        raise CheckpointError(file, "is no name of a segment")
+        raise CheckpointError(file, "is not the name of a segment")
     try:
         size = file.stat().st_size
         if size != segment.bytes:
@@ -187,17 +151,7 @@ def check_segment(folder: Path, segment: Segment) -> None:
 def restore_buffer(
     buffer: ReplayBuffer, folder: Path, segments: list[Segment], written: int, layout: dict[str, Any], head: dict[str, Any]
 ) -> None:
-    """
-    Read a buffer's transitions straight into its memory.
-
-    :param buffer: a fresh buffer
-    :param folder: the folder of segments, which have been checked
-    :param segments: oldest first
-    :param written: time steps ever added
-    :param layout: from :func:`layout_of`
-    :param head: from :func:`head_of`
-    :raises CheckpointError: if the buffer is of another class or size, or the segments are not its own
-    """
+    """Read a buffer's transitions from segments, which have been checked, straight into its memory."""
     if layout != layout_of(buffer):
         raise CheckpointError(
             folder, f"holds transitions of another replay buffer: {layout}, and this model's is {layout_of(buffer)}"

@@ -1,4 +1,4 @@
-"""From a checkpoint back to a model that goes on training."""
+"""From a checkpoint back to a model that continues training."""
 
 import warnings
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ddpg_scratch.checkpoint.files import Checkpoint, newest_whole
-from sb3_ddpg_scratch.checkpoint.settings import settings_from
+from sb3_ddpg_scratch.checkpoint.constructor_arguments import settings_from
+from sb3_ddpg_scratch.checkpoint.storage import Checkpoint, newest_whole
 from sb3_ddpg_scratch.checkpoint.training import restore_training
 from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError
 
@@ -16,13 +16,7 @@ Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 
 
 def read_newest(path: str | Path) -> Checkpoint:
-    """
-    The newest whole checkpoint of a folder, with a warning about those that were skipped.
-
-    :param path: a folder of checkpoints, or one checkpoint
-    :return: the checkpoint
-    :raises CheckpointError: if there is none
-    """
+    """The newest whole checkpoint of a folder, with a warning about those that were skipped."""
     checkpoint, problems = newest_whole(Path(path))
     for problem in problems:
         warnings.warn(f"Skipped a checkpoint that is not whole. {problem}", stacklevel=2)

@@ -3,7 +3,6 @@
 import platform
 import time
 import warnings
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,15 +11,16 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ddpg_scratch.checkpoint.callback_states import capture_callbacks, restore_callbacks
+from sb3_ddpg_scratch.checkpoint.constructor_arguments import capture_noise, capture_settings, make_noise_from, restore_noise
 from sb3_ddpg_scratch.checkpoint.environments import capture_vec_env, restore_vec_env
-from sb3_ddpg_scratch.checkpoint.files import Checkpoint
 from sb3_ddpg_scratch.checkpoint.generators import capture_generators, restore_generators
-from sb3_ddpg_scratch.checkpoint.objects import restore_space, space_generators
+from sb3_ddpg_scratch.checkpoint.object_state import restore_space, space_generators
 from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, head_of, layout_of, restore_buffer
-from sb3_ddpg_scratch.checkpoint.settings import capture_noise, capture_settings, make_noise_from, restore_noise
-from sb3_ddpg_scratch.errors import CheckpointError
+from sb3_ddpg_scratch.checkpoint.storage import Checkpoint
+from sb3_ddpg_scratch.errors import CheckpointError, ModelFileError
 from sb3_ddpg_scratch.learn_setup import InterruptedLearn
 from sb3_ddpg_scratch.machine import processor_fingerprint
+from sb3_ddpg_scratch.model_file.tensors import check_module
 
 _COUNTERS = (
     "num_timesteps",
@@ -38,12 +38,7 @@ _COUNTERS = (
 
 
 def capture_training(model: Any, callback: BaseCallback, written: int) -> dict[str, Any]:
-    """
-    :param model: a model between an update and the next step
-    :param callback: the callback of its ``learn``
-    :param written: time steps ever added to its replay buffer
-    :return: everything but the replay buffer's rows, as data
-    """
+    """The state of a model between an update and the next step, as data, without the replay buffer's rows."""
     assert model.env is not None
     assert model.replay_buffer is not None
     settings, missing = capture_settings(model)
@@ -61,7 +56,7 @@ def capture_training(model: Any, callback: BaseCallback, written: int) -> dict[s
         "noise": capture_noise(model.action_noise),
         "generators": capture_generators(model.device),
         "spaces": [space_generators(space) for space in (model.observation_space, model.action_space)],
-        "env": capture_vec_env(model.env).state,
+        "env": capture_vec_env(model.env),
         "buffer": {"written": written, "layout": layout_of(model.replay_buffer), "head": head_of(model.replay_buffer)},
         "log": _pending_log(logger),
         "callbacks": capture_callbacks(callback),
@@ -76,9 +71,7 @@ def _pending_log(logger: Any) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """
-    :return: what the last bits of results depend on, besides everything that a checkpoint restores
-    """
+    """What the last bits of results depend on, besides everything that a checkpoint restores."""
     return {
         "torch": str(th.__version__),
         "numpy": np.__version__,
@@ -89,18 +82,15 @@ def machine() -> dict[str, Any]:
 
 
 def restore_training(model: Any, checkpoint: Checkpoint) -> None:
-    """
-    Put a checkpoint into a fresh model, made with the same settings, and into its environments.
-
-    :param model: the model; its next ``learn`` goes on with the interrupted one
-    :param checkpoint: the checkpoint
-    :raises CheckpointError: if model or environments are made in another way than the checkpoint's
-    """
+    """Put a checkpoint into a fresh model, made with the same settings, and into its environments."""
     state = checkpoint.state
     try:
         _restore(model, checkpoint)
     except CheckpointError:
         raise
+    except ModelFileError as error:
+        problem = f"does not fit into this model: of {error.key}, {error.reason}"
+        raise CheckpointError(checkpoint.folder, problem, "Make it with the settings that it was trained with.") from error
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
         problem = f"does not fit into this model and its environment ({type(error).__name__}: {error})"
         raise CheckpointError(checkpoint.folder, problem, "Make them with the settings that it was trained with.") from error
@@ -120,7 +110,7 @@ def _restore(model: Any, checkpoint: Checkpoint) -> None:
     recorded = len(state["env"]["envs"])
     if recorded and recorded != model.env.num_envs:
         raise CheckpointError(checkpoint.folder, f"has {recorded} environments, and here are {model.env.num_envs}")
-    _check_tensors(model.policy.state_dict(), state["policy"], checkpoint)
+    check_module(model.policy, state["policy"], checkpoint.folder, "policy", exact=True)
     buffer = state["buffer"]
     restore_buffer(
         model.replay_buffer,
@@ -159,17 +149,6 @@ def _restore_when_learning(model: Any, state: dict[str, Any], callback: BaseCall
     restore_generators(state["generators"], model.device)
 
 
-def _check_tensors(own: dict[str, th.Tensor], read: dict[str, Any], checkpoint: Checkpoint) -> None:
-    describe: Callable[[dict[str, Any]], dict[str, str]] = lambda tensors: {  # noqa: E731
-        name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in tensors.items()
-    }
-    expected, found = describe(own), describe(read)
-    different = next((name for name in expected | found if expected.get(name) != found.get(name)), None)
-    if different is not None:
-        problem = f"has {different} as {found.get(different)}, and this model's is {expected.get(different)}"
-        raise CheckpointError(checkpoint.folder, problem, "Make the model with the settings that it was trained with.")
-
-
 def _restore_noise(model: Any, captured: dict[str, Any] | None, checkpoint: Checkpoint) -> None:
     noise = model.action_noise
     if captured is not None and noise is not None and type(noise).__name__ == captured["class"]:
@@ -190,5 +169,5 @@ def _warn_of_differences(model: Any, checkpoint: Checkpoint) -> None:
     if updater != checkpoint.state["updater"]:
         changes.append(f"the updater was {checkpoint.state['updater']!r} and is {updater!r}")
     if changes:
-        text = "Training goes on, but not to the same last bit as it would have without the interruption"
+        text = "Training continues, but not bit for bit as it would have without the interruption"
         warnings.warn(f"{text}: {'; '.join(changes)}.", stacklevel=2)

@@ -1,8 +1,8 @@
 """
 Reading models, replay buffers and statistics without running anybody's code.
 
-From the bottom: ``archive`` opens the zip within limits, ``arrays`` and ``allowed`` say what a pickle may build,
-``unpickling`` builds it and nothing else, ``pickles`` reads files of it, ``tensors`` reads weights and checks them against
+From the bottom: ``archive`` opens the zip within limits, ``arrays`` and ``allowlist`` say what a pickle may build,
+``data_unpickler`` builds it and nothing else, ``pickles`` reads files of it, ``tensors`` reads weights and checks them against
 the policy, ``contents`` puts a model's file together, and ``loading`` gives all of it to the algorithm.
 """
 

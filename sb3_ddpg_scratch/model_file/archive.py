@@ -12,7 +12,7 @@ from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 # What all members together may take in memory; a model with NatureCNN takes some 4 MB.
 MAX_BYTES = 4 * 2**30
 _MAX_MEMBERS = 1000
-# Weights hardly shrink and JSON shrinks some five times; what shrinks this much was made to.
+# Weights hardly shrink and JSON shrinks some five times; what shrinks more is an attack.
 _MAX_RATIO, _RATIO_MATTERS_FROM = 100, 2**20
 _CHUNK = 2**20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -20,17 +20,7 @@ _ENCRYPTED = 0x1
 
 
 def read_members(file: BinaryIO, path: Any, wanted: Callable[[str], bool], max_bytes: int = MAX_BYTES) -> dict[str, bytes]:
-    """
-    Read members of a zip archive, of which every name and every size is checked, whether wanted or not.
-
-    :param file: the archive, seekable
-    :param path: its name, for errors
-    :param wanted: whether a member is read, by its name
-    :param max_bytes: what all members together may take, in bytes, compressed or not
-    :return: the bytes of each wanted member
-    :raises UnsafeFileError: for a name that points elsewhere, or sizes above the limits
-    :raises ModelFileError: for anything that is not a whole zip archive
-    """
+    """Read members of a zip archive; every name and every size is checked, whether wanted or not."""
     size = file.seek(0, os.SEEK_END)
     _check_total(path, size, "the file itself", max_bytes)
     file.seek(0)
@@ -39,7 +29,7 @@ def read_members(file: BinaryIO, path: Any, wanted: Callable[[str], bool], max_b
             members = archive.infolist()
             check_members(members, path, max_bytes)
             return {info.filename: _read(archive, info, path) for info in members if wanted(info.filename)}
-    # zipfile raises the strangest errors for bytes that are no zip.
+    # zipfile raises many kinds of errors for bytes that are not a zip file.
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         if isinstance(error, ModelFileError):
             raise
@@ -47,13 +37,7 @@ def read_members(file: BinaryIO, path: Any, wanted: Callable[[str], bool], max_b
 
 
 def check_members(members: list[zipfile.ZipInfo], path: Any, max_bytes: int = MAX_BYTES, within: str = "") -> None:
-    """
-    :param members: what an archive's directory lists
-    :param path: its name, for errors
-    :param max_bytes: what they may take together once unpacked
-    :param within: the member that this archive is itself, if it is one
-    :raises UnsafeFileError: for names, methods or sizes that no model has
-    """
+    """Raise :class:`UnsafeFileError` for names, methods or sizes that no model has."""
     if len(members) > _MAX_MEMBERS:
         raise UnsafeFileError(path, f"it lists {len(members)} members and a model has fewer than {_MAX_MEMBERS}", within)
     seen: set[str] = set()

@@ -20,21 +20,13 @@ _MAX_POOL = 64
 
 
 def make_dtype(code: Any, align: Any = False, copy: Any = False) -> np.dtype:
-    """
-    :param code: dtype of numbers, truth values, text or objects, such as ``"f4"``
-    :param align: of no effect for these
-    :param copy: of no effect: it is always a dtype of its own, since its byte order may be set next
-    :return: the dtype
-    """
+    """A dtype of numbers, text or objects; always one of its own, since its byte order may be set next."""
     _expect(isinstance(code, str) and _PLAIN_DTYPE.fullmatch(code) is not None, "a dtype")
     return np.dtype(code, copy=True)
 
 
 def set_dtype_state(dtype: np.dtype, state: Any) -> None:
-    """
-    :param dtype: from :func:`make_dtype`
-    :param state: its byte order, with all else as it is already
-    """
+    """Set a dtype's byte order; all else has to be as it is already."""
     _expect(isinstance(state, tuple) and len(state) == 8 and state[1] in ("<", ">", "|", "="), "a dtype's state")
     true_state = np.dtype(dtype.str).__reduce__()[2]
     _expect(state[:1] + state[2:] == true_state[:1] + true_state[2:], "a dtype's state")
@@ -42,14 +34,7 @@ def set_dtype_state(dtype: np.dtype, state: Any) -> None:
 
 
 def array_from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
-    """
-    :param buffer: the array's bytes
-    :param dtype: its dtype, of no objects
-    :param shape: its shape
-    :param order: ``"C"``, ``"F"``, or ``"K"`` for axes that lie in memory in another order
-    :param axis_order: which of them each axis is; ``None`` as they lie
-    :return: the array, on these bytes
-    """
+    """An array on these bytes; order ``K`` is for axes that lie in memory in another order."""
     _expect(isinstance(buffer, (bytes, bytearray)) and order in ("C", "F", "K"), "an array's buffer")
     _check_layout(dtype, shape, len(buffer))
     if order != "K" or axis_order is None:
@@ -61,21 +46,12 @@ def array_from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, axis_orde
 
 
 def empty_array(subtype: Any, shape: Any, code: Any) -> np.ndarray:
-    """
-    :param subtype: ``numpy.ndarray``
-    :param shape: ``(0,)``, as pickles have it before an array's state follows
-    :param code: of no effect
-    :return: an array for :func:`set_array_state`
-    """
+    """An array for :func:`set_array_state`."""
     _expect(subtype is np.ndarray and shape == (0,), "an array to be filled")
     return np.empty(0, np.int8)
 
 
 def set_array_state(array: np.ndarray, state: Any) -> None:
-    """
-    :param array: from :func:`empty_array`
-    :param state: version, shape, dtype, whether in Fortran's order, and the bytes or the list of objects
-    """
     _expect(isinstance(state, tuple) and len(state) == 5 and array.size == 0, "an array's state")
     version, shape, dtype, fortran, content = state
     _expect(version == 1 and isinstance(fortran, (bool, int)), "an array's state")
@@ -88,31 +64,20 @@ def set_array_state(array: np.ndarray, state: Any) -> None:
 
 
 def make_scalar(dtype: Any, content: Any) -> Any:
-    """
-    :param dtype: a dtype of no objects
-    :param content: the number's bytes
-    :return: a NumPy scalar
-    """
     _expect(isinstance(content, bytes), "a number's bytes")
     _check_layout(dtype, (), len(content))
     return np.frombuffer(content, dtype)[0]
 
 
 def make_bit_generator(kind: Any = "PCG64") -> BitGenerator:
-    """
-    :param kind: one of NumPy's bit generators that have no buffer, or its name
-    :return: a new one
-    """
+    """One of NumPy's bit generators that have no buffer, by its class or name."""
     kind = kind.__name__ if isinstance(kind, type) else kind
     _expect(isinstance(kind, str) and kind in _GENERATORS, "a bit generator")
     return _GENERATORS[kind](0)
 
 
 def set_bit_generator_state(generator: BitGenerator, state: Any) -> None:
-    """
-    :param generator: from :func:`make_bit_generator`
-    :param state: a dict, or (since NumPy 2) a dict and the seed sequence
-    """
+    """Set the state, a dict or (since NumPy 2) a dict and the seed sequence."""
     numbers, sequence = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
     _expect(isinstance(numbers, dict) and (sequence is None or type(sequence) is SeedSequence), "a generator's state")
     if sequence is None:
@@ -122,30 +87,15 @@ def set_bit_generator_state(generator: BitGenerator, state: Any) -> None:
 
 
 def make_generator(bit_generator: Any = "PCG64", constructor: Any = None) -> Generator:
-    """
-    :param bit_generator: from :func:`make_bit_generator`, or a name for it
-    :param constructor: of no effect
-    :return: a generator
-    """
     return Generator(bit_generator if isinstance(bit_generator, BitGenerator) else make_bit_generator(bit_generator))
 
 
 def set_generator_state(generator: Generator, state: Any) -> None:
-    """
-    :param generator: from :func:`make_generator`
-    :param state: its bit generator's
-    """
     if state is not None:
         set_bit_generator_state(generator.bit_generator, state)
 
 
 def make_seed_sequence(kind: Any, checksum: Any, state: Any) -> SeedSequence:
-    """
-    :param kind: ``numpy.random.SeedSequence``
-    :param checksum: of no effect
-    :param state: ``None``, or what :func:`set_seed_sequence_state` takes
-    :return: a seed sequence
-    """
     _expect(kind is SeedSequence, "a seed sequence")
     sequence = SeedSequence(0)
     if state is not None:
@@ -154,10 +104,6 @@ def make_seed_sequence(kind: Any, checksum: Any, state: Any) -> SeedSequence:
 
 
 def set_seed_sequence_state(sequence: SeedSequence, state: Any) -> None:
-    """
-    :param sequence: from :func:`make_seed_sequence`
-    :param state: entropy, number of children, pool, its size, and the key
-    """
     _expect(isinstance(state, tuple) and len(state) == 5, "a seed sequence's state")
     entropy, children, pool, pool_size, key = state
     plain = entropy is None or _is_whole(entropy) or _whole(entropy)

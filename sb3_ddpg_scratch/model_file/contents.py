@@ -1,4 +1,4 @@
-"""A model's file as SB3 writes it, read as data: settings, weights and optimiser states."""
+"""A model's file as SB3 writes it, read as data: settings, weights and optimizer states."""
 
 import base64
 import binascii
@@ -27,24 +27,16 @@ from sb3_ddpg_scratch.model_file.tensors import read_tensors
 
 _DATA, _SYSTEM_INFO = "data", "system_info.txt"
 _VARIABLES = ("pytorch_variables.pth", "tensors.pth")
-# Made anew from the other settings by every model that is loaded, so that nobody needs to read them. SB3 before 2.7 has a
+# Computed from the other settings whenever a model is loaded, so they need not be read. SB3 before 2.7 has a
 # function among them.
-_MADE_ANEW = (
+_RECOMPUTED = (
     "lr_schedule",
     "qf_lr_schedule",
     *(f"{net}_batch_norm_stats{of}" for net in ("actor", "critic") for of in ("", "_target")),
 )
 # What no model saves, and what would stand in the way of one that is loaded.
-_NEVER_SAVED = (
-    "policy",
-    "device",
-    "env",
-    "rollout_buffer",
-    "_vec_normalize_env",
-    "_episode_storage",
-    "_logger",
-    "_custom_logger",
-)
+_SB3_NOT_SAVED: tuple[str, ...] = ("policy", "device", "env", "rollout_buffer", "_vec_normalize_env", "_episode_storage")
+_SB3_NOT_SAVED += ("_logger", "_custom_logger")
 # What this package's models do not save, besides SB3's.
 NOT_SAVED = (
     *("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread", "_outputs_checked"),
@@ -83,11 +75,10 @@ _BASES: dict[str, type] = {
 
 
 class ModelContents(NamedTuple):
-    """What a model's file holds."""
+    """Settings, and the states of networks and optimizers."""
 
     data: dict[str, Any]
     params: dict[str, Any]
-    variables: dict[str, Any]
 
 
 def read_model(
@@ -99,20 +90,7 @@ def read_model(
     max_bytes: int = MAX_BYTES,
     print_system_info: bool = False,
 ) -> ModelContents:
-    """
-    Read a model's file without running code from it.
-
-    :param path: the file, with or without ``.zip``, or an open one
-    :param model_class: the algorithm that is loaded
-    :param device: device of the tensors
-    :param custom_objects: settings that are taken from here and not read from the file
-    :param load_data: whether to read the settings, or the weights alone
-    :param max_bytes: what all of it may take in memory
-    :param print_system_info: whether to print what the file says of the system that wrote it
-    :return: settings, states of networks and optimisers, and other tensors
-    :raises UnsafeFileError: if reading it would run code, write somewhere, or take more memory than allowed
-    :raises ModelFileError: if it is damaged, or no model's file
-    """
+    """Read a model's file, or its weights alone, without running code from it."""
     if not (custom_objects is None or isinstance(custom_objects, dict)):
         raise ValueError("custom_objects argument must be a dict or None")
     wanted = {_SYSTEM_INFO} if print_system_info else set()
@@ -129,7 +107,7 @@ def read_model(
     data = {}
     if load_data:
         if _DATA not in members:
-            raise ModelFileError(path, "it has no settings, so that it is no model's file", _DATA)
+            raise ModelFileError(path, "it has no settings, so it is not a model's file", _DATA)
         data = _read_settings(members[_DATA], path, model_class, custom_objects or {})
     torch_device = get_device(device)
     tensors = {
@@ -137,18 +115,14 @@ def read_model(
         for name, content in members.items()
         if _is_state(name)
     }
-    variables = {key: value for name in _VARIABLES for key, value in _as_dict(tensors.pop(name, None)).items()}
-    if variables:
-        raise UnsafeFileError(path, f"it sets {min(variables)}, which is no network of a DDPG", _VARIABLES[0])
-    return ModelContents(data, {name.removesuffix(".pth"): value for name, value in tensors.items()}, variables)
+    variables = [value for name in _VARIABLES if isinstance(value := tensors.pop(name, None), dict)]
+    for key in sorted(str(key) for value in variables for key in value):
+        raise UnsafeFileError(path, f"it sets {key}, which is not a network of a DDPG", _VARIABLES[0])
+    return ModelContents(data, {name.removesuffix(".pth"): value for name, value in tensors.items()})
 
 
 def _is_state(name: str) -> bool:
     return name.endswith(".pth")
-
-
-def _as_dict(value: Any) -> dict[str, Any]:
-    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
 
 
 def _read_settings(content: bytes, path: Any, model_class: type, custom_objects: dict[str, Any]) -> dict[str, Any]:
@@ -157,13 +131,13 @@ def _read_settings(content: bytes, path: Any, model_class: type, custom_objects:
     except (ValueError, RecursionError) as error:
         raise ModelFileError(path, f"it is not JSON ({str(error)[:200]})", _DATA) from error
     if not isinstance(entries, dict):
-        raise ModelFileError(path, "it is no mapping of settings", _DATA)
+        raise ModelFileError(path, "it is not a mapping of settings", _DATA)
     settings = {}
     arguments = set(inspect.signature(model_class).parameters)
     for key, entry in entries.items():
         if key in custom_objects:
             settings[key] = custom_objects[key]
-        elif key not in _MADE_ANEW:
+        elif key not in _RECOMPUTED:
             _check_name(key, path, model_class)
             settings[key] = _read_setting(key, entry, path, arguments)
     for key in _NEEDED:
@@ -173,7 +147,7 @@ def _read_settings(content: bytes, path: Any, model_class: type, custom_objects:
 
 
 def _check_name(key: str, path: Any, model_class: type) -> None:
-    in_the_way = key in _NEVER_SAVED or key in NOT_SAVED or callable(getattr(model_class, key, None))
+    in_the_way = key in (*_SB3_NOT_SAVED, *NOT_SAVED) or callable(getattr(model_class, key, None))
     if in_the_way or not key.isidentifier() or key.startswith("__"):
         reason = "it would take the place of a part of the algorithm, which no model saves"
         raise UnsafeFileError(path, reason, _DATA, key, TRUST.format("pass trusted=True"))
@@ -199,7 +173,7 @@ def _check_type(key: str, value: Any, pickled_argument: bool, path: Any) -> None
     elif key in _TYPES:
         fits = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
     else:
-        # Any other argument is a number or a text, by JSON or from NumPy; what is no argument is the model's own affair.
+        # Any other argument is a number or a text, by JSON or from NumPy; anything else is the model's own affair.
         fits = not pickled_argument or isinstance(value, np.generic)
     if not fits:
         raise ModelFileError(path, f"it is {type(value).__name__}, which this setting cannot be", _DATA, key)
@@ -209,5 +183,5 @@ def _check_classes(key: str, value: Any, path: Any) -> None:
     for name, kind in ({key: value} | (value if key == "policy_kwargs" else {})).items():
         base = _BASES.get(name)
         if base is not None and isinstance(kind, type) and not issubclass(kind, base):
-            reason = f"{name} is {kind.__module__}.{kind.__qualname__}, which is no {base.__name__}"
+            reason = f"{name} is {kind.__module__}.{kind.__qualname__}, which is not a {base.__name__}"
             raise UnsafeFileError(path, reason, _DATA, key)

@@ -144,7 +144,7 @@ def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = T
         try:
             _check_buffer(buffer, model, path)
         except AttributeError as error:
-            raise ModelFileError(path, f"it is no whole replay buffer ({error})") from error
+            raise ModelFileError(path, f"it is not a whole replay buffer ({error})") from error
     if isinstance(buffer, HerReplayBuffer):
         assert model.env is not None, "You must pass an environment at load time when using `HerReplayBuffer`"
         buffer.set_env(model.env)
@@ -170,15 +170,15 @@ def _read_contents(path: Any, model_class: type, options: LoadOptions) -> ModelC
 
 
 def _read_as_sb3(path: Any, device: Any, custom_objects: dict[str, Any] | None, print_system_info: bool) -> ModelContents:
-    data, params, variables = load_from_zip_file(
+    data, params, _ = load_from_zip_file(
         path, device=device, custom_objects=custom_objects, print_system_info=print_system_info
     )
     if data is None or params is None:
-        raise ModelFileError(path, "it has no settings, so that it is no model's file", "data")
+        raise ModelFileError(path, "it has no settings, so it is not a model's file", "data")
     for key in ("observation_space", "action_space"):
         # Of the time when gymnasium was gym.
         data[key] = _convert_space(data[key])
-    return ModelContents(data, params, variables or {})
+    return ModelContents(data, params)
 
 
 def _settle_policy_kwargs(data: dict[str, Any], kwargs: dict[str, Any]) -> None:
@@ -211,4 +211,4 @@ def _check_buffer(buffer: Any, model: OffPolicyAlgorithm, path: Any) -> None:
     for name, shape in expected.items():
         array = getattr(buffer, name)
         if not isinstance(array, np.ndarray) or array.shape != shape:
-            raise ModelFileError(path, f"it is no array of shape {shape}", key=name)
+            raise ModelFileError(path, f"it is not an array of shape {shape}", key=name)

@@ -9,44 +9,25 @@ from stable_baselines3.common.save_util import load_from_pkl, open_path
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
-from sb3_ddpg_scratch.model_file.unpickling import DataUnpickler, RefusedError
+from sb3_ddpg_scratch.model_file.data_unpickler import DataUnpickler, RefusedError
 
 TRUST = "If you trust whoever made the file, {}, which loads as SB3 does and runs code from the file."
 
 
 def unpickle(file: BinaryIO, size: int, classes_are_values: bool, path: Any, member: str, key: str, advice: str) -> Any:
-    """
-    :param file: a pickle
-    :param size: its bytes
-    :param classes_are_values: whether its value may be, or hold, a class
-    :param path: the file it is from, for errors
-    :param member: the part of that file
-    :param key: the entry in that part
-    :param advice: what to do if it is refused
-    :return: its value
-    :raises UnsafeFileError: if it asks for more than data
-    :raises ModelFileError: if it is damaged
-    """
+    """The value of a pickle of data; ``advice`` is what to do if it is refused."""
     try:
         return DataUnpickler(file, size, classes_are_values).load()
     except RefusedError as error:
         raise UnsafeFileError(path, str(error), member, key, advice) from error
     # Whatever a damaged pickle makes of the stack of its reader.
     except Exception as error:
-        reason = f"it is no pickle of data, or a damaged one ({type(error).__name__}: {str(error)[:200]})"
+        reason = f"it is not a pickle of data, or it is damaged ({type(error).__name__}: {str(error)[:200]})"
         raise ModelFileError(path, reason, member, key, advice) from error
 
 
 def unpickle_value(content: bytes, classes_are_values: bool, path: Any, member: str, key: str) -> Any:
-    """
-    :param content: a pickle, as one entry of a model's settings
-    :param classes_are_values: whether its value may be, or hold, a class
-    :param path: the model's file
-    :param member: the part of that file
-    :param key: the entry
-    :return: its value
-    :raises ModelFileError: if it asks for more than data, or is damaged
-    """
+    """The value of one entry of a model's settings."""
     advice = f"Give custom_objects={{{key!r}: ...}} in its place. {TRUST.format('pass trusted=True')}"
     return unpickle(io.BytesIO(content), len(content), classes_are_values, path, member, key, advice)
 

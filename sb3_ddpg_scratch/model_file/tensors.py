@@ -1,4 +1,4 @@
-"""Weights and optimiser states: read as tensors alone, and held against the networks before anything is copied into them."""
+"""Weights and optimizer states: read as tensors alone, and compared with the networks before anything is copied."""
 
 import io
 import zipfile
@@ -14,19 +14,10 @@ _END_OF_ZIP = b"PK\x05\x06"
 
 
 def read_tensors(content: bytes, path: Any, member: str, device: th.device | str = "cpu", max_bytes: int = MAX_BYTES) -> Any:
-    """
-    :param content: what ``torch.save`` wrote, in its zip form (since torch 1.6)
-    :param path: the model's file, for errors
-    :param member: the part of it that this is
-    :param device: device of the tensors
-    :param max_bytes: what it may take once unpacked
-    :return: tensors, and lists and dicts of them
-    :raises UnsafeFileError: if it would unpack to more
-    :raises ModelFileError: if it holds anything else, or is damaged
-    """
+    """Tensors, and lists and dicts of them, from what ``torch.save`` wrote in its zip form (since torch 1.6)."""
     # torch and zipfile find the same directory if nothing follows it.
     if content[-22:-18] != _END_OF_ZIP:
-        raise ModelFileError(path, "it is no archive of tensors as torch.save writes it", member)
+        raise ModelFileError(path, "it is not an archive of tensors as torch.save writes it", member)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
@@ -34,20 +25,14 @@ def read_tensors(content: bytes, path: Any, member: str, device: th.device | str
         return th.load(io.BytesIO(content), map_location=device, weights_only=True)
     except ModelFileError:
         raise
-    # torch reports damage, and whatever is no tensor, by many kinds of errors.
+    # torch reports damage, and anything but tensors, by many kinds of errors.
     except Exception as error:
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise ModelFileError(path, f"it does not hold tensors alone ({reason})", member) from error
 
 
 def check_parameters(owners: dict[str, Any], params: dict[str, Any], path: Any, exact: bool) -> None:
-    """
-    :param owners: the networks and optimisers by the names that the file has for them
-    :param params: their states as read from a file
-    :param path: the file, for errors
-    :param exact: whether every one must be there
-    :raises ModelFileError: for a state that is missing, or does not fit
-    """
+    """Raise :class:`ModelFileError` for the state of a network or optimizer that is missing or does not fit."""
     wrong = (set(owners) ^ set(params)) if exact else set(params) - set(owners)
     if wrong:
         reason = f"a model has the members {_names(owners)} and the file has {_names(params)}"
@@ -59,25 +44,27 @@ def check_parameters(owners: dict[str, Any], params: dict[str, Any], path: Any, 
         if isinstance(owner, th.optim.Optimizer):
             _check_optimizer(owner, state, path, member)
         else:
-            _check_module(owner, state, path, member, exact)
+            check_module(owner, state, path, member, exact)
 
 
 def _names(names: Any) -> str:
     return ", ".join(f"{name}.pth" for name in sorted(map(str, names))) or "none"
 
 
-def _check_module(module: nn.Module, state: dict[str, Any], path: Any, member: str, exact: bool) -> None:
+def check_module(module: nn.Module, state: dict[str, Any], path: Any, member: str, exact: bool) -> None:
+    """Raise :class:`ModelFileError` for parameters that are not of the module's names, shapes and dtypes."""
     expected = module.state_dict()
-    for name in set(expected) ^ set(state) if exact else set(state) - set(expected):
-        word = "lacks" if name in expected else "has, and the policy has not,"
-        raise ModelFileError(path, f"it {word} this parameter", member, str(name), "Is it the model of another policy?")
-    for name, value in state.items():
-        _check_tensor(value, expected[name], path, member, name)
+    for name in {**expected, **state}:
+        if name not in expected or (exact and name not in state):
+            word = "lacks" if name in expected else "has, and the policy has not,"
+            raise ModelFileError(path, f"it {word} this parameter", member, str(name), "Is it the model of another policy?")
+        if name in state:
+            _check_tensor(state[name], expected[name], path, member, name)
 
 
 def _check_tensor(value: Any, expected: th.Tensor, path: Any, member: str, key: str) -> None:
     if not isinstance(value, th.Tensor):
-        raise ModelFileError(path, f"it is {type(value).__name__} and no tensor", member, key)
+        raise ModelFileError(path, f"it is {type(value).__name__} and not a tensor", member, key)
     if value.layout != th.strided or value.shape != expected.shape:
         reason = f"its shape is {tuple(value.shape)} and the policy's is {tuple(expected.shape)}"
         raise ModelFileError(path, reason, member, key, "Is it the model of another policy?")
@@ -88,12 +75,12 @@ def _check_tensor(value: Any, expected: th.Tensor, path: Any, member: str, key: 
 def _check_optimizer(optimizer: th.optim.Optimizer, state: dict[str, Any], path: Any, member: str) -> None:
     groups, entries = state.get("param_groups"), state.get("state")
     if not isinstance(groups, list) or not isinstance(entries, dict) or not all(isinstance(group, dict) for group in groups):
-        raise ModelFileError(path, "it is no optimiser's state", member)
+        raise ModelFileError(path, "it is not an optimizer's state", member)
     expected = [group["params"] for group in optimizer.param_groups]
     saved = [group.get("params") for group in groups]
     counts = [len(indices) if isinstance(indices, list) else None for indices in saved]
     if counts != [len(parameters) for parameters in expected]:
-        reason = f"it is for {counts} parameters and the optimiser has {[len(parameters) for parameters in expected]}"
+        reason = f"it is for {counts} parameters and the optimizer has {[len(parameters) for parameters in expected]}"
         raise ModelFileError(path, reason, member, "param_groups")
     parameters = {
         index: one for group, own in zip(saved, expected, strict=True) for index, one in zip(group, own, strict=True)

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
-from sb3_ddpg_scratch.model_file.allowed import own_class
+from sb3_ddpg_scratch.model_file.allowlist import own_class
 from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager
 from sb3_ddpg_scratch.zoo.saved_yaml import SavedYamlLoader
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, mapping_from_text

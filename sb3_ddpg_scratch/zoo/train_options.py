@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sb3_ddpg_scratch.checkpoint.files import checkpoints_in
+from sb3_ddpg_scratch.checkpoint.storage import checkpoints_in
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.zoo.registry import check_env
 from sb3_ddpg_scratch.zoo.saved_yaml import CHECKPOINTS, read_saved, saved_file

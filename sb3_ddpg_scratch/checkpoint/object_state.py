@@ -15,39 +15,22 @@ from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from sb3_ddpg_scratch.checkpoint.data import Encoder, NotDataError
+from sb3_ddpg_scratch.checkpoint.serialization import Encoder, NotDataError
 
 # Gymnasium's names for the arguments that an object was made with, and for how it is shown.
 _MADE_WITH = ("_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "render_mode")
-_CODE = (
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.MethodType,
-    types.ModuleType,
-    functools.partial,
-    np.ufunc,
-    type,
-    EnvSpec,
-    ResultsWriter,
-)
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial, np.ufunc)
+_CODE = (*_FUNCTIONS, types.ModuleType, type, EnvSpec, ResultsWriter)
 _DISPLAYS = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering")
 _OPENED = (RunningMeanStd, GymnasiumRunningMeanStd, StackedObservations)
 
 
 def qualified_name(value: Any) -> str:
-    """
-    :param value: an object
-    :return: its class, with its module
-    """
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def capture_attributes(holder: Any, skipped: tuple[str, ...] = ()) -> tuple[dict[str, Any], str | None]:
-    """
-    :param holder: an object
-    :param skipped: names of attributes that are not its memory
-    :return: the values of its attributes, and what it keeps that cannot be saved, in words
-    """
+    """The values of an object's attributes, and what it keeps that cannot be saved, if anything."""
     values: dict[str, Any] = {}
     opened: dict[str, Any] = {}
     generators: dict[str, Any] = {}
@@ -77,10 +60,6 @@ def capture_attributes(holder: Any, skipped: tuple[str, ...] = ()) -> tuple[dict
 
 
 def restore_attributes(holder: Any, captured: dict[str, Any]) -> None:
-    """
-    :param holder: a fresh object
-    :param captured: from :func:`capture_attributes`
-    """
     vars(holder).update(captured["values"])
     for name, content in captured["opened"].items():
         _close(getattr(holder, name), content)
@@ -120,18 +99,11 @@ def _is_data(value: Any) -> bool:
 
 
 def space_generators(space: spaces.Space) -> list[np.random.Generator | None]:
-    """
-    :param space: a space
-    :return: its generator and those of the spaces in it
-    """
+    """The generators of a space and of the spaces in it."""
     return [part._np_random for part in _parts_of(space)]
 
 
 def restore_space(space: spaces.Space, generators: list[np.random.Generator | None]) -> None:
-    """
-    :param space: a space
-    :param generators: from :func:`space_generators`
-    """
     for part, generator in zip(_parts_of(space), generators, strict=True):
         vars(part)["_np_random"] = generator
 

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_ddpg_scratch.atomic import sync_folder, write_whole
-from sb3_ddpg_scratch.checkpoint.data import Encoder, Tree, decode
 from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, Segment, check_segment
+from sb3_ddpg_scratch.checkpoint.serialization import Encoder, Tree, decode
 from sb3_ddpg_scratch.errors import CheckpointError
 
 FORMAT, VERSION = "sb3_ddpg_scratch.checkpoint", 1
@@ -31,14 +31,7 @@ _UNFINISHED = ".unfinished"
 
 
 class Checkpoint(NamedTuple):
-    """
-    A checkpoint whose files have been found whole.
-
-    :param folder: where it is
-    :param step: environment steps made
-    :param state: what it holds, but for the replay buffer's rows
-    :param segments: files with the replay buffer's rows, oldest first
-    """
+    """A whole checkpoint: its state, and the files with the replay buffer's rows, oldest first."""
 
     folder: Path
     step: int
@@ -47,27 +40,17 @@ class Checkpoint(NamedTuple):
 
 
 def name_of(step: int) -> str:
-    """
-    :param step: environment steps made
-    :return: the name of a checkpoint's folder
-    """
     return f"step_{step:012d}"
 
 
 def step_of(folder: Path) -> int:
-    """
-    :param folder: a checkpoint
-    :return: the environment steps that its name says, -1 for another name
-    """
+    """The environment steps in a checkpoint's name, -1 for another name."""
     match = _NAME.fullmatch(folder.name)
     return -1 if match is None else int(match[1])
 
 
 def checkpoints_in(path: Path) -> list[Path]:
-    """
-    :param path: a folder of checkpoints
-    :return: those in it, whole or not, newest first
-    """
+    """The checkpoints in a folder, whole or not, newest first."""
     if not path.is_dir():
         return []
     found = [folder for folder in path.iterdir() if _NAME.fullmatch(folder.name)]
@@ -78,17 +61,9 @@ def checkpoints_in(path: Path) -> list[Path]:
 
 
 def write_checkpoint(path: Path, step: int, state: dict[str, Any], segments: list[Segment]) -> Path:
-    """
-    :param path: the folder of checkpoints
-    :param step: environment steps made
-    :param state: data
-    :param segments: the replay buffer's files, which are written already
-    :return: the checkpoint's folder
-    :raises NotDataError: for a state that is more than data
-    :raises OSError: if it cannot be written; what was there before is untouched
-    """
-    aside, final = path / f".{name_of(step)}{_UNFINISHED}", path / name_of(step)
-    shutil.rmtree(aside, ignore_errors=True)
+    """Write a checkpoint whose segments are written already; returns its folder."""
+    unfinished, final = path / f".{name_of(step)}{_UNFINISHED}", path / name_of(step)
+    shutil.rmtree(unfinished, ignore_errors=True)
     encoder = Encoder()
     tree = encoder.encode(state)
     table = [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in encoder.arrays]
@@ -101,32 +76,27 @@ def write_checkpoint(path: Path, step: int, state: dict[str, Any], segments: lis
     text = json.dumps(manifest | {"segments": [segment._asdict() for segment in segments]}, indent=1)
     try:
         for name, content in contents.items():
-            write_whole(aside / name, content)
-        write_whole(aside / MANIFEST, f"{_sha256(text.encode())}\n{text}")
+            write_whole(unfinished / name, content)
+        write_whole(unfinished / MANIFEST, f"{_sha256(text.encode())}\n{text}")
         if final.exists():
             # Only a damaged one, or one of a training that was resumed from before it, can be in the way.
             shutil.rmtree(final)
-        aside.rename(final)
+        unfinished.rename(final)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     sync_folder(path)
     return final
 
 
 def prune(path: Path, kept: Mapping[Path, set[str]]) -> None:
-    """
-    Remove all checkpoints but some, what was left unfinished, and the segments that no kept one needs.
-
-    :param path: the folder of checkpoints
-    :param kept: folders of checkpoints that stay, with the names of their segments
-    """
+    """Remove all checkpoints but the kept ones, what was left unfinished, and the segments that no kept one needs."""
     for folder in checkpoints_in(path):
         if folder not in kept:
-            # Without its manifest it is no checkpoint any more, however far the removal gets.
+            # Without its manifest it is not a checkpoint, however far the removal gets.
             (folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
-    for unfinished in path.glob(f".*{_UNFINISHED}"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    for leftover in path.glob(f".*{_UNFINISHED}"):
+        shutil.rmtree(leftover, ignore_errors=True)
     needed = set().union(*kept.values())
     for file in (path / FOLDER).glob("*"):
         if file.name not in needed:
@@ -141,11 +111,7 @@ def _sha256(content: bytes) -> str:
 
 
 def newest_whole(path: Path) -> tuple[Checkpoint, list[CheckpointError]]:
-    """
-    :param path: a folder of checkpoints, or one checkpoint
-    :return: the newest checkpoint of which every file is whole, and what is wrong with those that are newer
-    :raises CheckpointError: if there is none
-    """
+    """The newest checkpoint of which every file is whole, and what is wrong with those that are newer."""
     candidates = [path] if (path / MANIFEST).exists() or _NAME.fullmatch(path.name) else checkpoints_in(path)
     problems: list[CheckpointError] = []
     for folder in candidates:
@@ -161,11 +127,7 @@ def newest_whole(path: Path) -> tuple[Checkpoint, list[CheckpointError]]:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """
-    :param folder: a checkpoint
-    :return: it, once the size and the SHA-256 of each of its files have been compared with its manifest's
-    :raises CheckpointError: naming the file that is missing, changed, or not understood
-    """
+    """Read a checkpoint after comparing the size and SHA-256 of each of its files with its manifest."""
     manifest = read_manifest(folder)
     segments = segments_of(manifest, folder)
     state_bytes, array_bytes = (_read_file(folder / name, manifest["files"].get(name)) for name in (STATE, ARRAYS))
@@ -180,11 +142,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """
-    :param folder: a checkpoint
-    :return: its manifest
-    :raises CheckpointError: if it is missing, changed, or another checkpoint's
-    """
     file = folder / MANIFEST
     try:
         digest, _, body = file.read_bytes().partition(b"\n")
@@ -207,12 +164,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def segments_of(manifest: dict[str, Any], folder: Path) -> list[Segment]:
-    """
-    :param manifest: a manifest
-    :param folder: its checkpoint
-    :return: the segments that it names
-    :raises CheckpointError: if they are not understood
-    """
     try:
         return [Segment(**entry) for entry in manifest["segments"]]
     except (KeyError, TypeError) as error:

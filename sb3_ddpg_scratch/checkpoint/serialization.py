@@ -22,12 +22,7 @@ _LONG_LIST = 16
 
 
 class NotDataError(TypeError):
-    """
-    An object that is more than data.
-
-    :param where: what led to it, as in ``.state['x']``
-    :param value: the object
-    """
+    """An object that is more than data, and ``where`` it was found, as in ``.state['x']``."""
 
     def __init__(self, where: str, value: Any) -> None:
         super().__init__(
@@ -45,12 +40,7 @@ class Encoder:
         self._met: list[Any] = []
 
     def encode(self, value: Any, where: str = "") -> Tree:
-        """
-        :param value: what to encode
-        :param where: what it is called in errors
-        :return: its tree
-        :raises NotDataError: for what is more than data
-        """
+        """The tree of a value, which errors call ``where``."""
         kind = type(value)
         if kind in _PLAIN:
             return value
@@ -99,12 +89,7 @@ class Encoder:
 
 
 def decode(tree: Tree, arrays: list[np.ndarray]) -> Any:
-    """
-    :param tree: from :meth:`Encoder.encode`
-    :param arrays: its arrays, each writable and with memory of its own
-    :return: the object
-    :raises ValueError: for a tree that is none of an encoder's
-    """
+    """What was encoded; each of the ``arrays`` has to be writable and have memory of its own."""
     if type(tree) in _PLAIN:
         return tree
     if isinstance(tree, list):
@@ -119,7 +104,7 @@ def decode(tree: Tree, arrays: list[np.ndarray]) -> Any:
     if kind in ("dict", "ordered"):
         pairs = [(decode(key, arrays), decode(value, arrays)) for key, value in content]
         return dict(pairs) if kind == "dict" else OrderedDict(pairs)
-    raise ValueError(f"{kind!r} is no kind of data")
+    raise ValueError(f"{kind!r} is not a kind of data")
 
 
 def _tensor(array: np.ndarray, tree: dict[str, Tree]) -> th.Tensor:

@@ -2,7 +2,7 @@
 An unpickler that builds data and calls nothing.
 
 Python's own unpickler, in the form that is written in Python, with each instruction replaced that could call something of the
-file's choice: calls go to :data:`~sb3_ddpg_scratch.model_file.allowed.CALLS` alone, instances get their attributes without
+file's choice: calls go to :data:`~sb3_ddpg_scratch.model_file.allowlist.CALLS` alone, instances get their attributes without
 their constructor, and only plain containers are filled.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import BitGenerator, Generator, SeedSequence
 
 from sb3_ddpg_scratch.model_file import arrays
-from sb3_ddpg_scratch.model_file.allowed import Call, Handle, look_up
+from sb3_ddpg_scratch.model_file.allowlist import Call, Handle, look_up
 
 _STATE_SETTERS: tuple[tuple[type, Any], ...] = (
     (np.ndarray, arrays.set_array_state),
@@ -36,7 +36,7 @@ class RefusedError(Exception):
 
 
 class _Bounded:
-    """A file that is never asked for more than it has: some kinds of files make room for all of it before they look."""
+    """A file that is never asked for more than it has: some kinds of files allocate all of it before they look."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
@@ -50,13 +50,7 @@ class _Bounded:
 
 
 class DataUnpickler(_PythonUnpickler):
-    """
-    Reads a pickle of what :mod:`~sb3_ddpg_scratch.model_file.allowed` lists.
-
-    :param file: the pickle
-    :param size: its bytes
-    :param classes_are_values: whether its value may be, or hold, a class
-    """
+    """Reads a pickle of what :mod:`~sb3_ddpg_scratch.model_file.allowlist` lists."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
 
@@ -68,12 +62,6 @@ class DataUnpickler(_PythonUnpickler):
         self._unset: dict[int, Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """
-        :param module: module that the pickle names
-        :param name: what it names in there
-        :return: what stands for it
-        :raises RefusedError: if it is not allowed
-        """
         found = look_up(module, name, self._classes_are_values)
         if found is None:
             raise RefusedError(f"it names {module}.{name}, which is not among the types that are read as data")

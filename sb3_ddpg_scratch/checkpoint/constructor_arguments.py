@@ -1,4 +1,4 @@
-"""The arguments that a model was made with, as data, and its action noise."""
+"""A model's constructor arguments, as data, and its action noise."""
 
 import inspect
 import sys
@@ -12,7 +12,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from sb3_ddpg_scratch import noise as our_noise
-from sb3_ddpg_scratch.checkpoint.data import Encoder, NotDataError
+from sb3_ddpg_scratch.checkpoint.serialization import Encoder, NotDataError
 
 # Classes that settings may name: of these kinds, and of packages that are no user's.
 _NAMED = (th.nn.Module, th.optim.Optimizer, ReplayBuffer)
@@ -21,10 +21,7 @@ _NOT_SETTINGS = ("env", "_init_setup_model")
 
 
 def capture_settings(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """
-    :param model: a model
-    :return: its constructor's arguments, but for ``env``; and those that are more than data, each with what it is
-    """
+    """The constructor's arguments, but for ``env``; and those that are more than data, each with what it is."""
     # Not a subclass's arguments: those that resume() takes.
     algorithm = [cls for cls in type(model).__mro__ if "resume" in vars(cls)][-1]
     names = [name for name in inspect.signature(algorithm).parameters if name not in _NOT_SETTINGS]
@@ -70,11 +67,7 @@ def _leave_out_derived_buffer(model: Any, values: dict[str, Any]) -> None:
 
 
 def settings_from(captured: dict[str, Any]) -> dict[str, Any]:
-    """
-    :param captured: settings of :func:`capture_settings`
-    :return: arguments for the constructor
-    :raises ValueError: for a class that settings may not name
-    """
+    """Arguments for the constructor, from :func:`capture_settings`."""
     return {name: make_noise_from(value) if name == "action_noise" else _resolved(value) for name, value in captured.items()}
 
 
@@ -95,7 +88,7 @@ def _resolved(value: Any) -> Any:
     module, _, name = str(value["class"]).partition(":")
     found = getattr(sys.modules.get(module), name, None)
     if module.partition(".")[0] not in _PACKAGES or not (isinstance(found, type) and issubclass(found, _NAMED)):
-        raise ValueError(f"{value['class']} is no class that a setting may name")
+        raise ValueError(f"{value['class']} is not a class that a setting may name")
     return found
 
 
@@ -103,11 +96,7 @@ def _resolved(value: Any) -> Any:
 
 
 def capture_noise(noise: ActionNoise | None) -> dict[str, Any] | None:
-    """
-    :param noise: an action noise; one of a class of the user's own may offer ``get_training_state()``
-    :return: its class and all its attributes, its processes and generator included
-    :raises NotDataError: if it keeps more than data
-    """
+    """A noise's class and all its attributes; a class of the user's own may offer ``get_training_state()``."""
     if noise is None:
         return None
     captured: dict[str, Any] = {"class": type(noise).__name__}
@@ -128,16 +117,12 @@ def capture_noise(noise: ActionNoise | None) -> dict[str, Any] | None:
 
 
 def make_noise_from(captured: dict[str, Any] | None) -> Any:
-    """
-    :param captured: from :func:`capture_noise`
-    :return: that noise, in that state
-    :raises ValueError: if it is of a class of the user's own
-    """
+    """A noise in the captured state; ``ValueError`` if its class is the user's own."""
     if captured is None:
         return None
     found = _noise_class(captured["class"])
     if found is None:
-        raise ValueError(f"{captured['class']} is no noise of this package or SB3's")
+        raise ValueError(f"{captured['class']} is not a noise of this package or SB3")
     noise = object.__new__(found)
     restore_noise(noise, captured)
     return noise
@@ -150,10 +135,6 @@ def _noise_class(name: str) -> type[ActionNoise] | None:
 
 
 def restore_noise(noise: Any, captured: dict[str, Any]) -> None:
-    """
-    :param noise: a noise of the captured one's class
-    :param captured: from :func:`capture_noise`
-    """
     if "own" in captured:
         noise.set_training_state(captured["own"])
         return

@@ -54,22 +54,14 @@ _PLAIN += [kind for name, kind in vars(np).items() if isinstance(kind, type) and
 
 
 class Call:
-    """
-    What a pickle may call. It is not callable itself, so that no attribute that it is stored in can call it later.
-
-    :param function: what is called in its place; checks its arguments
-    """
+    """What a pickle may call. It is not callable itself, so that no attribute that it is stored in can call it later."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
 
 class Handle:
-    """
-    A class that a pickle may build instances of, where the class itself is no value.
-
-    :param kind: the class
-    """
+    """A class that a pickle may build instances of, where the class itself is no value."""
 
     def __init__(self, kind: type) -> None:
         self.kind = kind
@@ -125,12 +117,7 @@ _KNOWN_PACKAGES = ("cloudpickle", "gymnasium", "numpy", "rl_zoo3", "sb3_ddpg_scr
 
 
 def look_up(module: str, name: str, classes_are_values: bool) -> Any:
-    """
-    :param module: module that a pickle names
-    :param name: what it names in there
-    :param classes_are_values: whether the class itself may be a value
-    :return: a :class:`Call`, a :class:`Handle`, or a class; ``None`` for anything that is not allowed
-    """
+    """A :class:`Call`, a :class:`Handle`, or a class; ``None`` for anything that is not on the list."""
     if module.startswith("numpy.core."):
         module = "numpy._core." + module.removeprefix("numpy.core.")
     if (module, name) in _ANYWHERE:
@@ -154,11 +141,7 @@ def _class_in_settings(module: str, name: str) -> type | None:
 
 
 def own_class(module: str, name: str) -> type | None:
-    """
-    :param module: name of a module
-    :param name: name of a class in it
-    :return: the class, if the running program has imported it from its own code, not from Python's or an installed package's
-    """
+    """The class, if the running program has imported it from its own code, not from Python's or an installed package's."""
     loaded = sys.modules.get(module)
     if loaded is None or module.partition(".")[0] in _KNOWN_PACKAGES or not _is_own(module, getattr(loaded, "__file__", None)):
         return None
