@@ -25,7 +25,7 @@ html_show_sphinx = False
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 # Notebooks are run when the site is built, so that what they show is what the code does.
-nb_execution_mode = "cache"
+nb_execution_mode = "force"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 # Figures as HTML with Plotly's script inside, which work offline.
