@@ -35,7 +35,7 @@ class Outcome:
 
 def check_extras() -> None:
     """Raise ``ArgumentError`` if what statistics and report need is not installed."""
-    for package in ("scipy", "statsmodels", "rliable", "plotly"):
+    for package in ("scipy", "rliable", "plotly"):
         if find_spec(package) is None:
             advice = "The comparison needs it: pip install 'sb3-ddpg-scratch[compare]'."
             raise ArgumentError("compare", package, "installed", advice)

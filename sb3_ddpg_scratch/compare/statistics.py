@@ -17,9 +17,8 @@ from sb3_ddpg_scratch.errors import ArgumentError
 try:
     from rliable import metrics
     from scipy import stats
-    from statsmodels.stats.multitest import multipletests
 except ImportError as error:
-    advice = "Comparisons need rliable, scipy and statsmodels: pip install 'sb3-ddpg-scratch[compare]'."
+    advice = "Comparisons need rliable and scipy: pip install 'sb3-ddpg-scratch[compare]'."
     raise ArgumentError("compare", error.name, "installed", advice) from error
 
 ALPHA = 0.05
@@ -198,8 +197,9 @@ def _equivalence_power(seeds: int, deviation: float, margin: float) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction for several tests, which leaves out those that could not be made (NaN)."""
-    corrected = np.array(p_values, float)
-    made = np.isfinite(corrected)
-    if made.any():
-        corrected[made] = multipletests(corrected[made], method="holm")[1]
-    return [float(p) for p in corrected]
+    order = sorted((p, index) for index, p in enumerate(p_values) if np.isfinite(p))
+    corrected, largest = [nan] * len(p_values), 0.0
+    for rank, (p, index) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        corrected[index] = largest
+    return corrected
