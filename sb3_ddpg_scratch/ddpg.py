@@ -75,7 +75,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
     :param target_policy_noise: standard deviation of TD3's target policy smoothing, in normalized units; 0 for none
     :param target_noise_clip: largest size of that noise
     :param updater: how an update is computed: ``"autograd"`` is the reference, for any policy, equal to SB3 to the last bit;
-        ``"analytic"`` has gradients written by hand for plain MLPs; ``"compiled"`` has them compiled by Numba; ``"auto"``
+        ``"analytic"`` has gradients written by hand for MLPs; ``"compiled"`` has them compiled by Numba; ``"auto"``
         picks the fastest updater that supports the policy
     :raises ArgumentError: for an argument that has a value it may not have
     """

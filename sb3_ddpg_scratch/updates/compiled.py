@@ -8,7 +8,7 @@ up. Dividing every single product among threads instead costs more than it saves
 
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -40,6 +40,7 @@ MULTIPLICATIONS_OF_A_SHARE = 4_000_000
 MOST_SHARES = 16
 
 
+@cache
 def load_kernels() -> ModuleType:
     """
     Import the kernels, with a message if the first call of one will take a while.
@@ -319,7 +320,8 @@ class CompiledUpdater:
         """What the kernels' Adam reads of the critic's optimizer, and of the actor's."""
         limit = 0.0 if max_grad_norm is None else float(max_grad_norm)
         groups = [network.optimizer.param_groups[0] for network in networks[:2]]
-        settings = [(group["lr"], group["betas"], group["eps"], group["weight_decay"], limit) for group in groups]
+        names = ("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay")
+        settings = [(*map(group.get, names), limit) for group in groups]
         if settings != self._descent_settings:
             self._descent_settings = settings
             actor, critic = (
