@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.logger import KVWriter
 
 
 class PointEnv(gym.Env):
@@ -56,6 +57,20 @@ gym.register("Point-v0", PointEnv)
 gym.register("PointDict-v0", PointEnv, kwargs={"observation": "dict"})
 gym.register("PointImage-v0", PointEnv, kwargs={"observation": "image"})
 gym.register("PointTerminated-v0", PointEnv, kwargs={"end": "terminated"})
+
+
+class Written(KVWriter):
+    """Keeps everything that a logger writes."""
+
+    def __init__(self):
+        self.rows = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.rows.append(dict(key_values))
+
+    def close(self):
+        pass
+
 
 POLICY_OF = {"vector": "MlpPolicy", "dict": "MultiInputPolicy", "image": "CnnPolicy"}
 

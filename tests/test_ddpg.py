@@ -7,14 +7,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from conftest import POLICY_OF, PointEnv, same, snapshot
+from conftest import POLICY_OF, PointEnv, Written, same, snapshot
 from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
@@ -35,19 +35,6 @@ SMALL = {
 
 def make_model(env="Pendulum-v1", **settings):
     return ScratchDDPG("MlpPolicy", env, **SMALL | settings)
-
-
-class Written(KVWriter):
-    """Keeps everything that a logger writes."""
-
-    def __init__(self):
-        self.rows = []
-
-    def write(self, key_values, key_excluded, step=0):
-        self.rows.append(dict(key_values))
-
-    def close(self):
-        pass
 
 
 # ------------------------------------------------------------------------------------------------------- the constructor

@@ -22,10 +22,10 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch as th
-from conftest import POLICY_OF, PointEnv, same, snapshot
+from conftest import POLICY_OF, PointEnv, Written, same, snapshot
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -1083,19 +1083,6 @@ def tau_of_zero(side):
 def tau_of_one(side):
     model = side.trained(tau=1.0)
     return after(model)
-
-
-class Written(KVWriter):
-    """Keeps everything that a logger writes."""
-
-    def __init__(self):
-        self.rows = []
-
-    def write(self, key_values, key_excluded, step=0):
-        self.rows.append(dict(key_values))
-
-    def close(self):
-        pass
 
 
 @scenario(1, 7, (1, "episode"))

@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.machine import memory_gib, processor, usable_cores, versions
+from sb3_ddpg_scratch.machine import describe_machine, versions
 from sb3_ddpg_scratch.policies import ACTIVATIONS
 from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, replay_buffer_class
@@ -144,7 +144,7 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None]) -> dict[str, 
         "evaluation_seconds": timed.seconds,
         "hyperparameters": hyperparameters(spec),
         "versions": _versions(spec.algo),
-        "machine": _machine(),
+        "machine": describe_machine() | {"threads": th.get_num_threads()},
     }
     write_whole(spec.result_file(out), json.dumps(result, indent=2) + "\n")
     return result
@@ -184,16 +184,6 @@ def _versions(algo: str) -> dict[str, str]:
     from sb3_ddpg_scratch import __version__
 
     return {"python": platform.python_version(), **versions(packages), "sb3_ddpg_scratch": __version__}
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "processor": processor(),
-        "cores": usable_cores(),
-        "memory_gib": memory_gib(),
-        "system": platform.system(),
-        "threads": th.get_num_threads(),
-    }
 
 
 class _Ticks(BaseCallback):
