@@ -9,7 +9,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_ddpg_scratch.errors import DivergenceError, EnvironmentOutputError
 
@@ -111,28 +110,6 @@ class _CheckedCall:
                 got = f"a reward of shape {reward.shape} and dtype {reward.dtype}"
                 _fail(self.who, got, "a number", "Return float(reward).")
         return returned
-
-
-def with_checked_first_step(env: VecEnv) -> VecEnv:
-    """The environments, with :func:`checked_outputs` around the next ``step``."""
-    return _CheckedFirstStep(env) if isinstance(_innermost(env), DummyVecEnv) else env
-
-
-class _CheckedFirstStep(VecEnvWrapper):
-    _checked = False
-
-    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
-        if self._checked:
-            return self.venv.step(actions)
-        self._checked = True
-        with checked_outputs(self.venv, "step"):
-            return self.venv.step(actions)
-
-    def reset(self) -> VecEnvObs:
-        return self.venv.reset()
-
-    def step_wait(self) -> VecEnvStepReturn:
-        return self.venv.step_wait()
 
 
 def _innermost(env: VecEnv) -> VecEnv:
