@@ -164,9 +164,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     for heading in ("environment", "arm", "verdict", "why", "P(better)"):
         table.add_column(heading, no_wrap=heading != "why", min_width=20 if heading == "why" else None)
     for row in summary["comparisons"]:
-        chance = "–" if row["p_improvement"] is None else percent(row["p_improvement"])
         verdict = f"[{COLORS[row['verdict']]}]{row['verdict']}[/]"
-        table.add_row(escape(row["env"]), escape(row["a"]), verdict, escape(row["why"]), chance)
+        table.add_row(escape(row["env"]), escape(row["a"]), verdict, escape(row["why"]), percent(row["p_improvement"]))
     needed = console.measure(table, options=console.options.update(width=10_000)).minimum
     table.width = needed if needed > console.width else None
     console.print(table, crop=False)

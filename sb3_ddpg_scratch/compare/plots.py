@@ -44,7 +44,7 @@ def learning_curves(
         note += " Dotted: a random policy." if over == "steps" else ""
         line = {"color": "theme:muted", "width": 1.5, "dash": "dot"}
         ends = {"x0": 0, "x1": 1, "xref": "x domain", "y0": random, "y1": random}
-        layout["shapes"] = [{"type": "line", "line": line, "layer": "below"} | ends]
+        layout["shapes"] = [{"type": "line", "name": "random policy", "line": line, "layer": "below"} | ends]
     title = "Return over environment steps" if over == "steps" else "Return over training time"
     return Figure(f"{over}-{number}", "Learning", f"{title} · {env}", note, traces, layout, env=env)
 

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.experiment import Arm
-from sb3_ddpg_scratch.compare.picture import draw_seeds
 from sb3_ddpg_scratch.compare.plan import Protocol, arm_settings, check_budget, seeded
 from sb3_ddpg_scratch.folder_lock import hold_folder
+from sb3_ddpg_scratch.report.figure import Figure
+from sb3_ddpg_scratch.report.picture import write_picture
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS, RunSpec, finished_result
@@ -134,9 +135,16 @@ def write_report(results: Sequence[Result], planned: int, out: Path, command: st
     title = (
         f"{spec['env_id']}: mean return of {spec['eval_episodes']} noise-free episodes\nthin: one seed, bold: mean of seeds"
     )
-    curves = {
-        arm: {run["spec"]["seed"]: (run["timesteps"], run["returns"]) for run in runs}
-        for arm, runs in _by_arm(results).items()
-    }
-    draw_seeds(curves, out / "learning_curves.png", title)
+    figures = [_learning_curves(arm, runs) for arm, runs in _by_arm(results).items()]
+    write_picture(figures, out / "learning_curves.png", title, same_scale=True)
     return table
+
+
+def _learning_curves(arm: str, runs: Sequence[Result]) -> Figure:
+    lines = [{"x": run["timesteps"], "y": run["returns"], "line": {"color": "theme:faint0", "width": 1.2}} for run in runs]
+    length = min(len(run["returns"]) for run in runs)
+    mean = np.mean([run["returns"][:length] for run in runs], axis=0)
+    lines.append({"x": runs[0]["timesteps"][:length], "y": mean, "line": {"color": "theme:run0", "width": 2.5}})
+    title = f"{arm} ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
+    traces = [{"type": "scatter", "mode": "lines", "name": ""} | line for line in lines]
+    return Figure(arm, "Learning", title, "", traces, {})

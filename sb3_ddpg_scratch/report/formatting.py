@@ -3,8 +3,10 @@
 import numpy as np
 
 
-def number(value: float, sign: bool = False) -> str:
+def number(value: float | None, sign: bool = False) -> str:
     """Three significant digits or the whole part, with a true minus sign and commas; ``sign`` writes a plus, too."""
+    if value is None:
+        return "–"
     if not np.isfinite(value):
         return "–" if np.isnan(value) else "∞" if value > 0 else "−∞"
     size = abs(value)
@@ -15,8 +17,8 @@ def number(value: float, sign: bool = False) -> str:
     return ("+" if sign and value > 0 else "") + text.replace("-", "−")
 
 
-def percent(share: float) -> str:
-    return "–" if np.isnan(share) else f"{share:.0%}"
+def percent(share: float | None) -> str:
+    return "–" if share is None or np.isnan(share) else f"{share:.0%}"
 
 
 def duration(seconds: float) -> str:
