@@ -1,6 +1,5 @@
 """The presets as arms of a comparison on one environment, each with its own budget: table, summary and learning curves."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.experiment import Arm
 from sb3_ddpg_scratch.compare.plan import Protocol, arm_settings, check_budget, seeded
 from sb3_ddpg_scratch.folder_lock import hold_folder
+from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.report.figure import Figure
 from sb3_ddpg_scratch.report.picture import write_picture
 from sb3_ddpg_scratch.runs.batch import perform_runs
@@ -36,10 +36,7 @@ def plan_runs(
     eval_episodes: int = 10,
     device: str = "cpu",
 ) -> list[RunSpec]:
-    """
-    The runs of these presets, or of every one that has settings for the environment. Without ``steps``, a run has the budget
-    that its preset states for this very environment, and 40,000 where it states none.
-    """
+    """The runs of these presets, or of all with settings for the environment; a budget is the preset's own there or 40,000."""
     for name, value in (("seeds", seeds), ("evaluations", evaluations), ("eval_episodes", eval_episodes)):
         check_whole_number(name, value, 1)
     if steps is not None:
@@ -59,10 +56,7 @@ def plan_runs(
 
 
 def run_presets(specs: Sequence[RunSpec], out: Path, jobs: int, console: Console, command: str) -> list[RunSpec]:
-    """
-    Perform the runs that are not finished yet, ``jobs`` at a time; write table, summary and picture of all that are, also when
-    interrupted; return the runs that failed, whose logs lie beside their agents.
-    """
+    """Perform what is not finished; write table, summary and picture, also if interrupted; return the runs that failed."""
     check_whole_number("jobs", jobs, 1)
     with hold_folder(out, "--out"):
         try:
@@ -130,7 +124,7 @@ def write_report(results: Sequence[Result], planned: int, out: Path, command: st
         "presets": summary,
         "runs": list(results),
     }
-    write_whole(out / "summary.json", json.dumps(content, indent=2) + "\n")
+    write_json(out / "summary.json", content)
     write_whole(out / "table.md", text)
     title = (
         f"{spec['env_id']}: mean return of {spec['eval_episodes']} noise-free episodes\nthin: one seed, bold: mean of seeds"

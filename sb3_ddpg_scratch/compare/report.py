@@ -13,6 +13,7 @@ from sb3_ddpg_scratch.compare.scores import Scores, scores_of
 from sb3_ddpg_scratch.compare.settings_table import settings_rows, surroundings_rows, time_rows
 from sb3_ddpg_scratch.compare.verdict import p_value
 from sb3_ddpg_scratch.report.figure import Figure
+from sb3_ddpg_scratch.report.formatting import span
 from sb3_ddpg_scratch.report.page import render
 from sb3_ddpg_scratch.report.picture import write_picture
 
@@ -54,8 +55,7 @@ def _score_figures(scores: Scores, summary: Mapping[str, Any]) -> list[Figure]:
 def _page(results: Results, scores: Scores, figures: list[Figure], summary: Mapping[str, Any]) -> str:
     others = [arm for arm in scores.arms if arm != scores.baseline]
     heading = f"{', '.join(others) or 'no other arm'} against {scores.baseline}"
-    seeds = sorted({len(values) for arm in scores.seeds.values() for values in arm.values()})
-    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "no"
+    count = span([len(values) for arm in scores.seeds.values() for values in arm.values()])
     missing = [f"{run['arm']} on {run['env']}, seed {run['seed']}: {run['why']}" for run in summary["missing"]]
     if len(missing) > LINES_SHOWN:
         missing[LINES_SHOWN:] = [f"and {len(missing) - LINES_SHOWN} more."]

@@ -44,10 +44,7 @@ def iqm_interval(scores: Strata, resamples: int = RESAMPLES) -> Interval:
 
 
 def iqm_curve(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """
-    Interquartile mean over seeds of values of shape ``(points, seeds)`` and its 95% interval, shape ``(points,)`` each. Whole
-    seeds are resampled; with one seed the interval has no width.
-    """
+    """IQM over seeds of values of shape ``(points, seeds)``, and its 95% interval: of no width with one seed."""
     middle = stats.trim_mean(values, 0.25, axis=-1)
     if values.shape[-1] < 2:
         return middle, middle, middle
@@ -58,10 +55,7 @@ def iqm_curve(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np
 def performance_profile(
     scores: Strata, thresholds: np.ndarray, resamples: int = 2000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """
-    Share of the runs that score above each threshold, with equal weights for environments, and its 95% interval, shape
-    ``(points,)`` each.
-    """
+    """Share of runs that score above each threshold, with equal weights for environments, and its 95% interval."""
     above = [np.asarray(values)[None, :] > thresholds[:, None] for values in scores]
     share = _mean_of_means(*above)
     if min(map(len, scores)) < 2:
@@ -121,11 +115,7 @@ def _bootstrap(samples: Sequence[np.ndarray], statistic: Any, resamples: int) ->
 
 
 class Difference(NamedTuple):
-    """
-    The difference between two arms' means, averaged over environments, its 90% interval, and how likely so large a difference
-    is between equal arms (Welch's t), and so small a one between arms that differ by the margin (two one-sided tests). NaN
-    where there are too few seeds.
-    """
+    """Mean difference over environments, its 90% interval, Welch's and the TOST p; NaN where there are too few seeds."""
 
     mean: float
     low: float
@@ -162,10 +152,7 @@ def difference(a: Strata, b: Strata, margin: float) -> Difference:
 
 
 def pooled_deviation(a: Strata, b: Strata) -> float:
-    """
-    Standard deviation over seeds of a run's score, both arms pooled; over several environments that of the mean of one run
-    in each. NaN where an arm has fewer than two seeds.
-    """
+    """Standard deviation over seeds of a run's score, or of the mean over environments; NaN with fewer than two seeds."""
     samples = [*a, *b]
     if min(map(len, samples)) < 2:
         return nan

@@ -1,5 +1,7 @@
 """Numbers formatted for readers."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 
@@ -27,3 +29,9 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f}\u00a0s"
     return f"{seconds / 60:.0f}\u00a0min" if seconds < 7200 else f"{seconds / 3600:.1f}\u00a0h"
+
+
+def span(counts: Iterable[int]) -> str:
+    """The one count that all are, or the least and the most."""
+    low_to_high = sorted(counts)
+    return " to ".join(dict.fromkeys(map(str, (low_to_high[0], low_to_high[-1])))) if low_to_high else "no"

@@ -22,10 +22,7 @@ _TEMPLATES.filters |= {"number": number, "percent": percent, "color_style": colo
 
 
 def render(package: str, figures: Sequence[Figure], **parts: Any) -> str:
-    """
-    The page of a package ("diagnostics" or "compare"), whose ``report.html`` extends the shared ``base.html``, as its
-    ``page.css`` and ``page.js`` follow the shared ones. The template's variables, ``parts``, are escaped.
-    """
+    """A package's ``report.html``, style and script, which extend the shared ones; ``parts`` are the template's variables."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
