@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
 from sb3_ddpg_scratch.diagnostics.probes import for_each_part
+from sb3_ddpg_scratch.errors import ArgumentError
 
 LARGEST_TAIL_WEIGHT = 0.5
 
@@ -49,11 +51,7 @@ def compare_episode(q_values: np.ndarray, rewards: Sequence[float], gamma: float
 
 
 def evaluate(networks: ActorCritic, env: VecEnv, episodes: int, normalize: VecNormalize | None) -> tuple[Comparison, float]:
-    """
-    Play noise-free episodes in one environment (without VecNormalize) and compare Q along each with the discounted return
-    from there on. The training's VecNormalize scales observations, and the rewards that are compared with Q. Returns the
-    comparison and the mean return in the environment's units.
-    """
+    """The comparison along noise-free episodes in one environment without VecNormalize, and the mean return in its units."""
     comparisons, returns = [], []
     observation: Any = env.reset()
     for _ in range(episodes):
@@ -86,11 +84,20 @@ def _play(
 
 
 def tail_value(networks: ActorCritic, info: dict[str, Any], normalize: VecNormalize | None, normalized: bool) -> float | None:
-    """
-    Q(s, mu(s)) of the state where a time limit cut off the episode whose last step had this info; ``None`` if the episode
-    terminated. ``normalized`` says whether the info's terminal observation is normalized already.
-    """
+    """Q(s, mu(s)) of the state where a time limit cut off the episode with this last info; ``None`` if it terminated."""
     if not info.get("TimeLimit.truncated", False):
         return None
     batch = for_each_part(lambda part: np.asarray(part)[None], info["terminal_observation"])
     return float(networks.value_of(batch, None if normalized else normalize)[1][0])
+
+
+def evaluation_env(model: Any, env: Any, seed: int) -> VecEnv:
+    """The one environment, made if given by its id, in which evaluations are played, without VecNormalize."""
+    env = model._wrap_env(make_vec_env(env, seed=seed) if isinstance(env, str) else env)
+    env = env.venv if isinstance(env, VecNormalize) else env
+    if env.num_envs != 1:
+        raise ArgumentError("eval_env", env, "one environment", f"It has {env.num_envs}.")
+    for name in ("observation_space", "action_space"):
+        if getattr(env, name) != getattr(model, name):
+            raise ArgumentError("eval_env", env, f"one with the training's {name}, {getattr(model, name)}")
+    return env
