@@ -30,14 +30,7 @@ TD3_SWITCHES: dict[str, Any] = {"policy_delay": 2, "target_policy_noise": 0.2, "
 
 @dataclass(frozen=True)
 class ParityResult:
-    """
-    What a parity run found.
-
-    :param settings: environment, steps, seed and the rest, as given
-    :param updates: updates that each side made
-    :param differences: the largest absolute difference of each parameter and optimizer entry;
-        infinite where one side lacks it, shapes differ, or only one is NaN
-    """
+    """The largest difference of each entry: infinite where one side lacks it, shapes differ, or only one is NaN."""
 
     settings: dict[str, Any]
     updates: int
@@ -116,19 +109,7 @@ def run_parity(
     net_arch: tuple[int, ...] | None = None,
     progress: Progress | None = None,
 ) -> ParityResult:
-    """
-    Train SB3's algorithm and ScratchDDPG (``updater="autograd"``) on the CPU with the same seed, settings and noise.
-
-    :param env_id: a registered environment with bounded Box actions
-    :param steps: environment steps for each
-    :param n_envs: number of environments; with several, one update is made per transition
-    :param seed: the seed of both
-    :param algorithm: SB3's DDPG, or SB3's TD3 against ScratchDDPG with the TD3 switches
-    :param noise: one of SB3's own noises, which both sides can use: none, Gaussian or Ornstein-Uhlenbeck
-    :param net_arch: units of each hidden layer; ``None`` for SB3's default
-    :param progress: called with the name of a side and its environment steps
-    :raises ArgumentError: for values out of range
-    """
+    """Train SB3's algorithm and ScratchDDPG (``updater="autograd"``) on the CPU with the same seed, settings and noise."""
     check_whole_number("steps", steps, 1)
     check_whole_number("n_envs", n_envs, 1)
     check_choice("algorithm", algorithm, get_args(Algorithm))

@@ -1,9 +1,6 @@
 """
-The statistics of a comparison: arrays in, numbers out.
-
-Scores come as strata, one array of shape ``(seeds,)`` for each environment. Point estimates are rliable's. Intervals are
-percentiles of a stratified bootstrap like rliable's, but resampled by scipy: rliable 1.2 draws from NumPy's global generator
-whatever random state it is given, and takes a hundred times as long.
+The statistics of a comparison: arrays in, numbers out. Scores come as strata, an array for each environment. Intervals are
+scipy's: rliable 1.2 draws from NumPy's global generator whatever state it is given, and takes a hundred times as long.
 """
 
 from collections.abc import Sequence
@@ -125,11 +122,7 @@ class Difference(NamedTuple):
 
 
 def difference(a: Strata, b: Strata, margin: float) -> Difference:
-    """
-    Welch's t test and the two one-sided tests of equivalence, for a margin in the scores' unit. For one environment they are
-    scipy's ``ttest_ind`` with ``equal_var=False``; over several, standard error and Satterthwaite's degrees of freedom are
-    those of the mean of the environments' differences, so that what differs between environments does not count as spread.
-    """
+    """Welch's t and two one-sided tests; over several environments of the mean of their differences (Satterthwaite)."""
     samples = [*a, *b]
     if min(map(len, samples)) < 1:
         return Difference(nan, nan, nan, nan, nan)
@@ -160,11 +153,7 @@ def pooled_deviation(a: Strata, b: Strata) -> float:
 
 
 def seeds_needed(deviation: float, margin: float) -> int | None:
-    """
-    Seeds per arm with which two equal arms are called equivalent four times in five, by the power of the equivalence test:
-    about ``17.1 (deviation / margin)^2``, and a few more where that is small. ``None`` where no number would do, or the
-    standard deviation of a run's score is unknown.
-    """
+    """Seeds per arm with which equal arms are called equivalent four times in five, about ``17.1 (deviation / margin)^2``."""
     if not (np.isfinite(deviation) and margin > 0):
         return None
     ratio = float(stats.norm.isf(ALPHA) + stats.norm.isf((1 - POWER) / 2)) * deviation / margin

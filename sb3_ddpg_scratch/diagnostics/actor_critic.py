@@ -1,8 +1,4 @@
-"""
-Measuring the networks of any off-policy actor-critic with continuous actions: ours, SB3's DDPG, TD3 and SAC.
-
-Besides the updates, this is the one place with the TD target and the losses, for every algorithm that can be recorded.
-"""
+"""Measuring the networks of any actor-critic: besides the updates, the one place with TD target and losses."""
 
 from typing import Any
 

@@ -1,10 +1,9 @@
 """
 Over-estimation: what the critic promises against the discounted return that the policy then gets.
 
-An episode that a time limit cut off would have continued. Its return is therefore completed by a bootstrapped value, the
-critic's own estimate for the state where it was cut, ``gamma^n Q(s_n, mu(s_n))``, n steps later. That makes the comparison
-milder by the factor ``1 - gamma^n``: the share ``gamma^n`` is the *tail weight*. It is recorded with each comparison, and
-states for which it is above one half are not compared unless there are no others.
+The return of an episode that a time limit cut off is completed by a bootstrapped value, ``gamma^n Q(s_n, mu(s_n))``, n steps
+later, which makes the comparison milder by that share, ``gamma^n``: the *tail weight*, recorded with each. States for which
+it is above one half are not compared unless there are no others.
 """
 
 from collections.abc import Sequence
