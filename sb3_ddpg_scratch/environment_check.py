@@ -66,7 +66,7 @@ def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: 
 @contextmanager
 def checked_outputs(env: VecEnv, method: str) -> Iterator[None]:
     """Check what each environment returns from one ``method``: ``DummyVecEnv`` would broadcast a wrong shape silently."""
-    inner = _innermost(env)
+    inner = env.unwrapped
     environments = inner.envs if isinstance(inner, DummyVecEnv) else []
     checks = [_CheckedCall(one, method, f"Environment {index}") for index, one in enumerate(environments)]
     for check in checks:
@@ -102,7 +102,7 @@ class _CheckedCall:
 
 def with_checked_first_step(env: VecEnv) -> VecEnv:
     """The environments, with :func:`checked_outputs` around the next ``step``."""
-    return _CheckedFirstStep(env) if isinstance(_innermost(env), DummyVecEnv) else env
+    return _CheckedFirstStep(env) if isinstance(env.unwrapped, DummyVecEnv) else env
 
 
 class _CheckedFirstStep(VecEnvWrapper):
@@ -120,12 +120,6 @@ class _CheckedFirstStep(VecEnvWrapper):
 
     def step_wait(self) -> VecEnvStepReturn:
         return self.venv.step_wait()
-
-
-def _innermost(env: VecEnv) -> VecEnv:
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    return env
 
 
 def _check_observation(space: spaces.Space, observation: Any, lead: tuple[int, ...], who: str, name: str = "") -> None:

@@ -168,7 +168,7 @@ class _TerminationHandler:
 
 def outlive_termination(vec_env: VecEnv, outlive: bool) -> None:
     """Have environments' processes ignore SIGTERM, which schedulers send to a whole group of processes, or end again."""
-    _, base = _vec_layers(vec_env)
+    base = vec_env.unwrapped
     if isinstance(base, SubprocVecEnv) and not base.closed:
         handler = signal.SIG_IGN if outlive else signal.SIG_DFL
         with suppress(OSError, EOFError):
@@ -177,8 +177,7 @@ def outlive_termination(vec_env: VecEnv, outlive: bool) -> None:
 
 def _vec_layers(vec_env: VecEnv) -> tuple[list[VecEnvWrapper], Any]:
     wrappers: list[VecEnvWrapper] = []
-    base: Any = vec_env
-    while isinstance(base, VecEnvWrapper):
-        wrappers.append(base)
-        base = base.venv
-    return wrappers, base
+    while isinstance(vec_env, VecEnvWrapper):
+        wrappers.append(vec_env)
+        vec_env = vec_env.venv
+    return wrappers, vec_env
