@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import huggingface_sb3
@@ -249,6 +250,23 @@ def test_other_algorithms_have_diagnostics_and_locks_too(tmp_path, monkeypatch):
     # Released with the command: the next one in this process may have the folder.
     with hold_folder(run, "run"):
         pass
+
+
+def test_runs_are_tracked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun, late = [], []
+    run = SimpleNamespace(config=SimpleNamespace(setdefaults=late.append))
+    wandb = SimpleNamespace(init=lambda **given: begun.append(given | {"config": dict(given["config"])}) or run)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    run_script("train", ["--track", "-tags", "a", "b", "-n", "30", "--eval-freq", "-1", "--seed", "3", *TINY])
+    ((given,), (settings,)) = begun, late
+    assert given["name"].startswith("Pendulum-v1__scratch_ddpg__3__")
+    assert (given["tags"][:2], given["project"], given["config"]["n_timesteps"]) == (["a", "b"], "sb3", 30)
+    assert settings["saved_hyperparams"]["batch_size"] == 8
+    assert list((tmp_path / "runs" / given["name"]).rglob("events.*"))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ArgumentError, match=r"--track.*pip install wandb"):
+        run_script("train", ["--track"])
 
 
 @pytest.mark.parametrize(
