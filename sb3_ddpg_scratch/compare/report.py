@@ -43,7 +43,7 @@ def write_report(results: Results, summary: Mapping[str, Any], out: Path) -> Pat
 def page(results: Results, scores: Scores, curves: Mapping[str, Sequence[Curve]], summary: Mapping[str, Any]) -> str:
     figures = _figures(scores, curves, summary)
     others = [arm for arm in scores.arms if arm != scores.baseline]
-    heading = f"{', '.join(others) or 'no other arm'} against {scores.baseline}"
+    heading = f"{', '.join(others)} against {scores.baseline}" if others else scores.baseline
     seeds = sorted({len(values) for arm in scores.seeds.values() for values in arm.values()})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "no"
     return render(
@@ -70,7 +70,8 @@ def _figures(scores: Scores, curves: Mapping[str, Sequence[Curve]], summary: Map
         strata = {arm: scores.normalized(arm, envs) for arm in scores.arms if (envs := comparable(scores, arm))}
     else:
         strata = {arm: list(own.values()) for arm, own in scores.counted.items() if own}
-    return [*figures, profiles(strata, scores.arms, several), differences(summary, scores)]
+    verdicts = [differences(summary, scores)] if len(scores.arms) > 1 else []
+    return [*figures, profiles(strata, scores.arms, several), *verdicts]
 
 
 # ----------------------------------------------------------------------------------------------------- The first screen

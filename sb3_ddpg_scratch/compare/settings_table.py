@@ -67,7 +67,7 @@ def _differs(row: dict[str, str]) -> bool:
 def _sentence(rows: Rows) -> str:
     names = [name for name, row in rows.items() if _differs(row)]
     if not names:
-        return "<p>All arms have the same settings.</p>"
+        return "<p>All arms have the same settings.</p>" if any(len(row) > 1 for row in rows.values()) else ""
     return f"<p>The arms differ in {html.escape(', '.join(names))}; all else is the same.</p>"
 
 
