@@ -60,7 +60,7 @@ class Results:
             "runs": [asdict(run) for run in self.runs],
             "evaluations": self.evaluations.to_dict("list"),
         }
-        write_whole(path, json.dumps(content, indent=1) + "\n")
+        write_whole(path, json.dumps(content) + "\n")
 
     def only_baseline(self, envs: Sequence[str], taken: Sequence[str]) -> "Results":
         """The baseline arm alone, on these environments; named ``NAME.stored`` if another arm has its name."""
