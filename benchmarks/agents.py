@@ -22,6 +22,7 @@ from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.results_file import read_results
 from sb3_ddpg_scratch.diagnostics.video import encode_gif
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.runs.training_run import RunSpec
 from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
 
@@ -134,7 +135,7 @@ def choose(
         chosen = max(runs, key=lambda result: max(result["returns"]))
         target = ship(chosen, folder, out)
         found = score(target, env_id, episodes)
-        write_whole(target / "score.json", json.dumps(found, indent=1) + "\n")
+        write_json(target / "score.json", found)
         write_whole(target / "README.md", card(chosen, runs, found, commands))
         typer.echo(f"{env_id}: {found['mean']:.2f} ± {found['standard_error']:.2f}, in {target}")
 

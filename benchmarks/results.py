@@ -19,11 +19,12 @@ from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.conclusions import summarize
 from sb3_ddpg_scratch.compare.curves import curves_of
 from sb3_ddpg_scratch.compare.experiment import read_experiment
-from sb3_ddpg_scratch.compare.picture import draw_comparison
+from sb3_ddpg_scratch.compare.plots import learning_curves
 from sb3_ddpg_scratch.compare.results_file import Results, read_results
 from sb3_ddpg_scratch.compare.scores import scores_of
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.report.formatting import number
+from sb3_ddpg_scratch.report.picture import write_picture
 
 ROOT = Path(__file__).parents[1]
 ARM = "scratch_ddpg"
@@ -146,8 +147,10 @@ def draw(root: Path) -> Path:
     write_whole(path, text(root))
     results = exported(root)
     if results is not None:
-        curves = curves_of(results, scores_of(results))
-        draw_comparison(curves, {"random_scores": results.random_scores}, root / "docs" / "images" / "results.png")
+        scores = scores_of(results)
+        by_env = enumerate(curves_of(results, scores).items())
+        figures = [learning_curves(curves, env, place, scores.random[env], "steps") for place, (env, curves) in by_env]
+        write_picture(figures, root / "docs" / "images" / "results.png")
     return path
 
 

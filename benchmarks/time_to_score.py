@@ -6,7 +6,6 @@ Minutes of training until a mean return, ours against SB3's DDPG and SBX's with 
 Evaluations, ten noise-free episodes each, are not counted. Interrupted, the same command repeats no finished run.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -15,10 +14,11 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from sb3_ddpg_scratch.atomic import whole_file, write_whole
+from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.bench.workload import installed
 from sb3_ddpg_scratch.compare.plan import seeded
 from sb3_ddpg_scratch.folder_lock import hold_folder
+from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import CHECKPOINT_EVERY, RunSpec, finished_result
@@ -119,7 +119,7 @@ def main(
     finished = [result for spec in specs if (result := finished_result(spec, out)) is not None]
     if finished:
         summary = summarize(finished, TASKS)
-        write_whole(results / "time_to_score.json", json.dumps(summary, indent=1) + "\n")
+        write_json(results / "time_to_score.json", summary)
         draw(summary, picture)
         typer.echo(f"Wrote {results / 'time_to_score.json'} and {picture}")
     if failed:

@@ -29,11 +29,7 @@ def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
 def stop_if_not_finite(
     observations: Observations, rewards: np.ndarray, infos: list[dict[str, Any]], step: int, last_checkpoint: str | None
 ) -> None:
-    """
-    Check observations, rewards and terminal observations after ``step`` environment steps.
-
-    :raises DivergenceError: if a number is not finite; names the first environment that has one, the step and the value
-    """
+    """Raise ``DivergenceError`` with the first environment that returned a number that is not finite, and where it is."""
     for index in range(len(rewards)):
         values = {"reward": rewards[index]} | _named("observation", _row(observations, index))
         if infos[index].get("terminal_observation") is not None:
@@ -57,11 +53,7 @@ def checkpoint_hint(last_checkpoint: str | None) -> str:
 
 
 def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: int) -> None:
-    """
-    Check what a VecEnv returned against the observation space; ``rewards`` is ``None`` after a reset.
-
-    :raises EnvironmentOutputError: for a wrong shape or dtype
-    """
+    """Raise ``EnvironmentOutputError`` for shapes and dtypes other than the space's; ``rewards`` is ``None`` after a reset."""
     _check_observation(space, observations, (n_envs,), "The environments")
     if rewards is not None:
         array = np.asarray(rewards)
@@ -73,12 +65,7 @@ def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: 
 
 @contextmanager
 def checked_outputs(env: VecEnv, method: str) -> Iterator[None]:
-    """
-    Check what each environment of a ``DummyVecEnv`` returns from its next ``reset`` or ``step`` (``method``). The VecEnv
-    copies it into its own arrays, which silently broadcasts a wrong shape and converts a wrong dtype.
-
-    Meant for a single call, after which nothing is left in an environment, even if the call failed.
-    """
+    """Check what each environment returns from one ``method``: ``DummyVecEnv`` would broadcast a wrong shape silently."""
     inner = _innermost(env)
     environments = inner.envs if isinstance(inner, DummyVecEnv) else []
     checks = [_CheckedCall(one, method, f"Environment {index}") for index, one in enumerate(environments)]

@@ -14,14 +14,7 @@ from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
 
 class InterruptedLearn(NamedTuple):
-    """
-    The ``learn`` that a resumed model continues.
-
-    :param total_timesteps: ``num_timesteps`` at which it was to end
-    :param first_timestep: ``num_timesteps`` at which it had begun
-    :param elapsed_ns: nanoseconds that it had taken
-    :param restore: puts back what the beginning of a ``learn`` changes, its callback included
-    """
+    """The ``learn`` that a resumed model continues; ``restore`` puts back what the beginning of another one changes."""
 
     total_timesteps: int
     first_timestep: int
@@ -31,11 +24,7 @@ class InterruptedLearn(NamedTuple):
 
 @contextmanager
 def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
-    """
-    Around SB3's ``_setup_learn``: the noise is ours to restart, and the outputs of a reset are checked.
-
-    Yields whether time steps are counted from 0, which a resumed model's are not.
-    """
+    """Around SB3's ``_setup_learn``: yields whether steps are counted from 0; noise is ours to restart, a reset is checked."""
     assert model.env is not None, "no environment: call set_env() before learn()"
     reset_num_timesteps = reset_num_timesteps and model._interrupted_learn is None
     resets = model._last_obs is None or reset_num_timesteps

@@ -230,7 +230,7 @@ def test_folder_may_grow_but_not_change(tmp_path):
             plan(arms=["ours=scratch_ddpg:preset=rl_zoo,tau=0.1", "sb3=ddpg"]).specs,
             "ours, Pendulum-v1, settings, tau .*is 0.1",
         ),
-        (plan(arms=["ours=scratch_ddpg:yaml=ddpg", "b=ddpg"]).specs, "sb3 is in it"),
+        (plan(arms=["ours=scratch_ddpg:yaml=ddpg", "b=ddpg"]).specs, "sb3 on Pendulum-v1 is in it"),
         ([spec for spec in specs if spec.seed == 0], "seeds were 2, are 1"),
     ]
     for other, message in cases:

@@ -65,7 +65,7 @@ def test_report(comparison):
     assert table.splitlines()[-1] in output
     picture = image.imread(out / "learning_curves.png")
     assert picture.shape[0] > 200
-    assert np.any(np.all(np.abs(picture[..., :3] - np.array([0x1F, 0x77, 0xB4]) / 255) < 0.01, axis=-1))
+    assert np.any(np.all(np.abs(picture[..., :3] - np.array([0x0B, 0x61, 0xA4]) / 255) < 0.01, axis=-1))
     assert not [path for path in out.rglob("*") if "tmp" in path.name]
 
 

@@ -1,9 +1,7 @@
 """What a comparison concludes: ``summary.json``, and the table of verdicts on a terminal."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.scores import Scores, scores_of
 from sb3_ddpg_scratch.compare.statistics import (
@@ -38,10 +35,7 @@ COLORS = {"equivalent": "green", "better": "cyan", "worse": "red", "undecided": 
 
 
 def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """
-    What ``summary.json`` holds. Each comparison is one of ``a`` with the baseline ``b``, and its verdict is about ``a``. The
-    margin is a fraction of the baseline's score range over a random policy. Numbers that are not finite are ``None``.
-    """
+    """What ``summary.json`` holds; each comparison is of ``a`` with the baseline ``b``, and its verdict is about ``a``."""
     check_number("margin", margin, 0, low_allowed=False)
     scores = scores_of(results)
     pairs = [(arm, env) for arm in scores.arms if arm != results.baseline for env in _compared_on(scores, arm)]
@@ -143,12 +137,6 @@ def _interval(low: float, high: float) -> list[float] | None:
     return [low, high] if np.isfinite(low) and np.isfinite(high) else None
 
 
-def write_summary(summary: Mapping[str, Any], out: Path) -> Path:
-    path = out / "summary.json"
-    write_whole(path, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
-    return path
-
-
 def worst_verdict(summary: Mapping[str, Any]) -> str:
     """``worse`` or else ``undecided`` if any comparison is, ``better`` only if all are, ``undecided`` if there is none."""
     verdicts = {comparison["verdict"] for comparison in summary["comparisons"]}
@@ -175,9 +163,8 @@ def _verdict_table(summary: Mapping[str, Any]) -> Table:
     for heading in ("environment", "arm", "verdict", "why", "P(better)"):
         table.add_column(heading, no_wrap=heading != "why", min_width=20 if heading == "why" else None)
     for row in summary["comparisons"]:
-        chance = "–" if row["p_improvement"] is None else percent(row["p_improvement"])
         verdict = f"[{COLORS[row['verdict']]}]{row['verdict']}[/]"
-        table.add_row(escape(row["env"]), escape(row["a"]), verdict, escape(row["why"]), chance)
+        table.add_row(escape(row["env"]), escape(row["a"]), verdict, escape(row["why"]), percent(row["p_improvement"]))
     return table
 
 

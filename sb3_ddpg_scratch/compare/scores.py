@@ -7,6 +7,7 @@ import pandas as pd
 
 from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.statistics import Strata
+from sb3_ddpg_scratch.report.formatting import span
 from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS
 
 Table = dict[str, dict[str, np.ndarray]]
@@ -14,11 +15,7 @@ Table = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Scores:
-    """
-    The scores of all runs, by arm and then environment, shape ``(seeds,)`` each; an arm has the environments in which it has
-    finished runs. ``measured`` has NaN for a run without a finite score, and ``counted`` the environment's ``worst`` score of
-    any run and the random policy there. ``random`` is NaN where it is unknown; ``notes`` are for the reader.
-    """
+    """The runs' scores by arm and environment, NaN in ``measured`` and the ``worst`` in ``counted`` for one that diverged."""
 
     measured: Table
     counted: Table
@@ -50,10 +47,7 @@ class Scores:
 
 
 def scores_of(results: Results) -> Scores:
-    """
-    A run's score is the mean of its last 10 evaluations. A run that diverged counts as the worst score of any run, or of the
-    random policy, in its environment: left out, it would flatter its arm.
-    """
+    """A run that diverged counts as the worst score of any run or the random policy: left out, it would flatter its arm."""
     present = [(run.arm, run.env) for run in results.runs]
     planned = present + [(arm, env) for arm, env, _, _ in results.missing]
     arms = list(dict.fromkeys([*(arm for arm, _ in planned), results.baseline]))
@@ -98,8 +92,9 @@ def _few_evaluations(last: pd.DataFrame) -> list[str]:
     counts = last.groupby(["arm", "env", "seed"]).size()
     if counts.empty or counts.min() >= SCORED_EVALUATIONS:
         return []
-    number = str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    return [f"Some runs have fewer than {SCORED_EVALUATIONS} evaluations: a score is the mean of its run's last {number}."]
+    return [
+        f"Some runs have fewer than {SCORED_EVALUATIONS} evaluations: a score is the mean of its run's last {span(counts)}."
+    ]
 
 
 def _diverged(arm: str, env: str, values: np.ndarray) -> list[str]:

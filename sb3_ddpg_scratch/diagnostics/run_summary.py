@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from sb3_ddpg_scratch.diagnostics.recording_reader import Recording
 from sb3_ddpg_scratch.report.formatting import duration, number, percent
@@ -16,18 +17,12 @@ NOTABLE_SHARE = 0.1
 
 def moving_average(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
     """For each value the mean of it and the ``window - 1`` before it (fewer at the beginning)."""
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(last - window, 0)
-    return (sums[last] - sums[first]) / (last - first)
+    return pd.Series(values).rolling(window, min_periods=1).mean().to_numpy()
 
 
 @dataclass
 class Summary:
-    """
-    The numbers of a run's end, NaN where nothing was recorded: returns are means of 10 episodes, ``return_error`` is the
-    standard error of their difference, and the rest is from the last measurements and comparisons.
-    """
+    """The numbers of a run's end, NaN where nothing was recorded; ``return_error`` is that of the difference of returns."""
 
     steps: int
     episodes: int

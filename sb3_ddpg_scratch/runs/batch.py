@@ -31,12 +31,7 @@ class RunExecutor(Protocol):
 
 
 def perform_runs(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, jobs: int, console: Console) -> list[RunSpec]:
-    """
-    Perform the runs that are not finished yet, ``jobs`` at a time.
-
-    :return: the runs that failed, each of which was reported with the end of its log
-    :raises KeyboardInterrupt: if interrupted, after the runs in progress were ended
-    """
+    """Perform what is not finished, ``jobs`` at a time; returns the runs that failed. If interrupted, ends what is running."""
     waiting = [spec for spec in specs if finished_result(spec, out) is None]
     if len(waiting) < len(specs):
         console.print(f"{len(specs) - len(waiting)} of {len(specs)} runs are finished already.")

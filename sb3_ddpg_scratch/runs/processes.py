@@ -1,9 +1,4 @@
-"""
-Each run in its own process.
-
-``python -m sb3_ddpg_scratch.runs.processes FOLDER SPEC THREADS CHECKPOINT_EVERY`` is such a process. It prints the number of
-steps made, one per line, and ends when its standard input does, so that it never outlives the process that started it.
-"""
+"""Runs in processes of their own, which end with the process that began them."""
 
 import json
 import os

@@ -20,10 +20,7 @@ LOCAL_OBJECT_STORE = 200 * 2**20
 
 
 class RayRuns:
-    """
-    Performs runs as Ray tasks that take ``threads`` processors each, on the cluster at the address, or that ``RAY_ADDRESS``
-    names, or a local one. Nodes share no disk with this machine: files come back as bytes and are written here.
-    """
+    """Runs as Ray tasks, on a cluster or locally. Nodes share no disk with this machine: files come back as bytes."""
 
     def __init__(self, out: Path, threads: int = 1, address: str | None = None) -> None:
         ray = _ray()
