@@ -74,7 +74,8 @@ def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -
     jobs = min(experiment.jobs, max(usable_cores() // experiment.threads, 1))
     if jobs < experiment.jobs:
         console.print(f"{jobs} runs at a time instead of {experiment.jobs}: there are {usable_cores()} cores.")
-    return perform_runs(plan.specs, experiment.out, RunProcesses(experiment.out, experiment.threads), jobs, console)
+    processes = RunProcesses(experiment.out, experiment.threads, experiment.checkpoint_every)
+    return perform_runs(plan.specs, experiment.out, processes, jobs, console)
 
 
 def gather(plan: Plan, random_scores: dict[str, float], failed: Sequence[RunSpec], command: str) -> Results:

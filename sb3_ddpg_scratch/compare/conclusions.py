@@ -25,7 +25,7 @@ from sb3_ddpg_scratch.compare.statistics import (
 )
 from sb3_ddpg_scratch.compare.verdict import WORST_FIRST, Comparison, decide, reasons
 from sb3_ddpg_scratch.json_values import plain
-from sb3_ddpg_scratch.report.formatting import percent
+from sb3_ddpg_scratch.report.formatting import number, percent
 from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS
 from sb3_ddpg_scratch.validation import check_number
 
@@ -144,7 +144,18 @@ def worst_verdict(summary: Mapping[str, Any]) -> str:
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
-    """Print the verdicts and the reasons for them."""
+    """Print the verdicts and the reasons for them; of one arm alone, its scores."""
+    table = _verdict_table(summary) if summary["comparisons"] else _score_table(summary)
+    needed = console.measure(table, options=console.options.update(width=10_000)).minimum
+    table.width = needed if needed > console.width else None
+    console.print(table, crop=False)
+    for note in summary["notes"]:
+        console.print(note, markup=False, highlight=False)
+    if summary["missing"]:
+        console.print(f"{len(summary['missing'])} run(s) are missing: this is of those that are finished.")
+
+
+def _verdict_table(summary: Mapping[str, Any]) -> Table:
     margin = percent(summary["margin"])
     title = f"Against {escape(summary['baseline'])}, margin {margin} of its range over random"
     table = Table(title=title, title_justify="left")
@@ -154,10 +165,14 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     for row in summary["comparisons"]:
         verdict = f"[{COLORS[row['verdict']]}]{row['verdict']}[/]"
         table.add_row(escape(row["env"]), escape(row["a"]), verdict, escape(row["why"]), percent(row["p_improvement"]))
-    needed = console.measure(table, options=console.options.update(width=10_000)).minimum
-    table.width = needed if needed > console.width else None
-    console.print(table, crop=False)
-    for note in summary["notes"]:
-        console.print(note, markup=False, highlight=False)
-    if summary["missing"]:
-        console.print(f"{len(summary['missing'])} run(s) are missing: these verdicts are of those that are finished.")
+    return table
+
+
+def _score_table(summary: Mapping[str, Any]) -> Table:
+    table = Table("environment", "arm", "seeds", "IQM", "95% interval")
+    for arm, own in summary["arms"].items():
+        for env, values in own["scores"].items():
+            interval = own["ci"][env]
+            ends = "–" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
+            table.add_row(escape(env), escape(arm), str(len(values)), number(own["iqm"][env]), ends)
+    return table

@@ -49,12 +49,13 @@ def _score_figures(scores: Scores, summary: Mapping[str, Any]) -> list[Figure]:
     else:
         strata = {arm: list(own.values()) for arm, own in scores.counted.items() if own}
     distributions = [score_distribution(scores, summary, env, place) for place, env in enumerate(scores.envs)]
-    return [*distributions, profiles(strata, scores.arms, several), differences(summary, scores)]
+    verdicts = [differences(summary, scores)] if len(scores.arms) > 1 else []
+    return [*distributions, profiles(strata, scores.arms, several), *verdicts]
 
 
 def _page(results: Results, scores: Scores, figures: list[Figure], summary: Mapping[str, Any]) -> str:
     others = [arm for arm in scores.arms if arm != scores.baseline]
-    heading = f"{', '.join(others) or 'no other arm'} against {scores.baseline}"
+    heading = f"{', '.join(others)} against {scores.baseline}" if others else scores.baseline
     count = span([len(values) for arm in scores.seeds.values() for values in arm.values()])
     missing = [f"{run['arm']} on {run['env']}, seed {run['seed']}: {run['why']}" for run in summary["missing"]]
     if len(missing) > LINES_SHOWN:

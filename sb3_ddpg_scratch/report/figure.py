@@ -9,7 +9,7 @@ import numpy as np
 
 from sb3_ddpg_scratch.json_values import plain
 
-RUN_COLORS = 8
+RUN_COLORS = 16
 
 Trace = dict[str, Any]
 

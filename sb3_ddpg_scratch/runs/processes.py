@@ -24,11 +24,15 @@ def thread_limits(threads: int) -> dict[str, str]:
 
 
 class RunProcesses:
-    """Performs runs in processes of ``threads`` threads each, which can be ended from another thread."""
+    """
+    Performs runs in processes of ``threads`` threads each, which can be ended from another thread; with ``checkpoint_every``,
+    a run that was interrupted continues.
+    """
 
-    def __init__(self, out: Path, threads: int = 1) -> None:
+    def __init__(self, out: Path, threads: int = 1, checkpoint_every: int | None = None) -> None:
         self.out = out
         self.threads = threads
+        self.checkpoint_every = checkpoint_every
         self._running: set[subprocess.Popen[str]] = set()
         self._ended = False
         self._lock = threading.Lock()
@@ -38,7 +42,7 @@ class RunProcesses:
         log = spec.log_file(self.out)
         log.parent.mkdir(parents=True, exist_ok=True)
         module = "sb3_ddpg_scratch.runs.processes"
-        command = [sys.executable, "-m", module, str(self.out), json.dumps(asdict(spec)), str(self.threads)]
+        arguments = [str(self.out), json.dumps(asdict(spec)), str(self.threads), json.dumps(self.checkpoint_every)]
         package = Path(sb3_ddpg_scratch.__file__).parent.parent
         path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
         with log.open("w") as file:
@@ -47,7 +51,7 @@ class RunProcesses:
                     return False
                 # In a session of its own: Ctrl-C reaches this process alone, which then ends the others.
                 process = subprocess.Popen(
-                    command,
+                    [sys.executable, "-m", module, *arguments],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=file,
@@ -87,13 +91,16 @@ def main() -> None:
     th.set_num_threads(threads)
     every = max(spec.steps // 100, 1)
     progress = sys.stdout
+    told = 0
 
     def tick(steps: int) -> None:
-        if steps % every == 0:
+        nonlocal told
+        if steps // every > told:
+            told = steps // every
             print(steps, file=progress, flush=True)
 
     with redirect_stdout(sys.stderr):  # what the Zoo prints
-        perform(spec, out, tick)
+        perform(spec, out, tick, json.loads(sys.argv[4]))
 
 
 if __name__ == "__main__":

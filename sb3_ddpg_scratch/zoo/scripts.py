@@ -119,6 +119,9 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
             check_train_options(arguments)
         elif command == "enjoy":
             _check_enjoy(arguments)
+        elif command == "benchmark":
+            # The hub has none of ours.
+            arguments.no_hub |= (Path(arguments.log_dir) / ALGO).is_dir()
 
     return finish
 
