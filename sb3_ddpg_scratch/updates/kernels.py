@@ -24,6 +24,7 @@ from sb3_ddpg_scratch.updates.operations import (
     activate,
     activate_backward,
     compiled,
+    internal,
     normalize,
     normalize_backward,
     normalize_gradient,
@@ -134,19 +135,19 @@ def _pointer(_, address):
     return types.voidptr(address), code
 
 
-@compiled()
+@internal()
 def vector(address, size):
     """The float32 entries at an address."""
     return carray(_pointer(address), (size,), np.float32)
 
 
-@compiled()
+@internal()
 def weights_of(layer):
     """The weights (n_out, n_in) of a row of a table of layers."""
     return carray(_pointer(layer[WEIGHT]), (layer[N_OUT], layer[N_IN]), np.float32)
 
 
-@compiled()
+@internal()
 def memory_for(layers, sizes, batch):
     """Memory for a network and a batch."""
     inputs, hidden = 0, 0
@@ -166,7 +167,7 @@ def memory_for(layers, sizes, batch):
     )
 
 
-@compiled()
+@internal()
 def part_of(layers, memory, column, index, batch):
     """The values of one layer (size, batch) in memory where those of all layers lie one behind the other."""
     size = layers[index, column]
@@ -178,7 +179,7 @@ def part_of(layers, memory, column, index, batch):
     return memory[start * batch : (start + size) * batch].reshape((size, batch))
 
 
-@compiled()
+@internal()
 def write_inputs(layers, memory, observation, action, action_layer):
     """Write observations (batch, size) as the first layer's inputs, and actions (size, batch) as inputs of their layer."""
     batch = len(observation)
@@ -187,13 +188,15 @@ def write_inputs(layers, memory, observation, action, action_layer):
         for i in range(batch):
             first[j, i] = observation[i, j]
     joined = part_of(layers, memory.inputs, N_IN, action_layer, batch)
-    joined[len(joined) - len(action) :, :] = action
+    for j in range(len(action)):
+        for i in range(batch):
+            joined[len(joined) - len(action) + j, i] = action[j, i]
 
 
 # ---------------------------------------------------------------------------------------------- Forward beside backward
 
 
-@compiled()
+@internal()
 def matmul(weight, x, z):
     """``z = W x``; with the transpose of W, ``dL/dx = W' dL/dz``."""
     n_out, n_in = weight.shape
@@ -210,7 +213,7 @@ def matmul(weight, x, z):
                 z[j, i] += weight[j, k] * x[k, i] + weight[j, k + 1] * x[k + 1, i]
 
 
-@compiled()
+@internal()
 def matmul_backward(delta, x, weight_grad):
     """``dL/dW = dL/dz x'``."""
     n_out, n_in = weight_grad.shape
@@ -225,7 +228,7 @@ def matmul_backward(delta, x, weight_grad):
             weight_grad[j, k] = total
 
 
-@compiled()
+@internal()
 def forward(layers, sizes, memory, output):
     """From the inputs in ``memory`` to ``output`` (n_out, batch): z = W x + b, and between layers h = f(z)."""
     batch = output.shape[1]
@@ -250,7 +253,7 @@ def forward(layers, sizes, memory, output):
             output[j, i] += bias[j]
 
 
-@compiled()
+@internal()
 def backward(layers, sizes, memory, batch):
     """From dL/dz of the output, in ``deltas[0]``, to the gradients of all parameters."""
     here = 0
@@ -278,7 +281,7 @@ def backward(layers, sizes, memory, batch):
             backward_to_hidden(layers, sizes, memory, index, delta, here)
 
 
-@compiled()
+@internal()
 def backward_to_hidden(layers, sizes, memory, index, delta, here):
     """From dL/dz of a layer to that of the hidden layer before it, in ``deltas[here]``."""
     batch = delta.shape[1]
@@ -291,7 +294,7 @@ def backward_to_hidden(layers, sizes, memory, index, delta, here):
     activate_backward(sizes.activation, input_grad[:n_hidden], hidden, sums)
 
 
-@compiled()
+@internal()
 def backward_to_action(layers, sizes, memory, action_grad):
     """From dL/dz of the output, in ``deltas[0]``, to the gradient with respect to the action (size, batch) alone."""
     action_dim, batch = action_grad.shape
@@ -315,7 +318,7 @@ def backward_to_action(layers, sizes, memory, action_grad):
 # ------------------------------------------------------------------------------------------------------- Losses
 
 
-@compiled()
+@internal()
 def squash(action):
     """``a = tanh(z)``, in place."""
     for j in range(len(action)):
@@ -323,7 +326,7 @@ def squash(action):
             action[j, i] = np.tanh(action[j, i])
 
 
-@compiled()
+@internal()
 def act(layers, sizes, observation, action):
     """``a = mu(s)``, for observations (batch, size); ``action`` is (size, batch)."""
     memory = memory_for(layers, sizes, len(observation))
@@ -332,14 +335,14 @@ def act(layers, sizes, observation, action):
     squash(action)
 
 
-@compiled()
+@internal()
 def sizes_from(numbers):
     """The sizes in a table of numbers."""
     n = numbers[SIZES]
     return Sizes(int(n[0]), int(n[1]), int(n[2]), int(n[3]), np.float32(n[4]), int(n[5]), int(n[6]), int(n[7]))
 
 
-@compiled()
+@internal()
 def adam_from(numbers, row):
     """The settings of an optimizer in a table of numbers."""
     n = numbers[row]
@@ -359,14 +362,14 @@ def explore(numbers, layers, observation, noise, bounds, out):
             out[0, i, j], out[1, i, j] = low + HALF * (scaled + ONE) * (high - low), scaled
 
 
-@compiled()
+@internal()
 def actor_of(layers, sizes):
     """The rows of the actor in a table of all layers."""
     first = sizes.actor_layers + sizes.critics * sizes.critic_layers
     return layers[first : first + sizes.actor_layers]
 
 
-@compiled()
+@internal()
 def critic_of(layers, sizes, number, target):
     """The rows of a critic, or of its target network, in a table of all layers."""
     first = sizes.actor_layers + number * sizes.critic_layers
@@ -375,7 +378,7 @@ def critic_of(layers, sizes, number, target):
     return layers[first : first + sizes.critic_layers]
 
 
-@compiled()
+@internal()
 def td_target(sizes, layers, memory, rows, noise, settings):
     """``y = r + gamma c min_i Q_i'(s', mu'(s'))``, with c the continuation and mu' smoothed by clipped noise."""
     o, a = sizes.observation, sizes.action
@@ -456,7 +459,7 @@ def actor_gradient(sizes, share, batch):
 # --------------------------------------------------------------------------------------------------------------- Steps
 
 
-@compiled()
+@internal()
 def add_other_grads(table, other_grads):
     """Add the gradients of the other shares to those of the first one, which are the parameters' own."""
     for row in table:
@@ -467,7 +470,7 @@ def add_other_grads(table, other_grads):
                 grad[i] += other[i]
 
 
-@compiled()
+@internal()
 def clip_grad_norm(table, max_grad_norm):
     """Limit the gradient's global norm."""
     squared = 0.0

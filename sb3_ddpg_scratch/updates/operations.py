@@ -13,6 +13,8 @@ from numba import njit
 from torch import nn
 
 compiled = partial(njit, cache=True, fastmath=True, error_model="numpy", nogil=True)
+# For what only other compiled functions call: without the code that would take its arguments from Python.
+internal = partial(compiled, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 RELU, TANH, LEAKY_RELU, ELU, SELU, SIGMOID, SOFTPLUS, SILU, MISH, GELU = range(10)
@@ -36,7 +38,7 @@ ROOT_HALF, DENSITY_AT_0 = np.float32(math.sqrt(0.5)), np.float32(1 / math.sqrt(2
 SOFTPLUS_THRESHOLD = np.float32(20)
 
 
-@compiled()
+@internal()
 def relu(z, bias):
     """``h = max(z, 0)``."""
     for j in range(len(z)):
@@ -44,7 +46,7 @@ def relu(z, bias):
             z[j, i] = max(z[j, i] + bias[j], ZERO)
 
 
-@compiled()
+@internal()
 def relu_backward(grad, h):
     """``h' = [h > 0]``."""
     for j in range(len(h)):
@@ -52,7 +54,7 @@ def relu_backward(grad, h):
             grad[j, i] = grad[j, i] if h[j, i] > 0 else ZERO
 
 
-@compiled()
+@internal()
 def tanh(z, bias):
     """``h = tanh(z)``."""
     for j in range(len(z)):
@@ -60,7 +62,7 @@ def tanh(z, bias):
             z[j, i] = np.tanh(z[j, i] + bias[j])
 
 
-@compiled()
+@internal()
 def tanh_backward(grad, h):
     """``h' = 1 - h^2``."""
     for j in range(len(h)):
@@ -68,7 +70,7 @@ def tanh_backward(grad, h):
             grad[j, i] *= ONE - h[j, i] * h[j, i]
 
 
-@compiled()
+@internal()
 def scalar_forward(code, z):
     """The other activations of one value."""
     if code == LEAKY_RELU:
@@ -88,7 +90,7 @@ def scalar_forward(code, z):
     return z * HALF * (ONE + math.erf(z * ROOT_HALF))
 
 
-@compiled()
+@internal()
 def scalar_slope(code, z, h):
     """Their derivatives; ``z`` is only read where it was kept."""
     if code == LEAKY_RELU:
@@ -110,13 +112,13 @@ def scalar_slope(code, z, h):
     return HALF * (ONE + math.erf(z * ROOT_HALF)) + z * DENSITY_AT_0 * np.exp(-HALF * z * z)
 
 
-@compiled()
+@internal()
 def softplus(z):
     """``log(1 + e^z)``, as torch computes it."""
     return z if z > SOFTPLUS_THRESHOLD else np.log1p(np.exp(z))
 
 
-@compiled()
+@internal()
 def activate(code, z, bias, kept):
     """``h = f(z + b)``, in place; ``kept`` is memory for z + b, or of no rows."""
     if code == RELU:
@@ -132,7 +134,7 @@ def activate(code, z, bias, kept):
                 z[j, i] = scalar_forward(code, value)
 
 
-@compiled()
+@internal()
 def activate_backward(code, grad, h, kept):
     """``dL/dz = dL/dh f'(z)``, in place."""
     if code == RELU:
@@ -145,7 +147,7 @@ def activate_backward(code, grad, h, kept):
                 grad[j, i] *= scalar_slope(code, kept[j, i] if len(kept) > 0 else ZERO, h[j, i])
 
 
-@compiled()
+@internal()
 def normalize(z, bias, weight, eps, standardized, inverse_std):
     """
     Layer normalization without its bias, in place: ``w s`` with ``s = (z + b - mean) / std`` over the units of each column.
@@ -172,7 +174,7 @@ def normalize(z, bias, weight, eps, standardized, inverse_std):
             z[j, i] = standardized[j, i] * weight[j]
 
 
-@compiled()
+@internal()
 def normalize_backward(grad, weight, standardized, inverse_std):
     """``dL/dz = (g - mean(g) - s mean(g s)) / std`` with ``g = w dL/dy``, in place."""
     n, batch = grad.shape
@@ -189,7 +191,7 @@ def normalize_backward(grad, weight, standardized, inverse_std):
             grad[j, i] = (grad[j, i] - mean[i] - standardized[j, i] * mean_with_s[i]) * inverse_std[i]
 
 
-@compiled()
+@internal()
 def normalize_gradient(grad, standardized, weight_grad, bias_grad):
     """``dL/dw``, the sum of ``s dL/dy`` over the batch, and ``dL/db``, that of dL/dy."""
     for j in range(len(grad)):
