@@ -54,12 +54,13 @@ def collect_rollouts(
         self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         self._on_step()
-        for idx, done in enumerate(dones.tolist()):
+        for idx, done in enumerate(dones):
             if done:
                 num_collected_episodes += 1
                 self._episode_num += 1
                 if action_noise is not None:
-                    action_noise.reset(**({"indices": [idx]} if env.num_envs > 1 else {}))
+                    kwargs = {"indices": [idx]} if env.num_envs > 1 else {}
+                    action_noise.reset(**kwargs)
                 if log_interval is not None and self._episode_num % log_interval == 0:
                     self.dump_logs()
     callback.on_rollout_end()

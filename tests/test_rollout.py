@@ -1,0 +1,201 @@
+"""Rollouts of our own against SB3's: the same calls, the same local variables, the same outputs of environments."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3 import DDPG
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_ddpg_scratch import ScratchDDPG
+from sb3_ddpg_scratch.known_code import only_known_code
+from sb3_ddpg_scratch.rollout import step
+
+SMALL = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 10, "batch_size": 4, "seed": 3, "device": "cpu"}
+
+
+class ShortEnv(gym.Env):
+    """Episodes of 7 steps, every other one terminated, the rest truncated; infos with what a deep copy matters for."""
+
+    observation_space = gym.spaces.Box(-10, 10, (2,), np.float32)
+    action_space = gym.spaces.Box(-2, 2, (1,), np.float32)
+    episode = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.trace = 0, []
+        self.episode += 1
+        return np.zeros(2, np.float32), {"episode number": self.episode}
+
+    def step(self, action):
+        self.time += 1
+        self.trace.append(float(action[0]))
+        observation = np.array([self.time, action[0]], np.float32)
+        over, terminates = self.time == 7, self.episode % 2 == 0
+        return (
+            observation,
+            float(action[0]),
+            over and terminates,
+            over and not terminates,
+            {"trace": self.trace, "n": self.time},
+        )
+
+
+class Diary(BaseCallback):
+    """Every call, with what SB3 lets a callback see."""
+
+    def __init__(self):
+        super().__init__()
+        self.entries = []
+
+    def note(self, what):
+        model = self.model
+        seen = {
+            name: value if isinstance(value, (int, bool, type(None))) else type(value).__name__
+            for name, value in self.locals.items()
+        }
+        state = (self.num_timesteps, model.replay_buffer.pos, model._n_updates, model._episode_num, len(model.ep_info_buffer))
+        self.entries.append((what, state, model.policy.training, seen))
+
+    def _on_rollout_start(self):
+        self.note("rollout start")
+
+    def _on_step(self):
+        self.note("step")
+        infos = self.locals["infos"]
+        self.entries.append([sorted(info) for info in infos])
+        return self.n_calls < 60
+
+    def _on_rollout_end(self):
+        self.note("rollout end")
+
+
+@pytest.mark.parametrize(("n_envs", "train_freq"), [(1, 1), (1, 3), (1, (2, "episode")), (2, 1), (3, 2)])
+@pytest.mark.parametrize("updater", ["autograd", "compiled"])
+def test_callbacks_see_what_they_see_in_sb3(n_envs, train_freq, updater):
+    def diary_of(algorithm, **settings):
+        noise = NormalActionNoise(np.zeros(1), np.full(1, 0.1))
+        diary, env = Diary(), make_vec_env(ShortEnv, n_envs)
+        algorithm("MlpPolicy", env, train_freq=train_freq, action_noise=noise, **SMALL, **settings).learn(200, callback=diary)
+        return diary.entries
+
+    ours, theirs = diary_of(ScratchDDPG, updater=updater), diary_of(DDPG)
+    classes = {"ScratchDDPG": "DDPG", "PackedReplayBuffer": "ReplayBuffer"}
+    for entry in ours:
+        if isinstance(entry, tuple):
+            entry[3].update({name: classes.get(value, value) for name, value in entry[3].items()})
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_a_step_is_that_of_the_dummy_vec_env(n_envs):
+    ours, theirs = (DummyVecEnv([ShortEnv] * n_envs) for _ in range(2))
+    for env in (ours, theirs):
+        env.reset()
+    generator = np.random.default_rng(0)
+    for _ in range(30):
+        actions = generator.uniform(-2, 2, (n_envs, 1)).astype(np.float32)
+        found, expected = step(ours, actions), theirs.step(actions)
+        for mine, right in zip(found[:3], expected[:3], strict=True):
+            assert mine.dtype == right.dtype
+            np.testing.assert_array_equal(mine, right)
+        assert str(found[3]) == str(expected[3])
+        assert ours.reset_infos == theirs.reset_infos
+        for name in ("buf_rews", "buf_dones", "actions"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+        # What is returned is the caller's own.
+        found[0][:] = found[1][:] = 77
+        for info, kept in zip(found[3], ours.buf_infos, strict=True):
+            info["trace"].append("mine")
+            info["n"] = "mine"
+            assert "mine" not in kept["trace"]
+            assert kept["n"] != "mine"
+        assert 77 not in ours.buf_obs[None]
+        assert 77 not in ours.buf_rews
+
+
+def test_a_dummy_vec_env_that_was_changed_is_asked_itself(monkeypatch):
+    class Own(DummyVecEnv):
+        def step_wait(self):
+            return "own"
+
+    env, patched = DummyVecEnv([ShortEnv]), DummyVecEnv([ShortEnv])
+    patched.step_wait = lambda: "patched"
+    for one in (env, patched):
+        one.reset()
+    action = np.zeros((1, 1), np.float32)
+    assert step(Own([ShortEnv]), action) == "own"
+    assert step(patched, action) == "patched"
+    monkeypatch.setattr(DummyVecEnv, "step_wait", lambda self: "class")
+    assert step(env, action) == "class"
+
+
+class Foreign(BaseCallback):
+    def _on_step(self):
+        return True
+
+
+def trusted(callback=None, env="Pendulum-v1", change=lambda model: None, **settings):
+    model = ScratchDDPG("MlpPolicy", env, **SMALL | settings)
+    change(model)
+    _, callback = model._setup_learn(10, callback)
+    return only_known_code(model, model.env, callback)
+
+
+def test_known_code_is_that_of_known_packages(tmp_path):
+    evaluation = EvalCallback(make_vec_env("Pendulum-v1"), callback_on_new_best=None)
+    assert trusted()
+    assert trusted([evaluation, CheckpointCallback(10, str(tmp_path))])
+    assert trusted(env=VecNormalize(make_vec_env("Pendulum-v1", 2)))
+    assert trusted(action_noise=NormalActionNoise(np.zeros(1), np.ones(1)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"callback": Foreign()},
+        {"callback": lambda local, other: True},
+        {"callback": CallbackList([EvalCallback(make_vec_env("Pendulum-v1"), callback_after_eval=Foreign())])},
+        {"callback": EvalCallback(make_vec_env(ShortEnv))},
+        {"env": ShortEnv()},
+        {"env": gym.wrappers.TransformReward(gym.make("Pendulum-v1"), lambda reward: reward)},
+        {"learning_rate": lambda progress: 1e-3},
+        {"qf_learning_rate": lambda progress: 1e-3},
+        {"change": lambda model: setattr(model, "_on_step", lambda: None)},
+        {"change": lambda model: setattr(model.policy, "predict", model.policy.predict)},
+    ],
+)
+def test_code_of_the_users_is_noticed(settings):
+    assert not trusted(**settings)
+
+
+class Freezing(gym.Wrapper):
+    """An environment that freezes a layer while the model learns."""
+
+    model = None
+
+    def step(self, action):
+        if self.model.num_timesteps == 30:
+            self.model.actor.mu[0].weight.requires_grad_(False)
+            self.before = self.model.actor.mu[0].weight.clone()
+        return self.env.step(action)
+
+
+def test_an_environment_of_ones_own_may_change_the_networks():
+    env = Freezing(gym.make("Pendulum-v1"))
+    env.model = ScratchDDPG("MlpPolicy", env, updater="compiled", **SMALL)
+    with pytest.warns(UserWarning, match="actor.mu.0.weight is frozen"):
+        env.model.learn(60)
+    assert (env.model.actor.mu[0].weight == env.before).all()
+
+
+def test_after_learn_every_update_inspects_again():
+    model = ScratchDDPG("MlpPolicy", "Pendulum-v1", updater="compiled", **SMALL).learn(40)
+    assert not model._updater.trusted
+    weight = model.actor.mu[0].weight.requires_grad_(False)
+    before = weight.clone()
+    with pytest.warns(UserWarning, match="actor.mu.0.weight is frozen"):
+        model.train(3, 4)
+    assert (weight == before).all()
