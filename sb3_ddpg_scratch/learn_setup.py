@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ddpg_scratch.environment_check import checked_outputs
+from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.noise import VectorNoise
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
@@ -36,7 +37,11 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
 
     Yields whether time steps are counted from 0, which a resumed model's are not.
     """
-    assert model.env is not None, "no environment: call set_env() before learn()"
+    if model.env is None:
+        raise ArgumentError("env", None, "given", "Call set_env(env) before learn().")
+    statistics = model.get_vec_normalize_env()
+    # Saved, so that nobody exports the policy without the statistics.
+    model.observations_normalized = statistics is not None and statistics.norm_obs
     reset_num_timesteps = reset_num_timesteps and model._interrupted_learn is None
     resets = model._last_obs is None or reset_num_timesteps
     buffer, noise = model.replay_buffer, model.action_noise

@@ -7,8 +7,9 @@ import rl_zoo3
 import yaml
 
 from sb3_ddpg_scratch import ArgumentError
+from sb3_ddpg_scratch.errors import near
 from sb3_ddpg_scratch.zoo import ALGO, hyperparams_folder, preset_file, preset_names
-from sb3_ddpg_scratch.zoo.yaml_settings import check_settings, default_file, near, plain_numbers, read_settings, section_for
+from sb3_ddpg_scratch.zoo.yaml_settings import check_settings, default_file, plain_numbers, read_settings, section_for
 
 FILES = sorted(hyperparams_folder().glob("*.yml"))
 OURS = read_settings(default_file())

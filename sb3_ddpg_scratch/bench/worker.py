@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from sb3_ddpg_scratch.bench.workload import Workload
+from sb3_ddpg_scratch.gym_packages import import_modules
 
 
 def rate(action: Callable[[], object], seconds: float, warm_up: int = 3) -> float:
@@ -30,6 +31,7 @@ def make_model(workload: Workload) -> Any:
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.noise import NormalActionNoise
 
+    import_modules(workload.gym_packages)
     env = make_vec_env(workload.env, n_envs=workload.n_envs, seed=0)
     zeros = np.zeros(env.action_space.shape or ())
     settings: dict[str, Any] = {

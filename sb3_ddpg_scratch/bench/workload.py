@@ -23,6 +23,7 @@ class Workload:
     :param n_envs: environments
     :param gradient_steps: updates after each step of all environments
     :param env: id of the environment
+    :param gym_packages: modules to import before it is made
     :param seconds: how long to measure updates, and again environment steps
     :param buffer_size: capacity of the replay buffer
     :param filled: transitions in the buffer while updates are timed
@@ -35,6 +36,7 @@ class Workload:
     n_envs: int = 1
     gradient_steps: int = 1
     env: str = "Pendulum-v1"
+    gym_packages: tuple[str, ...] = ()
     seconds: float = 2.0
     buffer_size: int = 1_000_000
     filled: int = 2_000

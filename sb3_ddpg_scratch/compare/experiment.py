@@ -8,11 +8,10 @@ from typing import Any
 
 import yaml
 
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.machine import usable_cores
-from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS
 from sb3_ddpg_scratch.validation import check_number, check_whole_number
-from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, hyperparams_folder, near, plain_numbers
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, hyperparams_folder, plain_numbers
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _ARM_FORM = "NAME=ALGO or NAME=ALGO:key=value,key=value"
@@ -44,7 +43,7 @@ class Experiment:
     ``None`` are the stored baseline's, or 20 and 10. ``margin`` is what counts as equivalent, as a fraction of the baseline's
     score range over random. ``baseline`` is an arm or a stored result; ``None`` is the first arm that is not ``scratch_ddpg``,
     or the first. ``diagnostics`` records the first seed's Q, targets and probe states and draws them side by side. ``jobs``
-    are runs at a time on this machine, ``threads`` those of each run.
+    are runs at a time on this machine, ``threads`` those of each run. ``gym_packages`` are modules that every process imports.
     """
 
     arms: tuple[Arm, ...]
@@ -60,6 +59,7 @@ class Experiment:
     diagnostics: bool = False
     jobs: int = usable_cores()
     threads: int = 1
+    gym_packages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -71,9 +71,9 @@ class Experiment:
         check_whole_number("seeds", self.seeds, 1)
         if self.seeds < 2:
             raise ArgumentError("seeds", self.seeds, "at least 2", "One run says nothing about the next; 10 are common.")
-        for key, minimum in (("steps", 1), ("evaluations", SCORED_EVALUATIONS), ("eval_episodes", 1)):
+        for key in ("steps", "evaluations", "eval_episodes"):
             if getattr(self, key) is not None:
-                check_whole_number(key, getattr(self, key), minimum)
+                check_whole_number(key, getattr(self, key), 1)
         for key in ("jobs", "threads"):
             check_whole_number(key, getattr(self, key), 1)
         check_number("margin", self.margin, 0, low_allowed=False)
@@ -99,10 +99,12 @@ def experiment_from(settings: Mapping[str, Any]) -> Experiment:
         content["arms"] = DEFAULT_ARMS if content.get("baseline") in (None, "ours", "sb3") else DEFAULT_ARMS[:1]
     else:
         content["arms"] = _arms(arms)
-    envs = [content["envs"]] if isinstance(content["envs"], str) else content["envs"]
-    if not isinstance(envs, list) or not all(isinstance(env_id, str) for env_id in envs):
-        raise ArgumentError("envs", envs, "a list of environments' names")
-    content["envs"] = tuple(dict.fromkeys(envs))
+    for key, what in (("envs", "environments'"), ("gym_packages", "modules'")):
+        names = content.get(key) or []
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ArgumentError(key, names, f"a list of {what} names")
+        content[key] = tuple(dict.fromkeys(names))
     for key in ("out", "baseline", "device"):
         if not isinstance(content.get(key, ""), (str, Path, type(None))):
             raise ArgumentError(key, content[key], "a string")

@@ -17,7 +17,6 @@ from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS, RunSpec, finished_result
 from sb3_ddpg_scratch.validation import check_whole_number
-from sb3_ddpg_scratch.zoo.registry import check_env
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, preset_file, preset_names, read_settings
 
 # For presets that state no budget for the environment: enough to learn Pendulum after 25,000 random steps.
@@ -43,7 +42,6 @@ def plan_runs(
         check_whole_number(name, value, 1)
     if steps is not None:
         check_whole_number("steps", steps, evaluations)
-    check_env(env_id)
     contents = {preset: read_settings(preset_file(preset)) for preset in presets or preset_names()}
     specs = []
     for preset, content in contents.items():
@@ -57,15 +55,17 @@ def plan_runs(
     return [run for spec in specs for run in seeded([spec], seeds)]
 
 
-def run_presets(specs: Sequence[RunSpec], out: Path, jobs: int, console: Console, command: str) -> list[RunSpec]:
+def run_presets(
+    specs: Sequence[RunSpec], out: Path, jobs: int, console: Console, command: str, gym_packages: Sequence[str] = ()
+) -> list[RunSpec]:
     """
     Perform the runs that are not finished yet, ``jobs`` at a time; write table, summary and picture of all that are, also when
-    interrupted; return the runs that failed, whose logs lie beside their agents.
+    interrupted; return the runs that failed, whose logs lie beside their agents. Each process imports ``gym_packages``.
     """
     check_whole_number("jobs", jobs, 1)
     with hold_folder(out, "--out"):
         try:
-            return perform_runs(specs, out, RunProcesses(out), jobs, console)
+            return perform_runs(specs, out, RunProcesses(out, gym_packages=gym_packages), jobs, console)
         finally:
             results = [result for spec in specs if (result := finished_result(spec, out)) is not None]
             if results:

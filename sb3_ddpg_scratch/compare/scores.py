@@ -17,7 +17,8 @@ class Scores:
     """
     The scores of all runs, by arm and then environment, shape ``(seeds,)`` each; an arm has the environments in which it has
     finished runs. ``measured`` has NaN for a run without a finite score, and ``counted`` the environment's ``worst`` score of
-    any run and the random policy there. ``random`` is NaN where it is unknown; ``notes`` are for the reader.
+    any run and the random policy there. ``random`` is NaN where it is unknown; ``score`` says what a score is, and ``notes``
+    are for the reader.
     """
 
     measured: Table
@@ -28,6 +29,7 @@ class Scores:
     baseline: str
     arms: list[str]
     envs: list[str]
+    score: str
     notes: list[str]
 
     def of(self, arm: str, env: str) -> np.ndarray:
@@ -51,8 +53,8 @@ class Scores:
 
 def scores_of(results: Results) -> Scores:
     """
-    A run's score is the mean of its last 10 evaluations. A run that diverged counts as the worst score of any run, or of the
-    random policy, in its environment: left out, it would flatter its arm.
+    A run's score is the mean of its last 10 evaluations, or of all where there are fewer. A run that diverged counts as the
+    worst score of any run, or of the random policy, in its environment: left out, it would flatter its arm.
     """
     present = [(run.arm, run.env) for run in results.runs]
     planned = present + [(arm, env) for arm, env, _, _ in results.missing]
@@ -70,7 +72,7 @@ def scores_of(results: Results) -> Scores:
         seeds[arm][env] = np.array(own)
         measured[arm][env] = np.array([_number(found.get((arm, env, seed))) for seed in own])
     worst: dict[str, float] = {}
-    notes = _few_evaluations(last)
+    score, notes = _what_a_score_is(last)
     for env in envs:
         columns = [measured[arm][env] for arm in arms if env in measured[arm]]
         known = np.concatenate([*columns, [random[env]]])
@@ -81,7 +83,7 @@ def scores_of(results: Results) -> Scores:
                 values = measured[arm][env]
                 counted[arm][env] = np.where(np.isfinite(values), values, worst[env])
                 notes += _diverged(arm, env, values)
-    return Scores(measured, counted, seeds, random, worst, results.baseline, arms, envs, notes)
+    return Scores(measured, counted, seeds, random, worst, results.baseline, arms, envs, score, notes)
 
 
 def last_evaluations(evaluations: pd.DataFrame) -> pd.DataFrame:
@@ -94,12 +96,14 @@ def _number(value: float | None) -> float:
     return float(value) if value is not None and np.isfinite(value) else np.nan
 
 
-def _few_evaluations(last: pd.DataFrame) -> list[str]:
+def _what_a_score_is(last: pd.DataFrame) -> tuple[str, list[str]]:
+    """What a score is the mean of, and a note if that is less than it should be."""
     counts = last.groupby(["arm", "env", "seed"]).size()
     if counts.empty or counts.min() >= SCORED_EVALUATIONS:
-        return []
+        return f"mean of a run's last {SCORED_EVALUATIONS} evaluations", []
     number = str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    return [f"Some runs have fewer than {SCORED_EVALUATIONS} evaluations: a score is the mean of its run's last {number}."]
+    note = f"A quick look: runs with fewer than {SCORED_EVALUATIONS} evaluations are scored by all of them, from the first on."
+    return f"mean of a run's {number} evaluations", [note]
 
 
 def _diverged(arm: str, env: str, values: np.ndarray) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import require
 from sb3_ddpg_scratch.report.figure import Figure, color_style
 from sb3_ddpg_scratch.report.formatting import number, percent
 
@@ -26,12 +26,9 @@ def render(package: str, template: str, figures: Sequence[Figure], **parts: Any)
     The page of a package ("diagnostics" or "compare"), whose ``page.css`` and ``page.js`` follow the shared ones. The
     template is "report/base.html" or extends it; its variables, ``parts``, are plain text unless they are ``Markup``.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ArgumentError(
-            "report", "plotly", "installed", "The report needs Plotly: pip install 'sb3-ddpg-scratch[report]'."
-        ) from error
+    require("A report", "report", "plotly")
+    from plotly.offline import get_plotlyjs
+
     return _TEMPLATES.get_template(template).render(
         style=_asset("report/base.css") + _asset(f"{package}/page.css"),
         script=_asset("report/theme.js") + _asset(f"{package}/page.js"),

@@ -1,8 +1,8 @@
 """
 Each run in its own process.
 
-``python -m sb3_ddpg_scratch.runs.processes FOLDER SPEC THREADS`` is such a process. It prints the number of steps made, one
-per line, and ends when its standard input does, so that it never outlives the process that started it.
+``python -m sb3_ddpg_scratch.runs.processes FOLDER SPEC THREADS [MODULE...]`` is such a process. It prints the number of steps
+made, one per line, and ends when its standard input does, so that it never outlives the process that started it.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch as th
 
 import sb3_ddpg_scratch
+from sb3_ddpg_scratch.gym_packages import import_modules
 from sb3_ddpg_scratch.runs.batch import StepsMade
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result, perform
 
@@ -29,11 +31,14 @@ def thread_limits(threads: int) -> dict[str, str]:
 
 
 class RunProcesses:
-    """Performs runs in processes of ``threads`` threads each, which can be ended from another thread."""
+    """
+    Performs runs in processes of ``threads`` threads each, which import ``gym_packages`` and can be ended from another thread.
+    """
 
-    def __init__(self, out: Path, threads: int = 1) -> None:
+    def __init__(self, out: Path, threads: int = 1, gym_packages: Sequence[str] = ()) -> None:
         self.out = out
         self.threads = threads
+        self.gym_packages = gym_packages
         self._running: set[subprocess.Popen[str]] = set()
         self._ended = False
         self._lock = threading.Lock()
@@ -43,7 +48,15 @@ class RunProcesses:
         log = spec.log_file(self.out)
         log.parent.mkdir(parents=True, exist_ok=True)
         module = "sb3_ddpg_scratch.runs.processes"
-        command = [sys.executable, "-m", module, str(self.out), json.dumps(asdict(spec)), str(self.threads)]
+        command = [
+            sys.executable,
+            "-m",
+            module,
+            str(self.out),
+            json.dumps(asdict(spec)),
+            str(self.threads),
+            *self.gym_packages,
+        ]
         package = Path(sb3_ddpg_scratch.__file__).parent.parent
         path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
         with log.open("w") as file:
@@ -90,6 +103,7 @@ def main() -> None:
     out, spec, threads = Path(sys.argv[1]), RunSpec(**json.loads(sys.argv[2])), int(sys.argv[3])
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     th.set_num_threads(threads)
+    import_modules(sys.argv[4:])
     every = max(spec.steps // 100, 1)
     progress = sys.stdout
 
