@@ -88,7 +88,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
     last_checkpoint: str | None = None
     _interrupted_learn: learn_setup.InterruptedLearn | None = None
     _resumed_from: Path | None = None
-    _outputs_checked = _statistics_unread = observations_normalized = False
+    _outputs_checked = _statistics_unread = observations_normalized = _buffer_loaded = False
     # Closed when ``learn`` ends, however it ends.
     _after_learn: ExitStack
 

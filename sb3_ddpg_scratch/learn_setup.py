@@ -46,8 +46,10 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     resets = model._last_obs is None or reset_num_timesteps
     buffer, noise = model.replay_buffer, model.action_noise
     packed = isinstance(buffer, PackedReplayBuffer)
-    if resets and packed:
+    if packed and (resets or model._buffer_loaded):
+        # The next transition does not follow the last one in the buffer.
         buffer.truncate_last_trajectory()
+    model._buffer_loaded = False
     if model._interrupted_learn is not None:
         # The noise continues where it was.
         model.action_noise = None

@@ -267,6 +267,9 @@ def test_other_algorithms_have_diagnostics_and_locks_too(tmp_path, monkeypatch):
         ("train", ["-conf", "missing.yml"], "No such file"),
         ("enjoy", ["--env", "Pendulm-v1"], "'Pendulum-v1'"),
         ("enjoy", [], "a folder with trained agents in logs/scratch_ddpg"),
+        ("record-video", [], "a folder with trained agents in logs/scratch_ddpg"),
+        ("plot-train", ["-e", "Pendulum-v1", "-f", "logs"], "--exp-folder='logs' .*a folder with runs in logs/scratch_ddpg"),
+        ("plot-from-file", ["-i", "gathered.pkl"], "--input='gathered.pkl' .*a file"),
     ],
 )
 def test_bad_input_makes_nothing(tmp_path, monkeypatch, name, arguments, message):
@@ -274,6 +277,27 @@ def test_bad_input_makes_nothing(tmp_path, monkeypatch, name, arguments, message
     with pytest.raises(ArgumentError, match=message):
         run_script(name, arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_plot_makes_no_picture(folder, monkeypatch):
+    """No run is as long as the window, and none is of that environment."""
+    monkeypatch.chdir(folder)
+    for arguments in (["-e", "Pendulum-v1", "-w", "50"], ["-e", "Ant-v5", "-w", "1"]):
+        with pytest.raises(ArgumentError, match=r"--exp-folder='logs' .*something to draw. .*--episode-window"):
+            run_script("plot-train", [*arguments, "-f", "logs", "--picture", "none.png"])
+    with pytest.raises(ArgumentError, match=r"--exp-folders=\['logs'\] .*something to draw"):
+        run_script("all-plots", ["-e", "Ant-v5", "-f", "logs", "--picture", "none.png"])
+    assert not Path("none.png").exists()
+
+
+def test_settings_are_read_before_anything_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("own.yml").write_text("default: {n_timesteps: 100, policy: MlpPolicy, critic_lr: 1e-3}")
+    with pytest.raises(ArgumentError, match=r"own.yml: default: key='critic_lr'"):
+        run_script("train", ["-conf", "own.yml"])
+    with pytest.raises(ArgumentError, match=r"-params over .*key='critic_lr'"):
+        run_script("train", ["-params", "critic_lr:1e-3"])
+    assert capsys.readouterr().out == ""
 
 
 def test_bad_picture_is_refused(folder, monkeypatch):

@@ -40,6 +40,7 @@ _SB3_NOT_SAVED += ("_logger", "_custom_logger")
 # What this package's models do not save, besides SB3's.
 NOT_SAVED = (
     *("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread", "_outputs_checked"),
+    "_buffer_loaded",
     *("last_checkpoint", "_interrupted_learn", "_resumed_from", "_after_learn"),
 )
 _HOLD_CLASSES = ("policy_class", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")

@@ -134,7 +134,7 @@ def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = T
     Load a replay buffer that ``save_replay_buffer`` has written, without running code from the file.
 
     :param path: the file, with or without ``.pkl``, or an open one
-    :param truncate_last_traj: with ``HerReplayBuffer``, whether the episode under way ends there
+    :param truncate_last_traj: whether the episode under way ends there, at the next ``learn``; ``False`` to continue it
     :param trusted: read whatever the file holds, as SB3 does, which runs code from it
     :raises UnsafeFileError: for a file that would run code
     :raises ModelFileError: for a file that is damaged, or a buffer that is not of this model's spaces
@@ -152,6 +152,7 @@ def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = T
             buffer.truncate_last_trajectory()
     buffer.device = model.device
     model.replay_buffer = buffer
+    model._buffer_loaded = truncate_last_traj
 
 
 def _parameter_owners(model: OffPolicyAlgorithm) -> dict[str, Any]:

@@ -122,8 +122,8 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
         if command == "train":
             check_train_options(arguments)
             check_file(arguments)
-        elif command == "plot-train":
-            _check_runs(arguments)
+        elif command in _DRAW:
+            _check_results(command, arguments)
         elif command in _PLAY_BACK and command != "record-training":
             _check_agent(arguments)
 
@@ -155,7 +155,11 @@ def _settle_env(command: str, arguments: argparse.Namespace) -> None:
         arguments.env = [env_id.rpartition(":")[2] for env_id in arguments.env]
 
 
-def _check_runs(arguments: argparse.Namespace) -> None:
+def _check_results(command: str, arguments: argparse.Namespace) -> None:
+    if command == "plot-from-file" and not Path(arguments.input).is_file():
+        raise ArgumentError("--input", arguments.input, "a file that all-plots has written (-o)")
+    if command != "plot-train":
+        return
     runs = Path(arguments.exp_folder) / arguments.algo
     if not runs.is_dir():
         raise ArgumentError("--exp-folder", arguments.exp_folder, f"a folder with runs in {runs}", "Train first, or give -f.")
