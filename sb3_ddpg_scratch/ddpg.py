@@ -81,6 +81,8 @@ class ScratchDDPG(OffPolicyAlgorithm):
     """
 
     policy_aliases = model_setup.POLICIES
+    updater_in_use = property(model_setup.updater_in_use)
+    __new__ = validation.new_with_known_arguments
     policy: ScratchDDPGPolicy
     actor: Actor
     qf_lr_schedule: Schedule | None
@@ -150,16 +152,13 @@ class ScratchDDPG(OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         """Initialize critic, actor, their target networks and the replay buffer."""
         model_setup.adopt_sb3_model(self)
-        self._check_arguments()
+        validation.check_arguments(self, ScratchDDPGPolicy, UPDATERS)
         with model_setup.own_noise_and_buffer(self):
             super()._setup_model()
         self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
         model_setup.set_up_critic_learning_rate(self)
         self._updater = model_setup.make_updater(self)
-
-    def _check_arguments(self) -> None:
-        validation.check_arguments(self, ScratchDDPGPolicy, UPDATERS)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed all random generators (``None``: none), as in SB3, and the noise unless it was given a seed of its own."""
@@ -248,6 +247,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         with learn_setup.prepared_learn(self, reset_num_timesteps) as resets:
             _, callback = super()._setup_learn(total_timesteps, callback, resets, tb_log_name, progress_bar)
         learn_setup.continue_interrupted(self, total_timesteps, callback)
+        learn_setup.warn_of_settings(self)
         return self._total_timesteps, callback
 
     @classmethod

@@ -1,5 +1,6 @@
 """What happens at the beginning of ``learn``: noise, checks of the first outputs, and continuing an interrupted one."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from sb3_ddpg_scratch.environment_check import checked_outputs
 from sb3_ddpg_scratch.errors import ArgumentError
@@ -75,6 +77,23 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     finally:
         if model.action_noise is None:
             model.action_noise = noise
+
+
+def warn_of_settings(model: Any) -> None:
+    """
+    Warn of a buffer smaller than a batch, and if ``learn`` ends before ``learning_starts``. Where trainings are episodes
+    apart, nobody knows beforehand where it ends.
+    """
+    if model.buffer_size < model.batch_size:
+        problem = f"buffer_size={model.buffer_size} is below batch_size={model.batch_size}"
+        warnings.warn(f"{problem}: every batch repeats transitions. Give a larger buffer_size.", stacklevel=5)
+    if model.train_freq.unit is not TrainFrequencyUnit.STEP or model.num_timesteps > model.learning_starts:
+        return
+    chunk = model.train_freq.frequency * model.env.num_envs
+    last = model.num_timesteps + math.ceil((model._total_timesteps - model.num_timesteps) / chunk) * chunk
+    if last <= model.learning_starts:
+        problem = f"No update will be made: learn() ends at step {last}, and updates begin after"
+        warnings.warn(f"{problem} learning_starts={model.learning_starts} steps.", stacklevel=5)
 
 
 def continue_interrupted(model: Any, total_timesteps: int, callback: BaseCallback) -> None:

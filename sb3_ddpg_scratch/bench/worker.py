@@ -88,7 +88,7 @@ def time_model(workload: Workload, start: float) -> dict[str, float | str]:
         "steps_per_s": steps_per_s,
         "setup_s": clock.first - start,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "updater": model._updater.pick(model._networks()).name if workload.contender == "auto" else workload.contender,
+        "updater": model.updater_in_use if workload.contender == "auto" else workload.contender,
     }
 
 
