@@ -82,7 +82,6 @@ class ScratchDDPG(OffPolicyAlgorithm):
 
     policy_aliases = model_setup.POLICIES
     updater_in_use = property(model_setup.updater_in_use)
-    __new__ = validation.new_with_known_arguments
     policy: ScratchDDPGPolicy
     actor: Actor
     qf_lr_schedule: Schedule | None
@@ -94,6 +93,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
     # Closed when ``learn`` ends, however it ends.
     _after_learn: ExitStack
 
+    @validation.with_hints_for_keywords
     def __init__(
         self,
         policy: str | type[ScratchDDPGPolicy],
@@ -289,7 +289,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
 
     @documented_by(model_file.whole_model_file)
     def save(self, path: ModelPath, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        with model_file.whole_model_file(path) as file:
+        with model_file.whole_model_file(path, type(self)) as file:
             super().save(file, exclude, include)
 
     def _excluded_save_params(self) -> list[str]:

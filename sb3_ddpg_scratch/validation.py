@@ -3,8 +3,9 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable
+from functools import wraps
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -79,6 +80,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ArgumentError(name, value, "one of " + ", ".join(map(repr, choices)))
 
 
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 # Words in which others name what ours, and SB3's, name differently.
 _SYNONYMS = {"lr": "learning_rate", "critic": "qf", "actor": "", "discount": "gamma", "polyak": "tau", "replay": "buffer"}
 
@@ -94,10 +96,15 @@ def check_keywords(function: Callable[..., Any], given: Iterable[str], owner: st
             raise UnknownArgumentError(name, owner, near(ours, [key for key in parameters if key != "self"]) or elsewhere)
 
 
-def new_with_known_arguments(cls: type, /, *arguments: Any, **named: Any) -> Any:
-    """``__new__`` that rejects keywords which ``__init__`` does not have, before Python does without a hint."""
-    check_keywords(cls.__init__, named, cls.__name__, "Arguments of the policy go into policy_kwargs.")  # type: ignore[misc]
-    return object.__new__(cls)
+def with_hints_for_keywords(init: Constructor) -> Constructor:
+    """A constructor that says of an unknown keyword which one was meant; its signature stays."""
+
+    @wraps(init)
+    def checked(self: Any, *arguments: Any, **named: Any) -> None:
+        check_keywords(init, named, type(self).__name__, "Arguments of the policy go into policy_kwargs.")
+        init(self, *arguments, **named)
+
+    return cast("Constructor", checked)
 
 
 def check_arguments(model: Any, policy_base: type, updaters: tuple[str, ...]) -> None:

@@ -665,6 +665,10 @@ def test_a_subclass_may_have_arguments_of_its_own():
             self.extra = extra
 
     assert Own("MlpPolicy", "Pendulum-v1", extra=3, buffer_size=100).extra == 3
+    with pytest.raises(TypeError, match=r"Own has no argument 'bufer_size'. Did you mean 'buffer_size'"):
+        Own("MlpPolicy", "Pendulum-v1", bufer_size=100)
+    assert list(inspect.signature(Own).parameters) == ["policy", "env", "extra", "others"]
+    assert list(inspect.signature(ScratchDDPG).parameters)[:3] == ["policy", "env", "learning_rate"]
 
 
 def test_learn_needs_an_environment(tmp_path):

@@ -8,10 +8,19 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.cli.options import GymPackages
 from sb3_ddpg_scratch.errors import ArgumentError, require
 
 WORSE = 1
+EXAMPLE = Path(__file__).resolve().parent.parent / "compare" / "example.yml"
+
+
+def write_example(path: Path) -> None:
+    if path.exists():
+        raise ArgumentError("--example", str(path), "a new file")
+    write_whole(path, EXAMPLE.read_text())
+    typer.echo(f"Wrote {path}. Change it, and run: sb3-ddpg-scratch compare {shlex.quote(str(path))}")
 
 
 def compare(
@@ -44,9 +53,15 @@ def compare(
     executor: Annotated[Literal["local", "ray"], typer.Option(help="Where runs are executed.")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without it Ray runs on this machine.")] = None,
     gym_packages: GymPackages = None,
+    example: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Only write a commented experiment, with every key, to this new file.")
+    ] = None,
     fail_on: Annotated[Literal["worse"] | None, typer.Option(help="Exit with 1 if an arm is worse than the baseline.")] = None,
 ) -> None:
     """Train arms with several seeds on environments; say whether they are the same, better or worse, and show it."""
+    if example is not None:
+        write_example(example)
+        return
     require("compare", "compare", "pandas", "scipy", "rliable", "plotly", "matplotlib")
     if executor == "ray":
         require("--executor ray", "cluster", "ray")

@@ -41,7 +41,7 @@ def write_report(results: Results, summary: Mapping[str, Any], out: Path) -> Pat
 
 
 def page(results: Results, scores: Scores, curves: Mapping[str, Sequence[Curve]], summary: Mapping[str, Any]) -> str:
-    figures = _figures(scores, curves, summary)
+    figures = all_figures(scores, curves, summary)
     others = [arm for arm in scores.arms if arm != scores.baseline]
     heading = f"{', '.join(others) or 'no other arm'} against {scores.baseline}"
     seeds = sorted({len(values) for arm in scores.seeds.values() for values in arm.values()})
@@ -59,7 +59,7 @@ def page(results: Results, scores: Scores, curves: Mapping[str, Sequence[Curve]]
     )
 
 
-def _figures(scores: Scores, curves: Mapping[str, Sequence[Curve]], summary: Mapping[str, Any]) -> list[Figure]:
+def all_figures(scores: Scores, curves: Mapping[str, Sequence[Curve]], summary: Mapping[str, Any]) -> list[Figure]:
     figures = []
     for place, env in enumerate(scores.envs):
         figures.append(learning_curves(curves[env], env, place, scores.random[env], "steps"))

@@ -1,6 +1,7 @@
 """Loading of a model, its weights and its replay buffer, as SB3's algorithms do it but without running code from a file."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError
-from sb3_ddpg_scratch.model_file.contents import ModelContents, read_model
+from sb3_ddpg_scratch.model_file.contents import ModelContents, read_model, read_settings
 from sb3_ddpg_scratch.model_file.pickles import read_pickle
 from sb3_ddpg_scratch.model_file.tensors import check_parameters
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
@@ -108,10 +109,10 @@ def read_parameters(
 
 
 @contextmanager
-def whole_model_file(path: ModelPath) -> Iterator[io.BufferedIOBase]:
+def whole_model_file(path: ModelPath, model_class: type) -> Iterator[io.BufferedIOBase]:
     """
     Save the model as a zip file, which SB3 and RL Zoo read as well. The file is whole or absent: it is written to a
-    temporary file first.
+    temporary file first. A warning says if it will need ``trusted=True``, since it holds code.
 
     :param path: the file, to which ``.zip`` is added if it has no suffix, or an open file
     :param exclude: attributes to leave out besides those that always are
@@ -127,6 +128,10 @@ def whole_model_file(path: ModelPath) -> Iterator[io.BufferedIOBase]:
         target = Path(f"{target}_2")
     with whole_file(target) as file:
         yield cast("io.BufferedIOBase", file)
+    try:
+        read_settings(target, model_class)
+    except ModelFileError as error:
+        warnings.warn(f"{target} cannot be loaded without trusted=True or custom_objects: {error.reason}.", stacklevel=5)
 
 
 def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = True, trusted: bool = False) -> None:

@@ -342,8 +342,8 @@ def every_reason(networks: Networks, compiled: bool) -> list[str]:
     if compiled:
         for name, network in zip(("actor", "critic"), networks, strict=False):
             parameters = list(network.parameters())
-            reason = why_not_adam(name, network.optimizer, parameters)  # type: ignore[arg-type]
-            reasons.append(reason or why_not_its_state(name, network.optimizer, parameters) or "")  # type: ignore[arg-type]
+            reason = why_not_adam(name, network.optimizer, parameters)
+            reasons.append(reason or why_not_its_state(name, network.optimizer, parameters) or "")
     if compiled and not compiler_installed():
         reasons.append(NO_COMPILER)
     if not any(reasons):
