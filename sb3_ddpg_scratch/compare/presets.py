@@ -17,6 +17,7 @@ from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS, RunSpec, finished_result
 from sb3_ddpg_scratch.validation import check_whole_number
+from sb3_ddpg_scratch.zoo.registry import check_env
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, preset_file, preset_names, read_settings
 
 # For presets that state no budget for the environment: enough to learn Pendulum after 25,000 random steps.
@@ -42,6 +43,7 @@ def plan_runs(
         check_whole_number(name, value, 1)
     if steps is not None:
         check_whole_number("steps", steps, evaluations)
+    check_env(env_id)
     contents = {preset: read_settings(preset_file(preset)) for preset in presets or preset_names()}
     specs = []
     for preset, content in contents.items():
