@@ -13,8 +13,8 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_ddpg_scratch import ScratchDDPG
 from sb3_ddpg_scratch.bench.workload import installed
+from sb3_ddpg_scratch.cli.demo import pendulum_model
 
 UPDATERS = ("autograd", "analytic", "compiled")
 EVALUATIONS = 20
@@ -23,17 +23,7 @@ SCORED = 10
 
 def score(updater: str, seed: int, steps: int) -> tuple[float, float]:
     """Mean return of the last 10 of 20 noise-free evaluations of 10 Pendulum-v1 episodes each, and seconds."""
-    model = ScratchDDPG(
-        "MlpPolicy",
-        make_vec_env("Pendulum-v1", seed=seed),
-        batch_size=128,
-        gamma=0.98,
-        action_noise={"type": "ou", "sigma": 0.1},
-        policy_kwargs={"net_arch": [64, 64]},
-        seed=seed,
-        device="cpu",
-        updater=updater,
-    )
+    model = pendulum_model(seed, updater=updater)
     with tempfile.TemporaryDirectory() as folder:
         callback = EvalCallback(
             make_vec_env("Pendulum-v1", n_envs=10, seed=seed + 1000),

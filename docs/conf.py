@@ -12,7 +12,7 @@ copyright = "2026, " + author
 release = version = installed_version("sb3-ddpg-scratch")
 
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
-exclude_patterns = ["**.ipynb_checkpoints"]
+exclude_patterns = ["**.ipynb_checkpoints", "results_table.md"]
 templates_path: list[str] = []
 
 html_theme = "furo"

@@ -19,15 +19,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import update_learning_rate
-from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
 from sb3_ddpg_scratch import export, learn_setup, model_file, model_setup, rollout, training_log, validation
 from sb3_ddpg_scratch.checkpoint.resuming import resume_model
 from sb3_ddpg_scratch.docstrings import documented_by
-from sb3_ddpg_scratch.environment_check import with_checked_first_step
 from sb3_ddpg_scratch.model_file import MAX_BYTES, LoadOptions, ModelPath
 from sb3_ddpg_scratch.networks import Actor
 from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise
@@ -183,14 +181,12 @@ class ScratchDDPG(OffPolicyAlgorithm):
         if not rollout.store_packed(self, replay_buffer, buffer_action, new_obs, reward, dones, infos):
             super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
-    def collect_rollouts(self, env: VecEnv, *arguments: Any, **named: Any) -> RolloutReturn:
-        """See SB3's ``OffPolicyAlgorithm``; the outputs of the first step are checked."""
-        return super().collect_rollouts(env if self._outputs_checked else with_checked_first_step(env), *arguments, **named)
+    collect_rollouts = rollout.collect_rollouts
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Sample minibatches and update the networks with each; raises ``DivergenceError`` if a loss is not finite."""
         assert self.replay_buffer is not None
-        self.policy.set_training_mode(True)
+        self._updater.set_training_mode(self.policy, True)
         actor_rate, critic_rate = self._learning_rates(self._current_progress_remaining)
         update_learning_rate(self.actor.optimizer, actor_rate)
         update_learning_rate(self.critic.optimizer, critic_rate)
@@ -234,6 +230,8 @@ class ScratchDDPG(OffPolicyAlgorithm):
     ) -> Self:
         """See SB3. After :meth:`resume` it continues: nothing is reset, and ``total_timesteps`` is that of the whole."""
         with ExitStack() as self._after_learn:
+            self._updater.trust(None)
+            self._after_learn.callback(lambda: self._updater.trust(False))
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _setup_learn(

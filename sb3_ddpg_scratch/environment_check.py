@@ -8,8 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_ddpg_scratch.errors import DivergenceError, EnvironmentOutputError
 
@@ -29,11 +28,7 @@ def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
 def stop_if_not_finite(
     observations: Observations, rewards: np.ndarray, infos: list[dict[str, Any]], step: int, last_checkpoint: str | None
 ) -> None:
-    """
-    Check observations, rewards and terminal observations after ``step`` environment steps.
-
-    :raises DivergenceError: if a number is not finite; names the first environment that has one, the step and the value
-    """
+    """Raise ``DivergenceError`` with the first environment that returned a number that is not finite, and where it is."""
     for index in range(len(rewards)):
         values = {"reward": rewards[index]} | _named("observation", _row(observations, index))
         if infos[index].get("terminal_observation") is not None:
@@ -57,11 +52,7 @@ def checkpoint_hint(last_checkpoint: str | None) -> str:
 
 
 def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: int) -> None:
-    """
-    Check what a VecEnv returned against the observation space; ``rewards`` is ``None`` after a reset.
-
-    :raises EnvironmentOutputError: for a wrong shape or dtype
-    """
+    """Raise ``EnvironmentOutputError`` for shapes and dtypes other than the space's; ``rewards`` is ``None`` after a reset."""
     _check_observation(space, observations, (n_envs,), "The environments")
     if rewards is not None:
         array = np.asarray(rewards)
@@ -73,13 +64,8 @@ def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: 
 
 @contextmanager
 def checked_outputs(env: VecEnv, method: str) -> Iterator[None]:
-    """
-    Check what each environment of a ``DummyVecEnv`` returns from its next ``reset`` or ``step`` (``method``). The VecEnv
-    copies it into its own arrays, which silently broadcasts a wrong shape and converts a wrong dtype.
-
-    Meant for a single call, after which nothing is left in an environment, even if the call failed.
-    """
-    inner = _innermost(env)
+    """Check what each environment returns from one ``method``: ``DummyVecEnv`` would broadcast a wrong shape silently."""
+    inner = env.unwrapped
     environments = inner.envs if isinstance(inner, DummyVecEnv) else []
     checks = [_CheckedCall(one, method, f"Environment {index}") for index, one in enumerate(environments)]
     for check in checks:
@@ -111,34 +97,6 @@ class _CheckedCall:
                 got = f"a reward of shape {reward.shape} and dtype {reward.dtype}"
                 _fail(self.who, got, "a number", "Return float(reward).")
         return returned
-
-
-def with_checked_first_step(env: VecEnv) -> VecEnv:
-    """The environments, with :func:`checked_outputs` around the next ``step``."""
-    return _CheckedFirstStep(env) if isinstance(_innermost(env), DummyVecEnv) else env
-
-
-class _CheckedFirstStep(VecEnvWrapper):
-    _checked = False
-
-    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
-        if self._checked:
-            return self.venv.step(actions)
-        self._checked = True
-        with checked_outputs(self.venv, "step"):
-            return self.venv.step(actions)
-
-    def reset(self) -> VecEnvObs:
-        return self.venv.reset()
-
-    def step_wait(self) -> VecEnvStepReturn:
-        return self.venv.step_wait()
-
-
-def _innermost(env: VecEnv) -> VecEnv:
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    return env
 
 
 def _check_observation(space: spaces.Space, observation: Any, lead: tuple[int, ...], who: str, name: str = "") -> None:

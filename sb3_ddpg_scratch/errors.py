@@ -112,10 +112,11 @@ class CheckpointError(RuntimeError):
 
 
 def require(what: str, extra: str, *packages: str) -> None:
-    """Raise :class:`MissingPackageError` unless these packages can be imported; ``what`` needs them, ``extra`` brings them."""
+    """Raise :class:`MissingPackageError` unless these can be imported; ``what`` needs them, ``extra`` (if any) brings them."""
     for package in packages:
         if find_spec(package) is None:
-            problem = f"{what} needs {package}, which is not installed: pip install 'sb3-ddpg-scratch[{extra}]'"
+            source = f"'sb3-ddpg-scratch[{extra}]'" if extra else package
+            problem = f"{what} needs {package}, which is not installed: pip install {source}"
             raise MissingPackageError(problem, name=package)
 
 

@@ -1,9 +1,4 @@
-"""
-A trained policy as a file of its own: the environment's observation in, the action in the environment's units out.
-
-The graph holds all that stands between the two in training: VecNormalize's statistics, the scaling and the channels of images,
-one-hot codes, the actor, and the way from [-1, 1] to the action's bounds.
-"""
+"""A trained policy as a file of its own: from the environment's observation to its action, with all that stands between."""
 
 import copy
 import io

@@ -1,9 +1,13 @@
-"""Values as JSON knows them."""
+"""Values as JSON knows them, and files of them."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sb3_ddpg_scratch.atomic import write_whole
 
 
 def plain(value: Any, words: bool = True) -> Any:
@@ -22,3 +26,8 @@ def plain(value: Any, words: bool = True) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item, words) for item in value]
     return value
+
+
+def write_json(path: Path, content: Any, words: bool = False) -> None:
+    """Write a file whole or not at all."""
+    write_whole(path, json.dumps(plain(content, words), indent=2, allow_nan=False) + "\n")

@@ -17,14 +17,7 @@ from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
 
 class InterruptedLearn(NamedTuple):
-    """
-    The ``learn`` that a resumed model continues.
-
-    :param total_timesteps: ``num_timesteps`` at which it was to end
-    :param first_timestep: ``num_timesteps`` at which it had begun
-    :param elapsed_ns: nanoseconds that it had taken
-    :param restore: puts back what the beginning of a ``learn`` changes, its callback included
-    """
+    """The ``learn`` that a resumed model continues; ``restore`` puts back what the beginning of another one changes."""
 
     total_timesteps: int
     first_timestep: int
@@ -34,11 +27,7 @@ class InterruptedLearn(NamedTuple):
 
 @contextmanager
 def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
-    """
-    Around SB3's ``_setup_learn``: the noise is ours to restart, and the outputs of a reset are checked.
-
-    Yields whether time steps are counted from 0, which a resumed model's are not.
-    """
+    """Around SB3's ``_setup_learn``: yields whether steps are counted from 0; noise is ours to restart, a reset is checked."""
     if model.env is None:
         raise ArgumentError("env", None, "given", "Call set_env(env) before learn().")
     statistics = model.get_vec_normalize_env()

@@ -1,6 +1,5 @@
 """Parity: SB3's DDPG and ScratchDDPG trained with the same seed and noise, then compared entry by entry."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,14 @@ import stable_baselines3
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
+from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.validation import check_action_space, check_choice, check_whole_number
 
 Algorithm = Literal["ddpg", "td3"]
@@ -32,14 +30,7 @@ TD3_SWITCHES: dict[str, Any] = {"policy_delay": 2, "target_policy_noise": 0.2, "
 
 @dataclass(frozen=True)
 class ParityResult:
-    """
-    What a parity run found.
-
-    :param settings: environment, steps, seed and the rest, as given
-    :param updates: updates that each side made
-    :param differences: the largest absolute difference of each parameter and optimizer entry;
-        infinite where one side lacks it, shapes differ, or only one is NaN
-    """
+    """The largest difference of each entry: infinite where one side lacks it, shapes differ, or only one is NaN."""
 
     settings: dict[str, Any]
     updates: int
@@ -70,9 +61,7 @@ class ParityResult:
             "differences": self.differences,
             "versions": {"torch": th.__version__, "stable_baselines3": stable_baselines3.__version__, "numpy": np.__version__},
         }
-        # JSON has no infinity.
-        text = json.dumps(content, indent=2).replace(": Infinity", ': "infinite"')
-        write_whole(path, text + "\n")
+        write_json(path, content, words=True)
 
 
 def flatten(state: Any, prefix: str = "") -> dict[str, Any]:
@@ -120,19 +109,7 @@ def run_parity(
     net_arch: tuple[int, ...] | None = None,
     progress: Progress | None = None,
 ) -> ParityResult:
-    """
-    Train SB3's algorithm and ScratchDDPG (``updater="autograd"``) on the CPU with the same seed, settings and noise.
-
-    :param env_id: a registered environment with bounded Box actions
-    :param steps: environment steps for each
-    :param n_envs: number of environments; with several, one update is made per transition
-    :param seed: the seed of both
-    :param algorithm: SB3's DDPG, or SB3's TD3 against ScratchDDPG with the TD3 switches
-    :param noise: one of SB3's own noises, which both sides can use: none, Gaussian or Ornstein-Uhlenbeck
-    :param net_arch: units of each hidden layer; ``None`` for SB3's default
-    :param progress: called with the name of a side and its environment steps
-    :raises ArgumentError: for values out of range
-    """
+    """Train SB3's algorithm and ScratchDDPG (``updater="autograd"``) on the CPU with the same seed, settings and noise."""
     check_whole_number("steps", steps, 1)
     check_whole_number("n_envs", n_envs, 1)
     check_choice("algorithm", algorithm, get_args(Algorithm))
@@ -161,7 +138,7 @@ def run_parity(
             **settings,
             **extra,
         )
-        model.learn(steps, callback=None if progress is None else _ProgressCallback(name, progress))
+        model.learn(steps, callback=None if progress is None else _report_to(progress, name, model))
         env.close()
         models.append(model)
     given: dict[str, Any] = {"env": env_id, "steps": steps, "n_envs": n_envs, "seed": seed}
@@ -185,12 +162,9 @@ def _make_noise(noise: Noise, env: VecEnv) -> ActionNoise | None:
     return OrnsteinUhlenbeckActionNoise(zeros, zeros + 0.2)
 
 
-class _ProgressCallback(BaseCallback):
-    def __init__(self, name: str, progress: Progress) -> None:
-        super().__init__()
-        self.name = name
-        self.progress = progress
-
-    def _on_step(self) -> bool:
-        self.progress(self.name, self.num_timesteps)
+def _report_to(progress: Progress, name: str, model: OffPolicyAlgorithm) -> Callable[..., bool]:
+    def after_each_step(*_: Any) -> bool:
+        progress(name, model.num_timesteps)
         return True
+
+    return after_each_step

@@ -1,13 +1,20 @@
-"""Acting and storing: what SB3's ``collect_rollouts`` asks of the algorithm in every environment step."""
+"""Acting and storing: SB3's ``collect_rollouts`` with next to nothing around the environment's step."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import should_collect_more_steps
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from sb3_ddpg_scratch.environment_check import all_finite, check_outputs, stop_if_not_finite
+from sb3_ddpg_scratch.environment_check import all_finite, check_outputs, checked_outputs, stop_if_not_finite
+from sb3_ddpg_scratch.known_code import only_known_code
 from sb3_ddpg_scratch.noise import check_noise_sample
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
@@ -16,14 +23,97 @@ from sb3_ddpg_scratch.replay import PackedReplayBuffer
 Actions = tuple[np.ndarray, np.ndarray]
 
 
+def collect_rollouts(
+    self: Any,
+    env: VecEnv,
+    callback: BaseCallback,
+    train_freq: TrainFreq,
+    replay_buffer: ReplayBuffer,
+    action_noise: ActionNoise | None = None,
+    learning_starts: int = 0,
+    log_interval: int | None = None,
+) -> RolloutReturn:
+    """See SB3's ``OffPolicyAlgorithm``. Callbacks get the same calls in the same order, and the same local variables."""
+    self._updater.set_training_mode(self.policy, False)
+    num_collected_steps, num_collected_episodes, continue_training = 0, 0, True
+    assert isinstance(env, VecEnv), "You must pass a VecEnv"
+    if env.num_envs > 1:
+        assert train_freq.unit == TrainFrequencyUnit.STEP, "You must use only one env when doing episodic training."
+    if self._updater.trusted is None:
+        self._updater.trust(only_known_code(self, env, callback))
+    callback.on_rollout_start()
+    while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+        actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+        new_obs, rewards, dones, infos = step(env, actions, self._outputs_checked)
+        self.num_timesteps += env.num_envs
+        num_collected_steps += 1
+        callback.update_locals(locals())
+        if not callback.on_step():
+            return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training=False)
+        self._update_info_buffer(infos, dones)
+        self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        self._on_step()
+        for idx, done in enumerate(dones.tolist()):
+            if done:
+                num_collected_episodes += 1
+                self._episode_num += 1
+                if action_noise is not None:
+                    action_noise.reset(**({"indices": [idx]} if env.num_envs > 1 else {}))
+                if log_interval is not None and self._episode_num % log_interval == 0:
+                    self.dump_logs()
+    callback.on_rollout_end()
+    return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
+
+
+# --------------------------------------------------------------------------------------------------------- Environment
+
+_DUMMY_METHODS = frozenset({"step", "step_async", "step_wait", "_save_obs", "_obs_from_buf"})
+_STEP_WAIT = DummyVecEnv.step_wait
+# Copies of these are the same objects.
+_IMMUTABLE = frozenset({bool, int, float, str, type(None)})
+
+
+def step(env: VecEnv, actions: np.ndarray, outputs_checked: bool = True) -> VecEnvStepReturn:
+    """``env.step(actions)``, whose outputs are checked if they have not been yet."""
+    if not outputs_checked:
+        with checked_outputs(env, "step"):
+            return env.step(actions)
+    # SB3's DummyVecEnv as it is, with arrays as observations.
+    plain = type(env) is DummyVecEnv and DummyVecEnv.step_wait is _STEP_WAIT and vars(env).keys().isdisjoint(_DUMMY_METHODS)
+    return _step_dummy(env, actions) if plain and None in env.buf_obs else env.step(actions)  # type: ignore[attr-defined, arg-type]
+
+
+def _step_dummy(env: DummyVecEnv, actions: np.ndarray) -> VecEnvStepReturn:
+    """What ``DummyVecEnv.step`` does; it copies arrays and infos of a few numbers by ``deepcopy``, as long as all the rest."""
+    env.actions = actions
+    observations = env.buf_obs[None]  # type: ignore[index]
+    rewards, dones, infos = env.buf_rews, env.buf_dones, env.buf_infos
+    for index, one in enumerate(env.envs):
+        observation, rewards[index], terminated, truncated, info = one.step(actions[index])
+        infos[index] = info
+        dones[index] = terminated or truncated
+        info["TimeLimit.truncated"] = truncated and not terminated
+        if dones[index]:
+            info["terminal_observation"] = observation
+            observation, env.reset_infos[index] = one.reset()
+        observations[index] = observation
+    copies = [info.copy() if _IMMUTABLE.issuperset(map(type, info.values())) else deepcopy(info) for info in infos]
+    return observations.copy(), rewards.copy(), dones.copy(), copies
+
+
+# -------------------------------------------------------------------------------------------------------------- Acting
+
+
 def _methods(model: Any, policy: Any) -> tuple[Any, ...]:
-    """What ``predict`` calls on its way to the actor."""
-    return (model.predict, policy.predict, policy._predict, policy.obs_to_tensor, policy.set_training_mode)
+    """What ``predict`` calls on its way to the actor, and what turns its actions into the environment's."""
+    own = (policy.predict, policy._predict, policy.obs_to_tensor, policy.set_training_mode)
+    return (model.predict, *own, policy.scale_action, policy.unscale_action)
 
 
 # A class that overrides one of them, or was patched, is asked itself.
 _METHODS = _methods(BaseAlgorithm, ScratchDDPGPolicy)
-_POLICY_METHODS = frozenset({"predict", "_predict", "obs_to_tensor", "set_training_mode"})
+_POLICY_METHODS = frozenset({"predict", "_predict", "obs_to_tensor", "set_training_mode", "scale_action", "unscale_action"})
 
 
 def select_actions(model: Any, learning_starts: int, action_noise: ActionNoise | None, n_envs: int) -> Actions:
@@ -34,31 +124,41 @@ def select_actions(model: Any, learning_starts: int, action_noise: ActionNoise |
         actions = np.array([model.action_space.sample() for _ in range(n_envs)])
         scaled_actions = model.policy.scale_action(actions)
     elif _acts_compiled(model):
-        observations = np.ascontiguousarray(model._last_obs, np.float32).reshape(n_envs, -1)
-        scaled_actions = model._updater.compiled_actor(observations).reshape(n_envs, *action_shape)
+        return model._updater.compiled_actor.act(model._last_obs, _noise(action_noise, action_shape, n_envs))
     else:
         # To environment units and back, as in SB3: that rounding belongs to its results.
         assert model._last_obs is not None, "no observation yet: call learn()"
         actions, _ = model.predict(model._last_obs, deterministic=False)
         scaled_actions = model.policy.scale_action(actions)
     if action_noise is not None:
-        noise = action_noise()
-        check_noise_sample(noise, action_shape, n_envs)
-        scaled_actions = np.maximum(np.minimum(scaled_actions + noise, 1), -1)
+        scaled_actions = np.maximum(np.minimum(scaled_actions + _noise(action_noise, action_shape, n_envs), 1), -1)
     return model.policy.unscale_action(scaled_actions), scaled_actions
+
+
+def _noise(action_noise: ActionNoise | None, action_shape: tuple[int, ...], n_envs: int) -> np.ndarray | None:
+    if action_noise is None:
+        return None
+    noise = action_noise()
+    if np.shape(noise) != (n_envs, *action_shape):
+        check_noise_sample(noise, action_shape, n_envs)
+    return noise
 
 
 def _acts_compiled(model: Any) -> bool:
     """Whether the compiled actor does what ``predict`` would."""
+    if model._updater.compiled_actor.inspected:
+        return True
     policy = model.policy
     return (
-        model._updater.may_compile
-        and isinstance(model.replay_buffer, PackedReplayBuffer)
+        isinstance(model.replay_buffer, PackedReplayBuffer)
         and _methods(type(model), type(policy)) == _METHODS
         and "predict" not in vars(model)
-        and _POLICY_METHODS.isdisjoint(vars(policy))
-        and model._updater.compiled_actor.objection(policy._modules["actor"]) is None
+        and vars(policy).keys().isdisjoint(_POLICY_METHODS)
+        and model._updater.may_act(policy._modules["actor"])
     )
+
+
+# ------------------------------------------------------------------------------------------------------------- Storing
 
 
 def store_packed(
@@ -78,7 +178,7 @@ def store_packed(
     if not model._outputs_checked:
         check_outputs(model.observation_space, new_obs, reward, model.n_envs)
         model._outputs_checked = True
-    any_done = dones.any()
+    any_done = np.count_nonzero(dones) > 0
     # The last observations of ended episodes are checked one by one.
     if any_done or not all_finite(new_obs, reward):
         stop_if_not_finite(new_obs, reward, infos, model.num_timesteps, model.last_checkpoint)

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sb3_ddpg_scratch.bench import schedule
-from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_json
+from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_measurements
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
 from sb3_ddpg_scratch.cli import app
 
@@ -75,7 +75,7 @@ def test_ratios_are_within_rounds_at_the_better_number_of_cores():
 
 
 def test_json_holds_every_measurement(tmp_path):
-    write_json([hand_made()], {"processor": "x"}, "the command", tmp_path / "a" / "b.json")
+    write_measurements([hand_made()], {"processor": "x"}, "the command", tmp_path / "a" / "b.json")
     content = json.loads((tmp_path / "a" / "b.json").read_text())
     assert content["command"] == "the command"
     assert [r[2]["updates_per_s"] for r in content["settings"][0]["rounds"]] == [400.0, 700.0, 500.0]

@@ -8,9 +8,10 @@ from made_up_results import made_up_results
 from rich.console import Console
 from scipy import stats
 
-from sb3_ddpg_scratch.compare.conclusions import show, summarize, worst_verdict, write_summary
+from sb3_ddpg_scratch.compare.conclusions import show, summarize, worst_verdict
 from sb3_ddpg_scratch.compare.scores import scores_of
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.json_values import write_json
 
 RANDOM = {"Pendulum-v1": -1200.0, "Lander-v3": -200.0}
 SPREAD = np.linspace(-20, 20, 10)
@@ -29,7 +30,8 @@ def of(summary, env, arm="ours"):
 def test_summary_has_the_promised_content_and_true_numbers(tmp_path):
     results = one_environment(offset=5)
     summary = summarize(results, margin=0.1)
-    written = json.loads(write_summary(summary, tmp_path).read_text())
+    write_json(tmp_path / "summary.json", summary)
+    written = json.loads((tmp_path / "summary.json").read_text())
     assert written == summary
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
     a, b = SPREAD - 145, SPREAD - 150

@@ -17,10 +17,11 @@ from sb3_ddpg_scratch.compare.experiment import (
     parse_arm,
     read_experiment,
     shipped_experiments,
+    with_options,
 )
 from sb3_ddpg_scratch.compare.folder import check_folder, claim_folder
 from sb3_ddpg_scratch.compare.plan import arm_settings, plan_comparison, try_out
-from sb3_ddpg_scratch.zoo.yaml_settings import default_file
+from sb3_ddpg_scratch.zoo.yaml_settings import default_file, read_settings
 
 PENDULUM = {"envs": ["Pendulum-v1"], "seeds": 2, "out": "unused"}
 
@@ -72,6 +73,7 @@ def test_default_arms_differ_in_the_algorithm_alone():
         ("sb3", "ddpg", 1),
     ]
     assert specs[0].settings == specs[1].settings
+    assert {spec.settings["n_timesteps"] for spec in plan(envs=["Humanoid-v5"]).specs} == {2_000_000}
     settings = specs[0].settings
     assert (settings["noise_type"], settings["noise_std"], settings["learning_starts"]) == ("normal", 0.1, 10_000)
     assert settings["policy_kwargs"] == {"net_arch": [400, 300]}
@@ -115,7 +117,6 @@ def test_steps_are_the_baselines_for_every_arm():
         ({"arms": ["a=ddpg:policy_kwargs=print(1)", "b=td3"]}, "never run as code"),
         ({"arms": ["a=ddpg:n_timesteps=5", "b=td3"]}, "Give --steps for all arms"),
         ({"arms": ["a=ddpg", "a=td3"]}, "arms='a' .*named differently"),
-        ({"arms": ["a=ddpg"]}, "at least two arms"),
         ({"arms": ["a=scratch_ddpg:preset=tchrs", "b=td3"]}, "Did you mean 'tch_rs'"),
         ({"arms": ["a=td3:yaml=nowhere.yml", "b=ddpg"]}, "nowhere.yml"),
         ({"arms": []}, "arms="),
@@ -132,7 +133,11 @@ def test_steps_are_the_baselines_for_every_arm():
         ({"evaluations": 0}, "evaluations=0 .*at least 1"),
         ({"gym_packages": [1]}, "gym_packages=.*a list of modules' names"),
         ({"margin": 0}, "margin=0"),
-        ({"baseline": "sb33"}, "Did you mean 'sb3'|at least two arms|one of the arms"),
+        ({"baseline": "sb33"}, "one of the arms"),
+        ({"envs": {"Pendulum-v1": {"seed": 3}}}, "envs: Pendulum-v1: key='seed' .*Did you mean 'seeds'"),
+        ({"envs": {"Pendulum-v1": {"seeds": 1}}}, "envs: Pendulum-v1: seeds=1 .*at least 2"),
+        ({"envs": {"Pendulum-v1": 3}}, "envs=.*a mapping from them to their own seeds, steps"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0"),
         ({"step": 100}, "key='step' .*Did you mean 'steps'"),
     ],
 )
@@ -147,7 +152,40 @@ def test_arm_that_cannot_be_set_up_is_named_before_any_run():
         try_out(specs)
 
 
-@pytest.mark.parametrize("name", shipped_experiments())
+def test_environments_may_differ_in_steps_and_seeds(tmp_path):
+    own = {"Pendulum-v1": {"steps": 11_000, "seeds": 3}, "Reacher-v5": None, "Pusher-v5": {"evaluations": 50}}
+    content = {"arms": {"a": "scratch_ddpg"}, "envs": own, "seeds": 2, "steps": 20_000, "out": tmp_path}
+
+    def planned(options):
+        specs = plan_comparison(experiment_from(with_options(content, options))).specs
+        return {(spec.env_id, spec.steps, spec.evaluations): spec.seed for spec in specs}
+
+    assert planned({}) == {("Pendulum-v1", 11_000, 20): 2, ("Reacher-v5", 20_000, 20): 1, ("Pusher-v5", 20_000, 50): 1}
+    # Options win in every environment, and choose from those of the file without losing what it says of them.
+    assert planned({"envs": ["Pendulum-v1"], "steps": 15_000}) == {("Pendulum-v1", 15_000, 20): 2}
+    assert planned({"envs": ["Ant-v5"], "seeds": 4}) == {("Ant-v5", 20_000, 20): 3}
+
+
+def test_one_arm_is_its_own_baseline():
+    made = plan(arms=["a=scratch_ddpg"])
+    assert made.baseline == "a"
+    assert [(spec.arm, spec.seed) for spec in made.specs] == [("a", 0), ("a", 1)]
+    assert (
+        made.specs[0].settings["policy_kwargs"] == yaml.safe_load(default_file().read_text())["Pendulum-v1"]["policy_kwargs"]
+    )
+
+
+def test_experiment_of_the_results_uses_the_shipped_settings():
+    specs = plan_comparison(experiment_from(read_experiment("results") | {"out": "unused"})).specs
+    shipped = read_settings(default_file())
+    assert {spec.arm for spec in specs} == {"scratch_ddpg"}
+    assert all(spec.settings == shipped[spec.env_id] | {"n_timesteps": spec.steps} for spec in specs)
+    seeds = {env_id: sum(spec.env_id == env_id for spec in specs) for env_id in {spec.env_id for spec in specs}}
+    assert len(seeds) == 14
+    assert min(seed for env_id, seed in seeds.items() if not env_id.startswith(("Ant", "Humanoid"))) >= 5
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_experiments() if name != "results"])
 def test_shipped_experiments_set_up(name):
     content = read_experiment(name) | {"out": "unused", "seeds": 2}
     made = plan_comparison(experiment_from(content))
@@ -193,8 +231,11 @@ def test_folder_may_grow_but_not_change(tmp_path):
     before = (out / "experiment.json").read_text()
     cases = [
         ([replace(spec, steps=30_000) for spec in specs], "ours, Pendulum-v1, steps was 20000, is 30000"),
-        (plan(arms=["ours=scratch_ddpg:yaml=ddpg,tau=0.1", "sb3=ddpg"]).specs, "ours, Pendulum-v1, settings, tau .*is 0.1"),
-        (plan(arms=["ours=scratch_ddpg:yaml=ddpg", "b=ddpg"]).specs, "sb3 is in it"),
+        (
+            plan(arms=["ours=scratch_ddpg:preset=rl_zoo,tau=0.1", "sb3=ddpg"]).specs,
+            "ours, Pendulum-v1, settings, tau .*is 0.1",
+        ),
+        (plan(arms=["ours=scratch_ddpg:yaml=ddpg", "b=ddpg"]).specs, "sb3 on Pendulum-v1 is in it"),
         ([spec for spec in specs if spec.seed == 0], "seeds were 2, are 1"),
     ]
     for other, message in cases:

@@ -65,7 +65,7 @@ def test_report(comparison):
     assert table.splitlines()[-1] in output
     picture = image.imread(out / "learning_curves.png")
     assert picture.shape[0] > 200
-    assert np.any(np.all(np.abs(picture[..., :3] - np.array([0x1F, 0x77, 0xB4]) / 255) < 0.01, axis=-1))
+    assert np.any(np.all(np.abs(picture[..., :3] - np.array([0x0B, 0x61, 0xA4]) / 255) < 0.01, axis=-1))
     assert not [path for path in out.rglob("*") if "tmp" in path.name]
 
 
@@ -157,7 +157,7 @@ def test_report_of_runs_of_different_lengths(tmp_path):
 
 def test_plan():
     budgets = {spec.arm: spec.steps for spec in plan_runs("Pendulum-v1", seeds=1)}
-    own = {"tch_rs": 20_000, "plotly_notebook": 50_000, "simple_rl": 40_000, "blog_post": 20_000}
+    own = {"tch_rs": 20_000, "plotly_notebook": 50_000, "simple_rl": 40_000, "blog_post": 20_000, "rl_zoo": 20_000}
     others = dict.fromkeys(["cleanrl", "lillicrap2015", "our_ddpg", "spinning_up", "tianshou"], 40_000)
     assert budgets == own | others
     assert {spec.steps for spec in plan_runs("Pendulum-v1", steps=25_001)} == {25_001}

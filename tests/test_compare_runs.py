@@ -2,11 +2,12 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ from gymnasium import spaces
 from rich.console import Console
 from typer.testing import CliRunner
 
-from sb3_ddpg_scratch import ArgumentError, cli
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, cli
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare import conclusions
 from sb3_ddpg_scratch.compare.comparison import gather, run_comparison
@@ -26,7 +27,8 @@ from sb3_ddpg_scratch.compare.plan import plan_comparison
 from sb3_ddpg_scratch.compare.random_policy import random_score
 from sb3_ddpg_scratch.compare.results_file import read_results
 from sb3_ddpg_scratch.runs import processes
-from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
+from sb3_ddpg_scratch.runs.batch import perform_runs
+from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result, perform, unfinished_run
 
 TINY = "learning_starts=50,batch_size=16,policy_kwargs={net_arch: [8, 8]}"
 ARMS = [f"ours=scratch_ddpg:yaml=ddpg,updater=autograd,{TINY}", f"sb3=ddpg:{TINY}"]
@@ -210,6 +212,103 @@ def test_run_ends_when_who_began_it_is_killed(tmp_path):
     process.wait()
     wait_for(lambda: not processes_of(tmp_path))
     assert finished_result(spec, tmp_path) is None
+
+
+ALONE = "a=scratch_ddpg:updater=analytic,normalize=true,learning_starts=50,batch_size=16,policy_kwargs={net_arch: [8, 8]}"
+ALONE_SETTINGS = {"arms": [ALONE], "steps": 3000, "eval_episodes": 1}
+ALONE_OPTIONS = ["compare", "--arm", ALONE, "--env", "Pendulum-v1", "--seeds", "2", "--steps", "3000", "--evaluations", "10"]
+ALONE_OPTIONS += ["--eval-episodes", "1", "--jobs", "1", "--checkpoint-every", "500"]
+
+
+def start_alone(out):
+    command = [sys.executable, "-m", "sb3_ddpg_scratch", *ALONE_OPTIONS, "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish_alone(out):
+    process = start_alone(out)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def left_by(out, seed):
+    """All that a run leaves, without its times, which no two runs share."""
+    result = json.loads((out / "runs" / "a" / "Pendulum-v1" / f"seed_{seed}.json").read_text())
+    timed = ("seconds", "training_seconds", "evaluation_seconds", "machine")
+    folder = out / "agents" / "a" / "Pendulum-v1" / f"seed_{seed}" / "scratch_ddpg" / "Pendulum-v1_1"
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    parameters = []
+    for name in ("Pendulum-v1.zip", "best_model.zip"):
+        parameters += [tensor.numpy().tobytes() for tensor in ScratchDDPG.load(files[name]).policy.state_dict().values()]
+    statistics = [pickle.loads(files[name].read_bytes()) for name in ("vecnormalize.pkl", "Pendulum-v1/vecnormalize.pkl")]
+    numbers = [(vec.obs_rms.mean.tobytes(), vec.ret_rms.var.tobytes(), vec.obs_rms.count) for vec in statistics]
+    evaluations = np.load(files["evaluations.npz"])
+    episodes = [line.split(",")[:2] for line in files["0.monitor.csv"].read_text().splitlines()[1:]]
+    kept = {key: value for key, value in result.items() if key not in timed}
+    return kept, sorted(files), parameters, numbers, {name: evaluations[name].tolist() for name in evaluations}, episodes
+
+
+def test_killed_comparison_continues_inside_its_run_to_the_same_bits(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish_alone(whole)
+    process = start_alone(killed)
+    wait_for(lambda: list(killed.rglob("checkpoints/step_000000001000")))
+    process.kill()  # SIGKILL, to the command and to its run
+    for run in processes_of(killed):
+        os.kill(run, signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not processes_of(killed))
+    assert not list(killed.rglob("seed_0.json"))
+    output = finish_alone(killed)
+    assert "1 interrupted run continues from a checkpoint." in output
+    assert "Continuing from" in (killed / "agents/a/Pendulum-v1/seed_0.log").read_text()
+    for seed in range(2):
+        assert left_by(killed, seed) == left_by(whole, seed)
+    files = left_by(whole, 0)[1]
+    assert not any("checkpoints" in name for name in files)
+    # The best model has the statistics of its own time.
+    numbers = left_by(whole, 0)[3]
+    assert numbers[0][2] < numbers[1][2]
+    assert "95% interval" in output
+    summary = json.loads((whole / "summary.json").read_text())
+    assert (summary["comparisons"], summary["baseline"]) == ([], "a")
+    assert (whole / "report.html").stat().st_size > 10**6
+
+
+def test_interrupted_by_ctrl_c_in_its_first_run_it_continues_there(tmp_path):
+    process = start_alone(tmp_path)
+    wait_for(lambda: list(tmp_path.rglob("checkpoints/step_000000000500")))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=300)
+    assert process.returncode == 130
+    (made,) = plan(tmp_path, **ALONE_SETTINGS).specs[:1]
+    run = unfinished_run(made, tmp_path)
+    # The end of a run writes the state of that moment.
+    assert max(int(path.name[5:]) for path in run.glob("checkpoints/step_*")) % 500 != 0
+    # Other settings are another run.
+    assert unfinished_run(replace(made, steps=4000), tmp_path) is None
+    for file in run.glob("checkpoints/step_*/manifest.json"):
+        file.write_text("spoilt")
+    assert perform(replace(made, steps=3000), tmp_path, lambda steps: None)["timesteps"] == list(range(300, 3001, 300))
+
+
+def test_runs_without_checkpoints_begin_again_and_say_so(tmp_path):
+    class Nothing:
+        def run(self, spec, progress):
+            return True
+
+        def end(self):
+            pass
+
+    specs = plan(tmp_path).specs
+    for spec in specs:
+        spec.agent_folder(tmp_path).mkdir(parents=True)
+    console = Console(record=True, width=200)
+    perform_runs(specs, tmp_path, Nothing(), 1, console)
+    text = console.export_text()
+    assert text.count("Interrupted runs of sb3 begin again") == 1
+    assert "continue" not in text
 
 
 def test_failed_runs_are_told_and_the_others_go_on(tmp_path, monkeypatch, summarized):

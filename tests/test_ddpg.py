@@ -204,7 +204,7 @@ def test_actions_are_stored_normalized_and_sent_in_env_units():
     stored = model.replay_buffer.actions[:50, 0]
     assert np.abs(stored).max() == 1.0
     low, high = env.action_space.low, env.action_space.high
-    np.testing.assert_allclose(np.concatenate(sent), low + (stored + 1) / 2 * (high - low), rtol=1e-6)
+    np.testing.assert_allclose(np.concatenate(sent), low + (stored + 1) / 2 * (high - low), rtol=1e-6, atol=1e-6)
 
 
 def test_exploration_is_the_policy_plus_the_noise():

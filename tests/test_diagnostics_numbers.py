@@ -14,7 +14,7 @@ from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_ret
 from sb3_ddpg_scratch.diagnostics.overestimation import compare_episode, discounted_returns, evaluate
 from sb3_ddpg_scratch.diagnostics.recording_reader import COLUMNS, Recording
 from sb3_ddpg_scratch.diagnostics.run_summary import in_words, moving_average, summarize
-from sb3_ddpg_scratch.report.formatting import duration, number
+from sb3_ddpg_scratch.report.formatting import duration, number, span
 
 
 def test_discounted_returns_in_closed_form():
@@ -187,3 +187,4 @@ def test_numbers_as_they_are_written():
     ]
     assert number(3.0, sign=True) == "+3"
     assert [duration(seconds) for seconds in (5, 600, 9000)] == ["5\u00a0s", "10\u00a0min", "2.5\u00a0h"]
+    assert [span(counts) for counts in ([], [3, 3], [5, 2, 3])] == ["no", "3", "2 to 5"]

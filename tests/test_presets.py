@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import NormalActionNoise
 from test_zoo_manager import manager_for
 from torch import nn
 
@@ -61,6 +62,10 @@ EXPECTED = {
     "our_ddpg": {
         **PEER,
         **{"rates": (3e-4, 3e-4), "batch_size": 256, "random_steps": 25_000, "learning_starts": 25_000},
+    },
+    "rl_zoo": {
+        **{"hidden": [400, 300], "rates": (1e-3, 1e-3), "gamma": 0.98, "tau": 0.005, "buffer_size": 200_000},
+        **{"batch_size": 256, "noise": ("gaussian", 0.1), "random_steps": None, "learning_starts": 10_000, "steps": 20_000},
     },
     "tianshou": {
         **PEER,
@@ -127,7 +132,9 @@ def test_numbers(tmp_path, preset):
     for name in ("norm", "final_init"):
         found[name] = getattr(model.policy, name)
     found["random_steps"], found["buffer_size"] = model.random_steps, model.replay_buffer.buffer_size
-    if model.action_noise is not None:
+    if isinstance(model.action_noise, NormalActionNoise):
+        found["noise"] = ("gaussian", model.action_noise._sigma.item())
+    elif model.action_noise is not None:
         found["noise"] = (
             {OUNoise: "ou", GaussianNoise: "gaussian"}[type(model.action_noise)],
             model.action_noise.sigma.item(),

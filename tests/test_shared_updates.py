@@ -75,15 +75,15 @@ def test_no_update_and_no_action_wakes_threads_of_blas(monkeypatch):
     policy, seen = make_policy(), []
     updater, actor = train(CompiledUpdater, policy, 1), CompiledActor()
     assert actor.objection(policy.actor) is None
-    actor(np.zeros((8, 3), np.float32))
+    actor.act(np.zeros((8, 3), np.float32), None)
     with threadpool_limits(2):
         before = blas_threads()
         assert set(before) == {2}
-        for name in ("act", "updates"):
+        for name in ("explore", "updates"):
             kernel = getattr(kernels, name)
             watched = lambda *args, kernel=kernel: seen.extend(blas_threads()) or kernel(*args)  # noqa: E731
             monkeypatch.setattr(kernels, name, watched)
-        actor(np.zeros((8, 3), np.float32))
+        actor.act(np.zeros((8, 3), np.float32), None)
         assert len(seen) == len(before)
         updater.train(networks_of(policy), make_buffer(policy), 1, 16, UpdateSettings(gamma=0.95, tau=0.01), 0)
         assert len(seen) == 2 * len(before)

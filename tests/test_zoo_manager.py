@@ -161,14 +161,18 @@ def test_shipped_settings_build(tmp_path, monkeypatch, env_id):
     model = manager.setup_experiment()[0]
     model.env.close()
     assert manager.n_timesteps == settings["n_timesteps"]
-    assert isinstance(model.action_noise, OUNoise if env_id.startswith("MountainCar") else GaussianNoise)
-    assert np.all(model.action_noise.sigma == settings["action_noise"]["sigma"])
-    assert [layer.out_features for layer in model.actor.mu if isinstance(layer, nn.Linear)][:-1] == [400, 300]
+    noise, layers = settings["action_noise"], settings["policy_kwargs"]["net_arch"]
+    assert type(model.action_noise) is {"ou": OUNoise, "gaussian": GaussianNoise}[noise["type"]]
+    assert np.all(model.action_noise.sigma == noise["sigma"])
+    hidden = [layer.out_features for layer in model.actor.mu if isinstance(layer, nn.Linear)][:-1]
+    assert hidden == (layers["pi"] if isinstance(layers, dict) else layers)
 
 
 def test_her_settings_train(tmp_path):
     path = tmp_path / "her.yml"
-    path.write_text(yaml.safe_dump({"default": read_settings(default_file())["FetchReach-v4"]}))
+    her = {"n_timesteps": 60, "policy": "MultiInputPolicy", "replay_buffer_class": "HerReplayBuffer"}
+    her["replay_buffer_kwargs"] = {"n_sampled_goal": 4, "goal_selection_strategy": "future"}
+    path.write_text(yaml.safe_dump({"default": her}))
     tiny = {"learning_starts": 20, "batch_size": 8, "buffer_size": 500, "policy_kwargs": {"net_arch": [8]}}
     manager = manager_for(tmp_path, path, "BitFlip-v0", tiny, n_timesteps=60)
     model = manager.setup_experiment()[0]

@@ -1,5 +1,6 @@
 """What is replaced in RL Zoo while our commands run: why it still is, and that what its scripts read runs no code."""
 
+import argparse
 import importlib
 import inspect
 import os
@@ -12,12 +13,14 @@ import rl_zoo3
 import yaml
 from conftest import PointEnv
 from hostile import Reduces
+from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch import ArgumentError, ModelFileError, ScratchDDPG, UnsafeFileError
 from sb3_ddpg_scratch.zoo import ALGO, patches
 from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
+from sb3_ddpg_scratch.zoo.train import train_parser
 
 
 class Done(Exception):  # noqa: N818
@@ -120,6 +123,36 @@ def test_statistics_models_and_buffers(tmp_path, command):
 
 def source(module):
     return (Path(rl_zoo3.__file__).parent / f"{module}.py").read_text()
+
+
+def test_train_has_the_options_of_the_zoos(monkeypatch):
+    seen = []
+
+    def parse_args(self, args=None, namespace=None):
+        seen.append(self)
+        raise Done
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    with pytest.raises(Done):
+        importlib.import_module("rl_zoo3.train").train()
+    options = [
+        {
+            action.dest: (
+                action.option_strings,
+                action.default,
+                action.nargs,
+                action.choices,
+                action.type or str,
+                type(action),
+            )
+            for action in parser._actions
+        }
+        for parser in (train_parser(), seen[0])
+    ]
+    assert options[0] == options[1]
+    accepted = inspect.signature(ExperimentManager.__init__).parameters
+    renamed = {"args", "env_id", "n_eval_episodes", "uuid_str", "vec_env_type", "config", "show_progress"}
+    assert set(accepted) - {"self"} - renamed <= set(options[0])
 
 
 def test_scripts_still_make_their_parsers_where_nobody_reaches_them():

@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import huggingface_hub
 import huggingface_sb3
@@ -18,6 +20,7 @@ from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.cli import app, main
 from sb3_ddpg_scratch.cli.zoo import HELP
 from sb3_ddpg_scratch.diagnostics.recording_reader import read_recording
+from sb3_ddpg_scratch.errors import MissingPackageError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
 
@@ -249,6 +252,25 @@ def test_other_algorithms_have_diagnostics_and_locks_too(tmp_path, monkeypatch):
     # Released with the command: the next one in this process may have the folder.
     with hold_folder(run, "run"):
         pass
+
+
+def test_runs_are_tracked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun, late = [], []
+    run = SimpleNamespace(config=SimpleNamespace(setdefaults=late.append))
+    wandb = ModuleType("wandb")
+    wandb.__spec__ = ModuleSpec("wandb", None)
+    wandb.init = lambda **given: begun.append(given | {"config": dict(given["config"])}) or run
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    run_script("train", ["--track", "-tags", "a", "b", "-n", "30", "--eval-freq", "-1", "--seed", "3", *TINY])
+    ((given,), (settings,)) = begun, late
+    assert given["name"].startswith("Pendulum-v1__scratch_ddpg__3__")
+    assert (given["tags"][:2], given["project"], given["config"]["n_timesteps"]) == (["a", "b"], "sb3", 30)
+    assert settings["saved_hyperparams"]["batch_size"] == 8
+    assert list((tmp_path / "runs" / given["name"]).rglob("events.*"))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingPackageError, match=r"--track needs wandb, which is not installed: pip install wandb$"):
+        run_script("train", ["--track"])
 
 
 @pytest.mark.parametrize(

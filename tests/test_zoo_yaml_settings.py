@@ -9,22 +9,30 @@ import yaml
 from sb3_ddpg_scratch import ArgumentError
 from sb3_ddpg_scratch.errors import near
 from sb3_ddpg_scratch.zoo import ALGO, hyperparams_folder, preset_file, preset_names
-from sb3_ddpg_scratch.zoo.yaml_settings import check_settings, default_file, plain_numbers, read_settings, section_for
+from sb3_ddpg_scratch.zoo.registry import check_env
+from sb3_ddpg_scratch.zoo.yaml_settings import (
+    check_settings,
+    default_file,
+    mapping_from_text,
+    plain_numbers,
+    read_settings,
+    section_for,
+)
 
 FILES = sorted(hyperparams_folder().glob("*.yml"))
 OURS = read_settings(default_file())
+RL_ZOO = read_settings(preset_file("rl_zoo"))
 THEIRS = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "ddpg.yml").read_text())
 # Every text that a file may hold: names, which are looked up, and linear schedules, which are parsed.
 NAMES = {
     "MlpPolicy",
-    "MultiInputPolicy",
     "gaussian",
     "ou",
+    "normal",
+    "ornstein-uhlenbeck",
     "relu",
     "batch",
     "episode",
-    "HerReplayBuffer",
-    "future",
     "lin_7e-4",
 }
 
@@ -48,25 +56,27 @@ def test_shipped_file_is_valid_and_holds_no_code(path):
 
 
 @pytest.mark.parametrize("env_id", THEIRS)
-def test_entry_of_the_zoo_is_here_with_its_numbers(env_id):
-    theirs, ours = dict(THEIRS[env_id]), dict(OURS[env_id])
-    kind, std = theirs.pop("noise_type"), theirs.pop("noise_std")
-    expected = {"type": "gaussian", "sigma": std} if kind == "normal" else {"type": "ou", "sigma": std, "dt": 0.01}
-    assert ours.pop("action_noise") == expected
+def test_preset_rl_zoo_is_the_zoos_file(env_id):
+    theirs = dict(THEIRS[env_id])
     if "policy_kwargs" in theirs:
-        assert theirs.pop("policy_kwargs") == "dict(net_arch=[400, 300])"
-        assert ours.pop("policy_kwargs") == {"net_arch": [400, 300]}
-    assert ours == theirs
+        theirs["policy_kwargs"] = mapping_from_text("policy_kwargs", theirs["policy_kwargs"])
+    assert RL_ZOO[env_id] == theirs
 
 
 def test_mujoco_is_there_in_both_versions():
     for name in ("HalfCheetah", "Ant", "Hopper", "Walker2d", "Humanoid", "Swimmer"):
-        assert OURS[f"{name}-v5"] == OURS[f"{name}-v4"]
+        assert f"{name}-v5" in OURS
+        assert RL_ZOO[f"{name}-v5"] == THEIRS[f"{name}-v4"] | {"policy_kwargs": {"net_arch": [400, 300]}}
     assert {"InvertedPendulum-v5", "InvertedDoublePendulum-v5", "Reacher-v5", "Pusher-v5"} < set(OURS)
 
 
+@pytest.mark.parametrize("env_id", OURS.keys() - {"default"})
+def test_shipped_settings_are_for_environments_that_are_here(env_id):
+    check_env(env_id)
+
+
 def test_preset_names():
-    expected = "blog_post cleanrl lillicrap2015 our_ddpg plotly_notebook simple_rl spinning_up tch_rs tianshou"
+    expected = "blog_post cleanrl lillicrap2015 our_ddpg plotly_notebook rl_zoo simple_rl spinning_up tch_rs tianshou"
     assert preset_names() == expected.split()
     assert preset_file("tch_rs").name == "tch_rs.yml"
 

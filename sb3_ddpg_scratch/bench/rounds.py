@@ -1,12 +1,11 @@
 """What the rounds of a benchmark say: medians, spreads, and ratios within each round."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sb3_ddpg_scratch.atomic import write_whole
+from sb3_ddpg_scratch.json_values import write_json
 
 # The measurements of one round, by contender and number of cores.
 Round = dict[tuple[str, int], dict[str, float | str]]
@@ -49,7 +48,7 @@ class Setting:
         return [float(a[metric]) / float(b[metric]) for a, b in pairs if a and b]
 
 
-def write_json(settings: list[Setting], machine: dict[str, Any], command: str, path: Path) -> None:
+def write_measurements(settings: list[Setting], machine: dict[str, Any], command: str, path: Path) -> None:
     """Write every measurement, with the machine and the command, to a file whose folder is created."""
     described = [
         {
@@ -60,8 +59,7 @@ def write_json(settings: list[Setting], machine: dict[str, Any], command: str, p
         }
         for setting in settings
     ]
-    content = {"command": command, "machine": machine, "settings": described}
-    write_whole(path, json.dumps(content, indent=1) + "\n")
+    write_json(path, {"command": command, "machine": machine, "settings": described})
 
 
 def table(setting: Setting) -> list[list[str]]:

@@ -30,11 +30,7 @@ def plan(env: RegisteredEnv, quick: bool, cores: Iterable[int]) -> list[list[Wor
 def run(
     settings: list[list[Workload]], rounds: int, progress: Progress, keep: Callable[[list[Setting]], None] | None = None
 ) -> list[Setting]:
-    """
-    Measure every workload once in each round. Failures are collected, and Ctrl-C returns the results so far.
-
-    :param keep: called with the results so far after each setting of each round
-    """
+    """Measure every workload once in each round; ``keep`` is given what there is so far. Ctrl-C returns the results so far."""
     results = [Setting(workloads[0].setting) for workloads in settings]
     total = rounds * sum(map(len, settings))
     done = 0

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_json
+from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_measurements
 from sb3_ddpg_scratch.bench.schedule import plan, run
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, installed
 from sb3_ddpg_scratch.gym_packages import RegisteredEnv
@@ -59,7 +59,7 @@ def _run(
 
     def keep(results: list[Setting]) -> None:
         if json is not None:
-            write_json(results, machine, command, json)
+            write_measurements(results, machine, command, json)
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as display:

@@ -93,10 +93,7 @@ def time_model(workload: Workload, start: float) -> dict[str, float | str]:
 
 
 def time_floor(workload: Workload) -> dict[str, float | str]:
-    """
-    Updates per second that the products of two hidden layers alone would allow: five forward, three to the inputs, two to
-    the weights, each on the fastest of MKL, oneDNN and OpenBLAS.
-    """
+    """Updates per second that the ten products of two hidden layers allow, each on the fastest of MKL, oneDNN and OpenBLAS."""
     import numpy as np
     import torch as th
 

@@ -13,21 +13,7 @@ CONTENDERS = ("sb3", "sbx", "autograd", "analytic", "compiled")
 
 @dataclass(frozen=True)
 class Workload:
-    """
-    One measurement.
-
-    :param contender: ``sb3``, ``sbx``, one of our updaters, ``auto``, or ``floor`` for the bare matrix products
-    :param net_arch: units of the hidden layers
-    :param batch_size: transitions in an update
-    :param cores: cores that the process may use
-    :param n_envs: environments
-    :param gradient_steps: updates after each step of all environments
-    :param env: id of the environment
-    :param gym_packages: modules to import before it is made
-    :param seconds: how long to measure updates, and again environment steps
-    :param buffer_size: capacity of the replay buffer
-    :param filled: transitions in the buffer while updates are timed
-    """
+    """One measurement: ``seconds`` of updates, and of steps, with ``filled`` of ``buffer_size`` transitions in the buffer."""
 
     contender: str
     net_arch: tuple[int, ...]
@@ -55,13 +41,7 @@ def installed(contender: str) -> bool:
 
 
 def measure(workload: Workload) -> dict[str, float | str]:
-    """
-    Measure in a new process, bound to as many cores as it may use.
-
-    :return: ``updates_per_s``, ``steps_per_s``, ``setup_s`` (from the start of the process to the first environment step),
-        ``peak_mb`` and ``updater``; only ``updates_per_s`` for the floor
-    :raises RuntimeError: if the process fails, with the end of its log
-    """
+    """Measure in a new process, bound to as many cores as it may use; ``RuntimeError`` with the end of its log if it fails."""
     cores = sorted(os.sched_getaffinity(0))[: workload.cores] if hasattr(os, "sched_getaffinity") else []
     threads = {name: str(workload.cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     module = "sb3_ddpg_scratch.bench.worker"

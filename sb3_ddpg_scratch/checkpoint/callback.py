@@ -21,7 +21,6 @@ from sb3_ddpg_scratch.checkpoint.storage import (
     newest_whole,
     prune,
     read_manifest,
-    segments_of,
     step_of,
     write_checkpoint,
 )
@@ -76,8 +75,6 @@ class ResumableCheckpoint(BaseCallback):
         self._stop = False
         self._at_rest = False
 
-    # ------------------------------------------------------------------------------------------------------- Beginning
-
     def _init_callback(self) -> None:
         if not hasattr(type(self.model), "resume"):
             raise ArgumentError("model", type(self.model).__name__, "a ScratchDDPG, to be checkpointed")
@@ -122,9 +119,7 @@ class ResumableCheckpoint(BaseCallback):
             # Later ones are damaged, or of another continuation: they are removed when the next one is written.
             if step_of(folder) <= checkpoint.step:
                 with suppress(CheckpointError):
-                    self._kept[folder] = {segment.name for segment in segments_of(read_manifest(folder), folder)}
-
-    # ------------------------------------------------------------------------------------------------------ Checkpoints
+                    self._kept[folder] = {segment.name for segment in read_manifest(folder).segments}
 
     def _on_rollout_end(self) -> None:
         # If training ends next, the updates after this rollout have been made.
@@ -183,8 +178,6 @@ class ResumableCheckpoint(BaseCallback):
         except OSError as error:
             good = f"The last good checkpoint is {self.last}." if self.last else "There is no earlier checkpoint."
             raise CheckpointError(self.path, f"could not be written to ({error.strerror})", good) from error
-
-    # ----------------------------------------------------------------------------------------------------- Termination
 
     def _handle_termination(self) -> None:
         if threading.current_thread() is threading.main_thread():

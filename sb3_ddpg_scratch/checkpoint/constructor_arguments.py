@@ -92,9 +92,6 @@ def _resolved(value: Any) -> Any:
     return found
 
 
-# --------------------------------------------------------------------------------------------------------------- Noise
-
-
 def capture_noise(noise: ActionNoise | None) -> dict[str, Any] | None:
     """A noise's class and all its attributes; a class of the user's own may offer ``get_training_state()``."""
     if noise is None:

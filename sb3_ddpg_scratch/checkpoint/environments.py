@@ -31,9 +31,6 @@ _VEC_ENV_MEMORY: tuple[str, ...] = ("reset_infos", "_seeds", "_options", "buf_ob
 _VEC_ENV_MEMORY += ("observation_space", "action_space")
 
 
-# --------------------------------------------------------------------------------------------------- One environment
-
-
 def capture_env(env: gym.Env) -> dict[str, Any]:
     """The state of each layer from the outermost in, and under ``obstacle`` what could not be captured."""
     layers, obstacle = [], None
@@ -97,14 +94,8 @@ def _rewrite_monitor_file(monitor: Monitor) -> None:
         writer.write_row({"r": round(episode_return, 6), "l": length, "t": round(time, 6)})
 
 
-# -------------------------------------------------------------------------------------------------- All environments
-
-
 class _Installer:
-    """
-    Sent to the processes of environments as if it were a wrapper's class to look for: there it meets the environment, and
-    gives it functions that can then be called by name.
-    """
+    """Sent to environments' processes as a wrapper's class to look for: it gives each environment functions to call."""
 
     def __instancecheck__(self, env: Any) -> bool:
         setattr(env, _CAPTURE, functools.partial(capture_env, env))
@@ -177,7 +168,7 @@ class _TerminationHandler:
 
 def outlive_termination(vec_env: VecEnv, outlive: bool) -> None:
     """Have environments' processes ignore SIGTERM, which schedulers send to a whole group of processes, or end again."""
-    _, base = _vec_layers(vec_env)
+    base = vec_env.unwrapped
     if isinstance(base, SubprocVecEnv) and not base.closed:
         handler = signal.SIG_IGN if outlive else signal.SIG_DFL
         with suppress(OSError, EOFError):
@@ -186,8 +177,7 @@ def outlive_termination(vec_env: VecEnv, outlive: bool) -> None:
 
 def _vec_layers(vec_env: VecEnv) -> tuple[list[VecEnvWrapper], Any]:
     wrappers: list[VecEnvWrapper] = []
-    base: Any = vec_env
-    while isinstance(base, VecEnvWrapper):
-        wrappers.append(base)
-        base = base.venv
-    return wrappers, base
+    while isinstance(vec_env, VecEnvWrapper):
+        wrappers.append(vec_env)
+        vec_env = vec_env.venv
+    return wrappers, vec_env

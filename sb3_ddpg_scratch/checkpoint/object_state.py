@@ -1,7 +1,4 @@
-"""
-What an object remembers, taken from its attributes: data as it is, random generators, and a few kinds of objects by their own
-attributes. It is put back into a fresh object that was made in the same way.
-"""
+"""What an object remembers, taken from its attributes, and put back into a fresh object that was made in the same way."""
 
 import functools
 import types
@@ -95,9 +92,6 @@ def _is_data(value: Any) -> bool:
     return True
 
 
-# -------------------------------------------------------------------------------------------------------------- Spaces
-
-
 def space_generators(space: spaces.Space) -> list[np.random.Generator | None]:
     """The generators of a space and of the spaces in it."""
     return [part._np_random for part in _parts_of(space)]
@@ -114,14 +108,8 @@ def _parts_of(space: spaces.Space) -> list[spaces.Space]:
     return [space, *(part for child in inner for part in _parts_of(child))]
 
 
-# ------------------------------------------------------------------------------------------------------------- Physics
-
-
 def _capture_physics(model: Any, data: Any) -> dict[str, np.ndarray]:
-    """
-    MuJoCo's whole integration state (positions, velocities, activations, time, controls, the solver's warm start), and what
-    was computed from it at the beginning of the last step, which environments read before they make the next one.
-    """
+    """MuJoCo's integration state, and what the last step computed from it, which environments read before the next."""
     import mujoco
 
     kind = int(mujoco.mjtState.mjSTATE_INTEGRATION)

@@ -1,8 +1,6 @@
 """
-The replay buffer on the disk, in segments: files with the transitions of a range of time steps, which are written once and
-shared by all checkpoints after. A checkpoint writes only what was added since the last one, straight from the buffer's memory.
-
-Time steps are counted from the first that was ever added: number n lies at position n modulo ``buffer_size``.
+The replay buffer on the disk, in segments: files with the transitions of a range of time steps, shared by all checkpoints
+after. Time steps are counted from the first ever added: number n lies at position n modulo ``buffer_size``.
 """
 
 import hashlib
@@ -131,21 +129,21 @@ def _parts(columns: dict[str, np.ndarray], start: int, stop: int, size: int) -> 
 
 def check_segment(folder: Path, segment: Segment) -> None:
     """Raise an error unless the segment's file is what the manifest says."""
-    file = folder / segment.name
     if not _NAME.fullmatch(segment.name):
-        raise CheckpointError(file, "is not the name of a segment")
+        raise CheckpointError(folder / segment.name, "is not the name of a segment")
+    check_file(folder / segment.name, segment.bytes, segment.sha256)
+
+
+def check_file(file: Path, bytes: int, sha256: str) -> None:
     try:
-        size = file.stat().st_size
-        if size != segment.bytes:
-            raise CheckpointError(file, f"has {size} bytes instead of {segment.bytes}")
         with file.open("rb") as opened:
-            digest = hashlib.sha256()
-            while block := opened.read(2**20):
-                digest.update(block)
+            digest, size = hashlib.file_digest(opened, "sha256").hexdigest(), opened.tell()
     except OSError as error:
         raise CheckpointError(file, f"cannot be read ({error.strerror})") from error
-    if digest.hexdigest() != segment.sha256:
-        raise CheckpointError(file, "was changed: its SHA-256 is not the manifest's")
+    if size != bytes:
+        raise CheckpointError(file, f"has {size} bytes instead of {bytes}")
+    if digest != sha256:
+        raise CheckpointError(file, "was changed, or belongs to another checkpoint: its SHA-256 is not the manifest's")
 
 
 def restore_buffer(

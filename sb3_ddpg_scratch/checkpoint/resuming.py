@@ -25,12 +25,8 @@ def read_newest(path: str | Path) -> Checkpoint:
 
 def resume_model(model_class: type[Model], path: str | Path, env: GymEnv | str, **settings: Any) -> Model:
     """
-    Read the newest whole checkpoint of :class:`~sb3_ddpg_scratch.checkpoint.callback.ResumableCheckpoint`. The model's
-    next ``learn``, with the same ``total_timesteps``, continues where the interrupted one was, to the same result bit
-    for bit::
-
-        model = ScratchDDPG.resume("runs/pendulum", "Pendulum-v1")
-        model.learn(100_000, callback=ResumableCheckpoint("runs/pendulum"))
+    Read the newest whole checkpoint that a :class:`~sb3_ddpg_scratch.ResumableCheckpoint` has written. The model's next
+    ``learn``, with the same ``total_timesteps``, continues to the same result bit for bit.
 
     :param path: a folder of checkpoints, or one checkpoint
     :param env: environments made as those of the interrupted training

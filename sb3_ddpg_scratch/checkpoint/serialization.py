@@ -1,9 +1,8 @@
 """
-Objects as data: a tree that JSON can hold, and arrays beside it as bare bytes. Reading it makes numbers, texts, arrays and
-containers of them, and nothing else; no code is run.
+Objects as data: a tree that JSON can hold, and arrays beside it as bare bytes. Reading it runs no code.
 
-Lists, texts, whole numbers, floats, booleans and ``None`` stand for themselves; everything else is an object of one key, its
-kind: ``{"tuple": [...]}``, ``{"dict": [[key, value], ...]}``, ``{"array": 3}`` for the array number 3, and so on.
+Lists, texts, numbers, booleans and ``None`` stand for themselves; all else is an object of one key, its kind:
+``{"tuple": [...]}``, ``{"dict": [[key, value], ...]}``, ``{"array": 3}`` for the array number 3, and so on.
 """
 
 from collections import OrderedDict, deque

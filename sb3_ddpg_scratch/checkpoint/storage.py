@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_ddpg_scratch.atomic import sync_folder, write_whole
-from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, Segment, check_segment
+from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, Segment, check_file, check_segment
 from sb3_ddpg_scratch.checkpoint.serialization import Encoder, Tree, decode
 from sb3_ddpg_scratch.errors import CheckpointError
 
@@ -28,6 +28,14 @@ FORMAT, VERSION = "sb3_ddpg_scratch.checkpoint", 1
 MANIFEST, STATE, ARRAYS = "manifest.json", "state.json", "arrays.bin"
 _NAME = re.compile(r"step_(\d{12,})")
 _UNFINISHED = ".unfinished"
+
+
+class Manifest(NamedTuple):
+    """What a checkpoint consists of: its own files, each with its size and SHA-256, and segments, oldest first."""
+
+    step: int
+    files: dict[str, dict[str, Any]]
+    segments: list[Segment]
 
 
 class Checkpoint(NamedTuple):
@@ -55,9 +63,6 @@ def checkpoints_in(path: Path) -> list[Path]:
         return []
     found = [folder for folder in path.iterdir() if _NAME.fullmatch(folder.name)]
     return sorted(found, key=step_of, reverse=True)
-
-
-# ------------------------------------------------------------------------------------------------------------- Writing
 
 
 def write_checkpoint(path: Path, step: int, state: dict[str, Any], segments: list[Segment]) -> Path:
@@ -107,9 +112,6 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------------------- Reading
-
-
 def newest_whole(path: Path) -> tuple[Checkpoint, list[CheckpointError]]:
     """The newest checkpoint of which every file is whole, and what is wrong with those that are newer."""
     candidates = [path] if (path / MANIFEST).exists() or _NAME.fullmatch(path.name) else checkpoints_in(path)
@@ -129,19 +131,19 @@ def newest_whole(path: Path) -> tuple[Checkpoint, list[CheckpointError]]:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint after comparing the size and SHA-256 of each of its files with its manifest."""
     manifest = read_manifest(folder)
-    segments = segments_of(manifest, folder)
-    state_bytes, array_bytes = (_read_file(folder / name, manifest["files"].get(name)) for name in (STATE, ARRAYS))
-    for segment in segments:
+    for name in (STATE, ARRAYS):
+        check_file(folder / name, **manifest.files[name])
+    for segment in manifest.segments:
         check_segment(folder.parent / FOLDER, segment)
     try:
-        content = json.loads(state_bytes)
-        state = decode(content["state"], list(_arrays(content["arrays"], array_bytes)))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        content = json.loads((folder / STATE).read_bytes())
+        state = decode(content["state"], list(_arrays(content["arrays"], (folder / ARRAYS).read_bytes())))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, OSError) as error:
         raise CheckpointError(folder / STATE, f"is not understood ({type(error).__name__}: {error})") from error
-    return Checkpoint(folder, manifest["step"], state, segments)
+    return Checkpoint(folder, manifest.step, state, manifest.segments)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
     try:
         digest, _, body = file.read_bytes().partition(b"\n")
@@ -150,39 +152,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if digest != _sha256(body).encode():
         raise CheckpointError(file, "was cut off or changed: it is not what its first line says")
     try:
-        manifest: dict[str, Any] = json.loads(body)
-        written_as = (manifest["format"], manifest["version"])
-        step = manifest["step"]
-        files = manifest["files"]
+        content: dict[str, Any] = json.loads(body)
+        written_as = (content["format"], content["version"])
+        if written_as != (FORMAT, VERSION):
+            raise CheckpointError(file, f"is of another format, {written_as}, than this version's, {(FORMAT, VERSION)}")
+        files = {name: {key: content["files"][name][key] for key in ("bytes", "sha256")} for name in (STATE, ARRAYS)}
+        manifest = Manifest(content["step"], files, [Segment(**entry) for entry in content["segments"]])
+        name = name_of(manifest.step)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(file, f"is not understood ({type(error).__name__}: {error})") from error
-    if written_as != (FORMAT, VERSION) or not isinstance(files, dict):
-        raise CheckpointError(file, f"is of another format, {written_as}, than this version's, {(FORMAT, VERSION)}")
-    if folder.name != name_of(step):
-        raise CheckpointError(file, f"belongs to another checkpoint, {name_of(step)}")
+    if folder.name != name:
+        raise CheckpointError(file, f"belongs to another checkpoint, {name}")
     return manifest
-
-
-def segments_of(manifest: dict[str, Any], folder: Path) -> list[Segment]:
-    try:
-        return [Segment(**entry) for entry in manifest["segments"]]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(folder / MANIFEST, f"is not understood ({error})") from error
-
-
-def _read_file(file: Path, expected: Any) -> bytes:
-    try:
-        size = file.stat().st_size
-        if size != expected["bytes"]:
-            raise CheckpointError(file, f"has {size} bytes instead of {expected['bytes']}")
-        content = file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(file, f"cannot be read ({error.strerror})") from error
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(file.with_name(MANIFEST), f"says nothing of {file.name}") from error
-    if _sha256(content) != expected.get("sha256"):
-        raise CheckpointError(file, "was changed, or belongs to another checkpoint: its SHA-256 is not its manifest's")
-    return content
 
 
 def _arrays(table: list[dict[str, Tree]], content: bytes) -> Iterator[np.ndarray]:

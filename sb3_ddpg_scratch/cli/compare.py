@@ -26,7 +26,9 @@ def write_example(path: Path) -> None:
 def compare(
     experiment: Annotated[
         str | None,
-        typer.Argument(help="A YAML file with these options, or ou_vs_gaussian, layer_norm, td3_changes; options win."),
+        typer.Argument(
+            help="A YAML file with these options, or ou_vs_gaussian, layer_norm, td3_changes, results; options win."
+        ),
     ] = None,
     arm: Annotated[
         list[str] | None,
@@ -50,6 +52,9 @@ def compare(
     diagnostics: Annotated[
         bool | None, typer.Option("--diagnostics", help="Also record Q of each arm's first seed, and draw them side by side.")
     ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between the checkpoints from which an interrupted run continues (50,000).")
+    ] = None,
     executor: Annotated[Literal["local", "ray"], typer.Option(help="Where runs are executed.")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without it Ray runs on this machine.")] = None,
     gym_packages: GymPackages = None,
@@ -66,7 +71,7 @@ def compare(
     if executor == "ray":
         require("--executor ray", "cluster", "ray")
     from sb3_ddpg_scratch.compare.comparison import run_comparison
-    from sb3_ddpg_scratch.compare.experiment import experiment_from, read_experiment
+    from sb3_ddpg_scratch.compare.experiment import experiment_from, read_experiment, with_options
     from sb3_ddpg_scratch.compare.plan import plan_comparison
 
     if ray_address is not None and executor != "ray":
@@ -74,10 +79,11 @@ def compare(
     options: dict[str, Any] = {
         **{"arms": arm, "envs": env, "seeds": seeds, "out": out, "steps": steps, "evaluations": evaluations},
         **{"eval_episodes": eval_episodes, "jobs": jobs, "threads": threads, "device": device, "margin": margin},
-        **{"baseline": baseline, "diagnostics": diagnostics, "gym_packages": gym_packages},
+        **{"baseline": baseline, "diagnostics": diagnostics, "checkpoint_every": checkpoint_every},
+        **{"gym_packages": gym_packages},
     }
     given = {key: value for key, value in options.items() if value is not None}
-    content = (read_experiment(experiment) if experiment is not None else {}) | given
+    content = with_options(read_experiment(experiment) if experiment is not None else {}, given)
     plan = plan_comparison(experiment_from(content))
     command = shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])
     outcome = run_comparison(plan, Console(), command, ray_address, executor == "ray")

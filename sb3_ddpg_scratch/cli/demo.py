@@ -1,7 +1,7 @@
 """The subcommand ``demo``: ScratchDDPG solves Pendulum-v1 while you watch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -33,23 +33,8 @@ def demo(
 
 
 def run_demo(out: Path, seed: int, console: Console) -> float:
-    """
-    Train until the mean return of 20 noise-free episodes exceeds -200, then save the model and draw a report.
-
-    :return: mean return of 20 noise-free episodes of the saved model
-    :raises RuntimeError: if the environment is not solved within 100,000 steps
-    """
-    model = ScratchDDPG(
-        "MlpPolicy",
-        ENV_ID,
-        learning_rate=1e-3,
-        batch_size=128,
-        gamma=0.98,
-        action_noise={"type": "ou", "sigma": 0.1},
-        policy_kwargs={"net_arch": [64, 64]},
-        seed=seed,
-        device="cpu",
-    )
+    """Train until 20 noise-free episodes return more than -200; returns the mean return of 20 others with the saved model."""
+    model = pendulum_model(seed)
     console.print(f"Training ScratchDDPG on {ENV_ID} until {EPISODES} noise-free episodes return more than {SOLVED_RETURN:g}.")
     diagnostics = DiagnosticsCallback(out, every=200, snapshot_every=1000, eval_env=ENV_ID, eval_every=1000)
     score = -np.inf
@@ -75,6 +60,13 @@ def run_demo(out: Path, seed: int, console: Console) -> float:
     if score <= SOLVED_RETURN:
         raise RuntimeError(f"{ENV_ID} was not solved in {MAX_STEPS} steps with seed {seed}: try another --seed")
     return score
+
+
+def pendulum_model(seed: int, **arguments: Any) -> ScratchDDPG:
+    """A small ScratchDDPG that learns Pendulum-v1 in a few thousand steps."""
+    noise, policy = {"type": "ou", "sigma": 0.1}, {"net_arch": [64, 64]}
+    arguments |= {"batch_size": 128, "gamma": 0.98, "action_noise": noise, "policy_kwargs": policy}
+    return ScratchDDPG("MlpPolicy", ENV_ID, seed=seed, device="cpu", **arguments)
 
 
 def _draw_report(folder: Path, console: Console) -> None:

@@ -14,6 +14,7 @@ from sb3_ddpg_scratch.compare.plan import Plan, Protocol, try_out
 from sb3_ddpg_scratch.compare.random_policy import random_score
 from sb3_ddpg_scratch.compare.results_file import COLUMNS, FILE, Results, Run
 from sb3_ddpg_scratch.folder_lock import hold_folder
+from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.machine import usable_cores
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.processes import RunProcesses
@@ -32,10 +33,7 @@ class Outcome:
 
 
 def run_comparison(plan: Plan, console: Console, command: str, ray_address: str | None = None, ray: bool = False) -> Outcome:
-    """
-    Perform the runs that are not finished yet, here or on Ray (at the address, or a local one), and write ``evaluations.csv``,
-    ``results.json``, ``summary.json`` and the report. If interrupted, gather what is finished before raising.
-    """
+    """Perform what is not finished, here or on Ray, and write all files, also of what is finished when interrupted."""
     out = plan.experiment.out
     check_folder(plan.specs, out)
     try_out([spec for spec in plan.specs if finished_result(spec, out) is None])
@@ -66,7 +64,7 @@ def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -
     jobs = min(experiment.jobs, max(usable_cores() // experiment.threads, 1))
     if jobs < experiment.jobs:
         console.print(f"{jobs} runs at a time instead of {experiment.jobs}: there are {usable_cores()} cores.")
-    processes = RunProcesses(experiment.out, experiment.threads, experiment.gym_packages)
+    processes = RunProcesses(experiment.out, experiment.threads, experiment.checkpoint_every, experiment.gym_packages)
     return perform_runs(plan.specs, experiment.out, processes, jobs, console)
 
 
@@ -105,11 +103,11 @@ def _conclude(plan: Plan, results: Results, console: Console) -> dict[str, Any] 
     if not results.runs:
         console.print("No run is finished: there is nothing to compare yet.")
         return None
-    from sb3_ddpg_scratch.compare.conclusions import show, summarize, write_summary
+    from sb3_ddpg_scratch.compare.conclusions import show, summarize
     from sb3_ddpg_scratch.compare.report import write_report
 
     summary: dict[str, Any] = summarize(results, plan.experiment.margin)
-    write_summary(summary, out)
+    write_json(out / "summary.json", summary)
     page = write_report(results, summary, out)
     show(summary, console)
     written = f"Wrote {page}, beside summary.json, evaluations.csv and {FILE}"

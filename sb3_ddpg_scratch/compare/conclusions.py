@@ -1,9 +1,7 @@
 """What a comparison concludes: ``summary.json``, and the table of verdicts on a terminal."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.scores import Scores, scores_of
 from sb3_ddpg_scratch.compare.statistics import (
@@ -28,7 +25,7 @@ from sb3_ddpg_scratch.compare.statistics import (
 )
 from sb3_ddpg_scratch.compare.verdict import WORST_FIRST, Comparison, decide, reasons
 from sb3_ddpg_scratch.json_values import plain
-from sb3_ddpg_scratch.report.formatting import percent
+from sb3_ddpg_scratch.report.formatting import number, percent
 from sb3_ddpg_scratch.validation import check_number
 
 OVERALL = "overall"
@@ -37,10 +34,7 @@ COLORS = {"equivalent": "green", "better": "cyan", "worse": "red", "undecided": 
 
 
 def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """
-    What ``summary.json`` holds. Each comparison is one of ``a`` with the baseline ``b``, and its verdict is about ``a``. The
-    margin is a fraction of the baseline's score range over a random policy. Numbers that are not finite are ``None``.
-    """
+    """What ``summary.json`` holds; each comparison is of ``a`` with the baseline ``b``, and its verdict is about ``a``."""
     check_number("margin", margin, 0, low_allowed=False)
     scores = scores_of(results)
     pairs = [(arm, env) for arm in scores.arms if arm != results.baseline for env in _compared_on(scores, arm)]
@@ -142,12 +136,6 @@ def _interval(low: float, high: float) -> list[float] | None:
     return [low, high] if np.isfinite(low) and np.isfinite(high) else None
 
 
-def write_summary(summary: Mapping[str, Any], out: Path) -> Path:
-    path = out / "summary.json"
-    write_whole(path, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
-    return path
-
-
 def worst_verdict(summary: Mapping[str, Any]) -> str:
     """``worse`` or else ``undecided`` if any comparison is, ``better`` only if all are, ``undecided`` if there is none."""
     verdicts = {comparison["verdict"] for comparison in summary["comparisons"]}
@@ -155,7 +143,18 @@ def worst_verdict(summary: Mapping[str, Any]) -> str:
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
-    """Print the verdicts and the reasons for them."""
+    """Print the verdicts and the reasons for them; of one arm alone, its scores."""
+    table = _verdict_table(summary) if summary["comparisons"] else _score_table(summary)
+    needed = console.measure(table, options=console.options.update(width=10_000)).minimum
+    table.width = needed if needed > console.width else None
+    console.print(table, crop=False)
+    for note in summary["notes"]:
+        console.print(note, markup=False, highlight=False)
+    if summary["missing"]:
+        console.print(f"{len(summary['missing'])} run(s) are missing: this is of those that are finished.")
+
+
+def _verdict_table(summary: Mapping[str, Any]) -> Table:
     margin = percent(summary["margin"])
     title = f"Against {escape(summary['baseline'])}, margin {margin} of its range over random"
     table = Table(title=title, title_justify="left")
@@ -163,13 +162,16 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     for heading in ("environment", "arm", "verdict", "why", "P(better)"):
         table.add_column(heading, no_wrap=heading != "why", min_width=20 if heading == "why" else None)
     for row in summary["comparisons"]:
-        chance = "–" if row["p_improvement"] is None else percent(row["p_improvement"])
         verdict = f"[{COLORS[row['verdict']]}]{row['verdict']}[/]"
-        table.add_row(escape(row["env"]), escape(row["a"]), verdict, escape(row["why"]), chance)
-    needed = console.measure(table, options=console.options.update(width=10_000)).minimum
-    table.width = needed if needed > console.width else None
-    console.print(table, crop=False)
-    for note in summary["notes"]:
-        console.print(note, markup=False, highlight=False)
-    if summary["missing"]:
-        console.print(f"{len(summary['missing'])} run(s) are missing: these verdicts are of those that are finished.")
+        table.add_row(escape(row["env"]), escape(row["a"]), verdict, escape(row["why"]), percent(row["p_improvement"]))
+    return table
+
+
+def _score_table(summary: Mapping[str, Any]) -> Table:
+    table = Table("environment", "arm", "seeds", "IQM", "95% interval")
+    for arm, own in summary["arms"].items():
+        for env, values in own["scores"].items():
+            interval = own["ci"][env]
+            ends = "–" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
+            table.add_row(escape(env), escape(arm), str(len(values)), number(own["iqm"][env]), ends)
+    return table

@@ -10,11 +10,7 @@ from sb3_ddpg_scratch.compare.statistics import iqm_curve
 
 
 class Curve(NamedTuple):
-    """
-    The runs of an arm in an environment at the evaluations that all of them have: interquartile mean of their returns, the
-    ends of its 95% interval, steps and mean seconds of training, shape ``(evaluations,)`` each. ``number`` is the arm's place,
-    which selects its color.
-    """
+    """An arm's runs at the evaluations that all have: IQM of returns and its 95% interval, shape ``(evaluations,)`` each."""
 
     arm: str
     number: int

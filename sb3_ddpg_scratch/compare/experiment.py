@@ -10,6 +10,7 @@ import yaml
 
 from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.machine import usable_cores
+from sb3_ddpg_scratch.runs.training_run import CHECKPOINT_EVERY
 from sb3_ddpg_scratch.validation import check_number, check_whole_number
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, hyperparams_folder, plain_numbers
 
@@ -32,22 +33,26 @@ class Arm:
     overrides: dict[str, Any]
 
 
-# Both with the numbers of RL Zoo's ddpg.yml, and with the noise that it names.
-DEFAULT_ARMS = (Arm("ours", ALGO, None, "ddpg", {}), Arm("sb3", "ddpg", None, None, {}))
+PER_ENVIRONMENT = {"seeds": 2, "steps": 1, "evaluations": 1, "eval_episodes": 1}
+"""What an environment may set for itself, and the least that each may be."""
+# Both with RL Zoo's settings and SB3's noise.
+DEFAULT_ARMS = (Arm("ours", ALGO, "rl_zoo", None, {}), Arm("sb3", "ddpg", "rl_zoo", None, {}))
 
 
 @dataclass(frozen=True)
 class Experiment:
     """
-    What is compared. ``steps`` of ``None`` is the Zoo's budget for the baseline; ``evaluations`` and ``eval_episodes`` of
-    ``None`` are the stored baseline's, or 20 and 10. ``margin`` is what counts as equivalent, as a fraction of the baseline's
-    score range over random. ``baseline`` is an arm or a stored result; ``None`` is the first arm that is not ``scratch_ddpg``,
-    or the first. ``diagnostics`` records the first seed's Q, targets and probe states and draws them side by side. ``jobs``
-    are runs at a time on this machine, ``threads`` those of each run. ``gym_packages`` are modules that every process imports.
+    What is compared. ``envs`` may give each environment :data:`PER_ENVIRONMENT` of its own. ``steps`` of ``None`` is what the
+    baseline's settings name; ``evaluations`` and ``eval_episodes`` of ``None`` are the stored baseline's, or 20 and 10.
+    ``margin`` is what counts as equivalent, as a fraction of the baseline's score range over random. ``baseline`` is an arm or
+    a stored result; ``None`` is the first arm that is not ``scratch_ddpg``, or the first. ``diagnostics`` records the first
+    seed's Q, targets and probe states and draws them side by side. ``jobs`` are runs at a time on this machine, ``threads``
+    those of each run; ``checkpoint_every`` the steps between the checkpoints of a run, ``None`` for no checkpoints.
+    ``gym_packages`` are modules that every process imports.
     """
 
     arms: tuple[Arm, ...]
-    envs: tuple[str, ...]
+    envs: Mapping[str, Mapping[str, int]]
     seeds: int
     out: Path
     steps: int | None = None
@@ -59,6 +64,7 @@ class Experiment:
     diagnostics: bool = False
     jobs: int = usable_cores()
     threads: int = 1
+    checkpoint_every: int | None = CHECKPOINT_EVERY
     gym_packages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -68,17 +74,27 @@ class Experiment:
                 raise ArgumentError("arms", name, "named differently from the other arms")
         if not self.envs:
             raise ArgumentError("env", list(self.envs), "at least one environment")
-        check_whole_number("seeds", self.seeds, 1)
-        if self.seeds < 2:
-            raise ArgumentError("seeds", self.seeds, "at least 2", "One run says nothing about the next; 10 are common.")
-        for key in ("steps", "evaluations", "eval_episodes"):
-            if getattr(self, key) is not None:
+        _check_protocol("", {key: getattr(self, key) for key in PER_ENVIRONMENT})
+        for env_id, own in self.envs.items():
+            _check_protocol(f"envs: {env_id}: ", own)
+        for key in ("jobs", "threads", "checkpoint_every"):
+            if key != "checkpoint_every" or self.checkpoint_every is not None:
                 check_whole_number(key, getattr(self, key), 1)
-        for key in ("jobs", "threads"):
-            check_whole_number(key, getattr(self, key), 1)
         check_number("margin", self.margin, 0, low_allowed=False)
         if not isinstance(self.diagnostics, bool):
             raise ArgumentError("diagnostics", self.diagnostics, "true or false")
+
+    def of(self, env_id: str, key: str) -> Any:
+        """One of :data:`PER_ENVIRONMENT`: the environment's own, or everyone's."""
+        return self.envs[env_id].get(key, getattr(self, key))
+
+
+def _check_protocol(where: str, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if key not in PER_ENVIRONMENT:
+            raise ArgumentError(f"{where}key", key, f"one of {', '.join(PER_ENVIRONMENT)}", near(str(key), PER_ENVIRONMENT))
+        if value is not None:
+            check_whole_number(f"{where}{key}", value, PER_ENVIRONMENT[key])
 
 
 KEYS = tuple(field.name for field in fields(Experiment))
@@ -99,17 +115,39 @@ def experiment_from(settings: Mapping[str, Any]) -> Experiment:
         content["arms"] = DEFAULT_ARMS if content.get("baseline") in (None, "ours", "sb3") else DEFAULT_ARMS[:1]
     else:
         content["arms"] = _arms(arms)
-    for key, what in (("envs", "environments'"), ("gym_packages", "modules'")):
-        names = content.get(key) or []
-        names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ArgumentError(key, names, f"a list of {what} names")
-        content[key] = tuple(dict.fromkeys(names))
+    content["envs"] = _envs(content["envs"])
+    packages = content.get("gym_packages") or []
+    packages = [packages] if isinstance(packages, str) else packages
+    if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
+        raise ArgumentError("gym_packages", packages, "a list of modules' names")
+    content["gym_packages"] = tuple(dict.fromkeys(packages))
     for key in ("out", "baseline", "device"):
         if not isinstance(content.get(key, ""), (str, Path, type(None))):
             raise ArgumentError(key, content[key], "a string")
     content["out"] = Path(content["out"])
     return Experiment(**content)
+
+
+def _envs(envs: Any) -> dict[str, Mapping[str, int]]:
+    """Environments, each with what it sets for itself; YAML reads ``Ant-v5:`` as an entry of ``None``."""
+    names = [envs] if isinstance(envs, str) else envs
+    content = {env_id: names[env_id] or {} for env_id in names} if isinstance(names, Mapping) else names
+    if isinstance(content, list) and all(isinstance(env_id, str) for env_id in content):
+        return {env_id: {} for env_id in content}
+    if isinstance(content, dict) and all(isinstance(own, Mapping) for own in content.values()):
+        return content
+    keys = ", ".join(PER_ENVIRONMENT)
+    raise ArgumentError("envs", envs, f"a list of environments' names, or a mapping from them to their own {keys}")
+
+
+def with_options(content: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment with options over it, which win in every environment; ``envs`` chooses from those that it has."""
+    merged = dict(content) | dict(options)
+    if isinstance(content.get("envs"), Mapping):
+        chosen = options.get("envs", content["envs"])
+        own = {env_id: content["envs"].get(env_id) or {} for env_id in chosen}
+        merged["envs"] = {env_id: {key: own[env_id][key] for key in own[env_id] if key not in options} for env_id in own}
+    return merged
 
 
 def _arms(arms: Any) -> tuple[Arm, ...]:

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.folder_lock import holds_nothing
+from sb3_ddpg_scratch.json_values import write_json
+from sb3_ddpg_scratch.parity import flatten
 from sb3_ddpg_scratch.runs.training_run import RunSpec
 
 FILE = "experiment.json"
@@ -16,11 +17,7 @@ _ADVICE = "Choose another folder, or the settings that it was made with."
 
 
 def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
-    """
-    A folder may grow by arms, environments and seeds; what is in it must have been made with the same settings.
-
-    :raises ArgumentError: if it holds something else, naming what differs
-    """
+    """A folder may grow by arms, environments and seeds; for what was made with other settings, say what differs."""
     if out.exists() and not out.is_dir():
         raise ArgumentError("--out", str(out), "a folder", "There is a file of that name.")
     if not out.exists() or holds_nothing(out):
@@ -31,7 +28,7 @@ def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ArgumentError("--out", str(out), "new, empty, or the folder of this comparison", _ADVICE) from error
     now = _description(specs)
-    differences = list(_differences(arms, now["arms"], ()))
+    differences = list(_differences(arms, now["arms"]))
     if seeds > now["seeds"]:
         differences.append(f"seeds were {seeds}, are {now['seeds']}")
     if differences:
@@ -40,31 +37,26 @@ def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
 
 def claim_folder(specs: Sequence[RunSpec], out: Path) -> None:
     """Write what the folder, which was checked, is for."""
-    write_whole(out / FILE, json.dumps(_description(specs), indent=2) + "\n")
+    write_json(out / FILE, _description(specs))
 
 
 def _description(specs: Sequence[RunSpec]) -> dict[str, Any]:
     arms: dict[str, dict[str, Any]] = {}
     for spec in specs:
-        content = asdict(spec)
-        for key in ("arm", "env_id", "seed"):
-            del content[key]
+        content = {key: value for key, value in asdict(spec).items() if key not in ("arm", "env_id", "seed")}
         arms.setdefault(spec.arm, {}).setdefault(spec.env_id, content)  # the first seed's: the only one with diagnostics
     return {"seeds": max(spec.seed for spec in specs) + 1, "arms": arms}
 
 
-def _differences(made: Any, now: Any, path: tuple[str, ...]) -> Iterator[str]:
-    """What differs or is missing now; on the upper two levels, arms and environments, there may be more."""
-    if not isinstance(made, dict) or not isinstance(now, dict):
-        if made != now:
-            yield f"{', '.join(path)} was {made!r}, is {now!r}"
-        return
-    below_envs = len(path) > 2
-    for key in made:
-        where = (*path, str(key))
-        if key in now:
-            yield from _differences(made[key], now[key], where)
-        else:
-            yield f"{', '.join(where)} was {made[key]!r}, is not given" if below_envs else f"{', '.join(where)} is in it"
-    if below_envs:
-        yield from (f"{', '.join((*path, key))} was not given, is {now[key]!r}" for key in now if key not in made)
+def _differences(made: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What is missing now or differs, by arm and environment, of which there may be more now."""
+    for arm, envs in made.items():
+        for env, content in envs.items():
+            if env not in now.get(arm, {}):
+                yield f"{arm} on {env} is in it"
+                continue
+            was, is_now = ({key: repr(value) for key, value in flatten(one).items()} for one in (content, now[arm][env]))
+            for key in was | is_now:
+                before, after = was.get(key, "not given"), is_now.get(key, "not given")
+                if before != after:
+                    yield f"{arm}, {env}, {key.replace('/', ', ')} was {before}, is {after}"

@@ -6,7 +6,6 @@ import pandas as pd
 
 from sb3_ddpg_scratch.compare import report
 from sb3_ddpg_scratch.compare.conclusions import summarize
-from sb3_ddpg_scratch.compare.curves import curves_of
 from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.scores import scores_of
 from sb3_ddpg_scratch.report.plotly_figure import plotly_figures
@@ -20,8 +19,7 @@ def figures(results: Results, margin: float = 0.1) -> dict[str, Any]:
     :param margin: what counts as equivalent, as a fraction of the baseline's score range over random
     :return: Plotly figures by title
     """
-    scores = scores_of(results)
-    return plotly_figures(report.all_figures(scores, curves_of(results, scores), summarize(results, margin)))
+    return plotly_figures(report.all_figures(results, scores_of(results), summarize(results, margin)))
 
 
 def score_table(results: Results) -> pd.DataFrame:

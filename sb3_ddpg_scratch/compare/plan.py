@@ -53,7 +53,7 @@ def plan_comparison(experiment: Experiment) -> Plan:
     packages = [*experiment.gym_packages, *chain.from_iterable(env.packages for env in found)]
     experiment = replace(
         experiment,
-        envs=tuple(dict.fromkeys(env.env_id for env in found)),
+        envs={env.env_id: own for env, own in zip(found, experiment.envs.values(), strict=True)},
         gym_packages=tuple(dict.fromkeys(packages)),
     )
     for env_id in experiment.envs:
@@ -71,7 +71,9 @@ def plan_comparison(experiment: Experiment) -> Plan:
             spec = RunSpec(arm.name, arm.algo, env_id, 0, *protocol, experiment.device, own)
             check_budget(spec, f"Give more, or {spec.arm} a smaller learning_starts.")
             specs.append(spec)
-    return Plan(experiment, seeded(specs, experiment.seeds, experiment.diagnostics), baseline, stored)
+    seeds = max(experiment.of(env_id, "seeds") for env_id in experiment.envs)
+    runs = seeded(specs, seeds, experiment.diagnostics)
+    return Plan(experiment, [run for run in runs if run.seed < experiment.of(run.env_id, "seeds")], baseline, stored)
 
 
 def seeded(specs: Sequence[RunSpec], seeds: int, diagnostics: bool = False) -> list[RunSpec]:
@@ -123,12 +125,8 @@ def _override(settings: dict[str, Any], key: str, value: Any, where: str) -> Non
 def _baseline(experiment: Experiment) -> tuple[str, Results | None]:
     names = [arm.name for arm in experiment.arms]
     if experiment.baseline is None:
-        if len(names) < 2:
-            raise ArgumentError("--arm", names, "at least two arms, or one with a stored --baseline")
         return next((arm.name for arm in experiment.arms if arm.algo != ALGO), names[0]), None
     if experiment.baseline in names:
-        if len(names) < 2:
-            raise ArgumentError("--arm", names, "at least two arms, one of them the baseline")
         return experiment.baseline, None
     path = Path(experiment.baseline)
     if not path.exists():
@@ -139,7 +137,7 @@ def _baseline(experiment: Experiment) -> tuple[str, Results | None]:
         if env_id not in stored.protocol:
             advice = "Compare on those, or make a baseline on this one."
             raise ArgumentError("--env", env_id, f"one that the baseline {path} has: {', '.join(stored.protocol)}", advice)
-    stored = stored.only_baseline(experiment.envs, taken=names)
+    stored = stored.only_baseline(tuple(experiment.envs), taken=names)
     return stored.baseline, stored
 
 
@@ -147,7 +145,7 @@ def _protocol(experiment: Experiment, env_id: str, stored: Results | None, budge
     """As asked for, else as the stored baseline's, else the default."""
     protocol = (Protocol(budget) if stored is None else Protocol(**stored.protocol[env_id]))._asdict()
     for key, value in protocol.items():
-        asked = getattr(experiment, key)
+        asked = experiment.of(env_id, key)
         if asked is not None and stored is not None and asked != value:
             raise ArgumentError(f"--{key.replace('_', '-')}", asked, f"the baseline's on {env_id}, which is {value}")
         protocol[key] = value if asked is None else asked

@@ -11,6 +11,7 @@ from sb3_ddpg_scratch.compare.curves import Curve
 from sb3_ddpg_scratch.compare.scores import Scores
 from sb3_ddpg_scratch.compare.statistics import Strata, performance_profile
 from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, Trace, listed
+from sb3_ddpg_scratch.report.formatting import span
 
 LONGEST_LABEL = 28
 PROFILE_POINTS = 121
@@ -18,8 +19,7 @@ PROFILE_POINTS = 121
 
 def label(name: str) -> str:
     """The name of an arm or an environment for a figure's axis, shortened and escaped."""
-    short = name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
-    return html.escape(short)
+    return html.escape(name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…")
 
 
 def learning_curves(
@@ -30,22 +30,19 @@ def learning_curves(
     for curve in curves:
         x = curve.steps if over == "steps" else curve.seconds
         traces += banded(curve.arm, curve.number, x, (curve.middle, curve.low, curve.high), "%{y:.4~g}")
-    seeds = sorted({curve.seeds for curve in curves})
-    runs = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "no"
-    note = f"Interquartile mean of {runs} runs an arm, with its 95% interval."
-    axis: dict[str, Any] = {"title": {"text": "environment steps"}, "rangemode": "tozero"}
-    if over == "seconds":
+    if over == "steps":
+        title, axis, hover = "Return over environment steps", "environment steps", "x unified"
+        note = f"Interquartile mean of {span([curve.seeds for curve in curves])} runs an arm, with its 95% interval."
+        note += " Dotted: a random policy." if np.isfinite(random) else ""
+    else:
+        title, axis, hover = "Return over training time", "seconds of training", "closest"
         note = "The same against time spent training (mean of the runs), evaluations not counted."
-        axis = {"title": {"text": "seconds of training"}, "rangemode": "tozero"}
-    layout: dict[str, Any] = {"xaxis": axis, "yaxis": {"title": {"text": "return"}}, "hovermode": "x unified"}
-    if over == "seconds":
-        layout["hovermode"] = "closest"
+    layout: dict[str, Any] = {"yaxis": {"title": {"text": "return"}}, "hovermode": hover}
+    layout["xaxis"] = {"title": {"text": axis}, "rangemode": "tozero"}
     if np.isfinite(random):
-        note += " Dotted: a random policy." if over == "steps" else ""
         line = {"color": "theme:muted", "width": 1.5, "dash": "dot"}
         ends = {"x0": 0, "x1": 1, "xref": "x domain", "y0": random, "y1": random}
-        layout["shapes"] = [{"type": "line", "line": line, "layer": "below"} | ends]
-    title = "Return over environment steps" if over == "steps" else "Return over training time"
+        layout["shapes"] = [{"type": "line", "name": "random policy", "line": line, "layer": "below"} | ends]
     return Figure(f"{over}-{number}", "Learning", f"{title} · {env}", note, traces, layout, env=env)
 
 
@@ -117,10 +114,7 @@ def profiles(strata: Mapping[str, Strata], arms: Sequence[str], normalized: bool
 
 
 def differences(summary: Mapping[str, Any], scores: Scores) -> Figure:
-    """
-    Each arm's difference from the baseline in units of the baseline's range, against the margin, without environments in which
-    that range cannot serve as a unit.
-    """
+    """Each arm's difference from the baseline, in units of its range where that can serve as a unit, against the margin."""
     measured = {OVERALL, *(env for env in scores.envs if scores.stands_out(env))}
     shown = [row for row in summary["comparisons"] if row["difference_ci90"] and row["env"] in measured]
     several = len({row["a"] for row in shown}) > 1

@@ -1,6 +1,5 @@
 """The presets as arms of a comparison on one environment, each with its own budget: table, summary and learning curves."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ from rich.console import Console
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.experiment import Arm
-from sb3_ddpg_scratch.compare.picture import draw_seeds
 from sb3_ddpg_scratch.compare.plan import Protocol, arm_settings, check_budget, seeded
 from sb3_ddpg_scratch.folder_lock import hold_folder
+from sb3_ddpg_scratch.json_values import write_json
+from sb3_ddpg_scratch.report.figure import Figure
+from sb3_ddpg_scratch.report.picture import write_picture
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS, RunSpec, finished_result
@@ -35,10 +36,7 @@ def plan_runs(
     eval_episodes: int = 10,
     device: str = "cpu",
 ) -> list[RunSpec]:
-    """
-    The runs of these presets, or of every one that has settings for the environment. Without ``steps``, a run has the budget
-    that its preset states for this very environment, and 40,000 where it states none.
-    """
+    """The runs of these presets, or of all with settings for the environment; a budget is the preset's own there or 40,000."""
     for name, value in (("seeds", seeds), ("evaluations", evaluations), ("eval_episodes", eval_episodes)):
         check_whole_number(name, value, 1)
     if steps is not None:
@@ -60,10 +58,7 @@ def plan_runs(
 def run_presets(
     specs: Sequence[RunSpec], out: Path, jobs: int, console: Console, command: str, gym_packages: Sequence[str] = ()
 ) -> list[RunSpec]:
-    """
-    Perform the runs that are not finished yet, ``jobs`` at a time; write table, summary and picture of all that are, also when
-    interrupted; return the runs that failed, whose logs lie beside their agents. Each process imports ``gym_packages``.
-    """
+    """Perform what is not finished; write table, summary and picture, also if interrupted; return the runs that failed."""
     check_whole_number("jobs", jobs, 1)
     with hold_folder(out, "--out"):
         try:
@@ -131,14 +126,21 @@ def write_report(results: Sequence[Result], planned: int, out: Path, command: st
         "presets": summary,
         "runs": list(results),
     }
-    write_whole(out / "summary.json", json.dumps(content, indent=2) + "\n")
+    write_json(out / "summary.json", content)
     write_whole(out / "table.md", text)
     title = (
         f"{spec['env_id']}: mean return of {spec['eval_episodes']} noise-free episodes\nthin: one seed, bold: mean of seeds"
     )
-    curves = {
-        arm: {run["spec"]["seed"]: (run["timesteps"], run["returns"]) for run in runs}
-        for arm, runs in _by_arm(results).items()
-    }
-    draw_seeds(curves, out / "learning_curves.png", title)
+    figures = [_learning_curves(arm, runs) for arm, runs in _by_arm(results).items()]
+    write_picture(figures, out / "learning_curves.png", title, same_scale=True)
     return table
+
+
+def _learning_curves(arm: str, runs: Sequence[Result]) -> Figure:
+    lines = [{"x": run["timesteps"], "y": run["returns"], "line": {"color": "theme:faint0", "width": 1.2}} for run in runs]
+    length = min(len(run["returns"]) for run in runs)
+    mean = np.mean([run["returns"][:length] for run in runs], axis=0)
+    lines.append({"x": runs[0]["timesteps"][:length], "y": mean, "line": {"color": "theme:run0", "width": 2.5}})
+    title = f"{arm} ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
+    traces = [{"type": "scatter", "mode": "lines", "name": ""} | line for line in lines]
+    return Figure(arm, "Learning", title, "", traces, {})

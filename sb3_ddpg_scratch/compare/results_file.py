@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.json_values import write_json
 
 FILE = "results.json"
 FORMAT = 1
@@ -18,10 +18,7 @@ COLUMNS = ("arm", "env", "seed", "step", "seconds", "mean_return", "std_return",
 
 @dataclass(frozen=True)
 class Run:
-    """
-    One finished run. ``machine`` has processor, cores, memory_gib, system and threads; ``training_seconds`` are without
-    evaluations.
-    """
+    """One finished run; ``training_seconds`` are without evaluations."""
 
     arm: str
     env: str
@@ -35,11 +32,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """
-    All that a comparison has found so far. ``evaluations`` has a row for each, with :data:`COLUMNS`; its seconds are of
-    training so far, without evaluations. ``missing`` has arm, environment, seed and reason of each run that failed or is not
-    yet made; ``protocol`` for each environment steps, evaluations and eval_episodes of its runs.
-    """
+    """What was found so far: evaluations with :data:`COLUMNS`, of missing runs arm, env, seed and reason, protocol by env."""
 
     runs: list[Run]
     evaluations: pd.DataFrame
@@ -50,17 +43,9 @@ class Results:
     protocol: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        content = {
-            "format": FORMAT,
-            "command": self.command,
-            "baseline": self.baseline,
-            "protocol": self.protocol,
-            "random_scores": self.random_scores,
-            "missing": self.missing,
-            "runs": [asdict(run) for run in self.runs],
-            "evaluations": self.evaluations.to_dict("list"),
-        }
-        write_whole(path, json.dumps(content, indent=1) + "\n")
+        content = {name: getattr(self, name) for name in ("command", "baseline", "protocol", "random_scores", "missing")}
+        lists = {"runs": list(map(asdict, self.runs)), "evaluations": self.evaluations.to_dict("list")}
+        write_json(path, {"format": FORMAT} | content | lists)
 
     def only_baseline(self, envs: Sequence[str], taken: Sequence[str]) -> "Results":
         """The baseline arm alone, on these environments; named ``NAME.stored`` if another arm has its name."""

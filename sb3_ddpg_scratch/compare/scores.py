@@ -7,6 +7,7 @@ import pandas as pd
 
 from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.statistics import Strata
+from sb3_ddpg_scratch.report.formatting import span
 from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS
 
 Table = dict[str, dict[str, np.ndarray]]
@@ -14,12 +15,7 @@ Table = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Scores:
-    """
-    The scores of all runs, by arm and then environment, shape ``(seeds,)`` each; an arm has the environments in which it has
-    finished runs. ``measured`` has NaN for a run without a finite score, and ``counted`` the environment's ``worst`` score of
-    any run and the random policy there. ``random`` is NaN where it is unknown; ``score`` says what a score is, and ``notes``
-    are for the reader.
-    """
+    """The runs' scores by arm and environment, NaN in ``measured`` and the ``worst`` in ``counted`` for one that diverged."""
 
     measured: Table
     counted: Table
@@ -52,10 +48,7 @@ class Scores:
 
 
 def scores_of(results: Results) -> Scores:
-    """
-    A run's score is the mean of its last 10 evaluations, or of all where there are fewer. A run that diverged counts as the
-    worst score of any run, or of the random policy, in its environment: left out, it would flatter its arm.
-    """
+    """A run that diverged counts as the worst score of any run or the random policy: left out, it would flatter its arm."""
     present = [(run.arm, run.env) for run in results.runs]
     planned = present + [(arm, env) for arm, env, _, _ in results.missing]
     arms = list(dict.fromkeys([*(arm for arm, _ in planned), results.baseline]))
@@ -101,9 +94,8 @@ def _what_a_score_is(last: pd.DataFrame) -> tuple[str, list[str]]:
     counts = last.groupby(["arm", "env", "seed"]).size()
     if counts.empty or counts.min() >= SCORED_EVALUATIONS:
         return f"mean of a run's last {SCORED_EVALUATIONS} evaluations", []
-    number = str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     note = f"A quick look: runs with fewer than {SCORED_EVALUATIONS} evaluations are scored by all of them, from the first on."
-    return f"mean of a run's {number} evaluations", [note]
+    return f"mean of a run's {span(counts)} evaluations", [note]
 
 
 def _diverged(arm: str, env: str, values: np.ndarray) -> list[str]:

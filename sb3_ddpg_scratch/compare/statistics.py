@@ -1,9 +1,6 @@
 """
-The statistics of a comparison: arrays in, numbers out.
-
-Scores come as strata, one array of shape ``(seeds,)`` for each environment. Point estimates are rliable's. Intervals are
-percentiles of a stratified bootstrap like rliable's, but resampled by scipy: rliable 1.2 draws from NumPy's global generator
-whatever random state it is given, and takes a hundred times as long.
+The statistics of a comparison: arrays in, numbers out. Scores come as strata, an array for each environment. Intervals are
+scipy's: rliable 1.2 draws from NumPy's global generator whatever state it is given, and takes a hundred times as long.
 """
 
 from collections.abc import Sequence
@@ -44,10 +41,7 @@ def iqm_interval(scores: Strata, resamples: int = RESAMPLES) -> Interval:
 
 
 def iqm_curve(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """
-    Interquartile mean over seeds of values of shape ``(points, seeds)`` and its 95% interval, shape ``(points,)`` each. Whole
-    seeds are resampled; with one seed the interval has no width.
-    """
+    """IQM over seeds of values of shape ``(points, seeds)``, and its 95% interval: of no width with one seed."""
     middle = stats.trim_mean(values, 0.25, axis=-1)
     if values.shape[-1] < 2:
         return middle, middle, middle
@@ -58,10 +52,7 @@ def iqm_curve(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np
 def performance_profile(
     scores: Strata, thresholds: np.ndarray, resamples: int = 2000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """
-    Share of the runs that score above each threshold, with equal weights for environments, and its 95% interval, shape
-    ``(points,)`` each.
-    """
+    """Share of runs that score above each threshold, with equal weights for environments, and its 95% interval."""
     above = [np.asarray(values)[None, :] > thresholds[:, None] for values in scores]
     share = _mean_of_means(*above)
     if min(map(len, scores)) < 2:
@@ -121,11 +112,7 @@ def _bootstrap(samples: Sequence[np.ndarray], statistic: Any, resamples: int) ->
 
 
 class Difference(NamedTuple):
-    """
-    The difference between two arms' means, averaged over environments, its 90% interval, and how likely so large a difference
-    is between equal arms (Welch's t), and so small a one between arms that differ by the margin (two one-sided tests). NaN
-    where there are too few seeds.
-    """
+    """Mean difference over environments, its 90% interval, Welch's and the TOST p; NaN where there are too few seeds."""
 
     mean: float
     low: float
@@ -135,11 +122,7 @@ class Difference(NamedTuple):
 
 
 def difference(a: Strata, b: Strata, margin: float) -> Difference:
-    """
-    Welch's t test and the two one-sided tests of equivalence, for a margin in the scores' unit. For one environment they are
-    scipy's ``ttest_ind`` with ``equal_var=False``; over several, standard error and Satterthwaite's degrees of freedom are
-    those of the mean of the environments' differences, so that what differs between environments does not count as spread.
-    """
+    """Welch's t and two one-sided tests; over several environments of the mean of their differences (Satterthwaite)."""
     samples = [*a, *b]
     if min(map(len, samples)) < 1:
         return Difference(nan, nan, nan, nan, nan)
@@ -162,10 +145,7 @@ def difference(a: Strata, b: Strata, margin: float) -> Difference:
 
 
 def pooled_deviation(a: Strata, b: Strata) -> float:
-    """
-    Standard deviation over seeds of a run's score, both arms pooled; over several environments that of the mean of one run
-    in each. NaN where an arm has fewer than two seeds.
-    """
+    """Standard deviation over seeds of a run's score, or of the mean over environments; NaN with fewer than two seeds."""
     samples = [*a, *b]
     if min(map(len, samples)) < 2:
         return nan
@@ -173,11 +153,7 @@ def pooled_deviation(a: Strata, b: Strata) -> float:
 
 
 def seeds_needed(deviation: float, margin: float) -> int | None:
-    """
-    Seeds per arm with which two equal arms are called equivalent four times in five, by the power of the equivalence test:
-    about ``17.1 (deviation / margin)^2``, and a few more where that is small. ``None`` where no number would do, or the
-    standard deviation of a run's score is unknown.
-    """
+    """Seeds per arm with which equal arms are called equivalent four times in five, about ``17.1 (deviation / margin)^2``."""
     if not (np.isfinite(deviation) and margin > 0):
         return None
     ratio = float(stats.norm.isf(ALPHA) + stats.norm.isf((1 - POWER) / 2)) * deviation / margin

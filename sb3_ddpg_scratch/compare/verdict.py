@@ -13,11 +13,7 @@ WORST_FIRST: tuple[Verdict, ...] = ("worse", "undecided", "equivalent", "better"
 
 @dataclass(frozen=True)
 class Comparison:
-    """
-    One arm against the baseline. ``welch_p`` is corrected for the number of comparisons; ``seeds`` are the arm's and the
-    baseline's, the fewest of any environment; ``seeds_needed`` is per arm, for this spread; ``relative`` means that scores are
-    fractions of the baseline's range over random, not returns.
-    """
+    """An arm against the baseline: Holm-corrected p, each side's fewest seeds; ``relative`` means shares of the range."""
 
     difference: Difference
     welch_p: float
@@ -32,10 +28,7 @@ class Comparison:
 
 
 def decide(comparison: Comparison) -> Verdict:
-    """
-    Equivalence comes first: a difference that is shown to be smaller than the margin does not matter, even if it is real.
-    Otherwise a significant difference counts. The lack of either proof does not prove the other.
-    """
+    """Equivalence comes first: a difference shown to be smaller than the margin does not matter, even if it is real."""
     if min(comparison.seeds) < MINIMUM_SEEDS:
         return "undecided"
     if comparison.difference.tost_p < ALPHA:

@@ -1,8 +1,4 @@
-"""
-Diagnostics: what DDPG is doing while it trains, recorded by a callback and drawn in a report.
-
-:class:`DiagnosticsCallback` records; :func:`read_recording` reads; ``sb3_ddpg_scratch.diagnostics.report`` draws.
-"""
+"""What DDPG is doing while it trains, recorded by a callback and drawn in a report."""
 
 from sb3_ddpg_scratch.diagnostics.callback import DiagnosticsCallback
 from sb3_ddpg_scratch.diagnostics.notebook import figures, table

@@ -1,8 +1,4 @@
-"""
-Measuring the networks of any off-policy actor-critic with continuous actions: ours, SB3's DDPG, TD3 and SAC.
-
-Besides the updates, this is the one place with the TD target and the losses, for every algorithm that can be recorded.
-"""
+"""Measuring the networks of any actor-critic: besides the updates, the one place with TD target and losses."""
 
 from typing import Any
 
@@ -20,12 +16,7 @@ SATURATED_ABOVE = 0.99
 
 
 class ActorCritic:
-    """
-    The networks of a model, and the numbers of an update that is not made.
-
-    What is needed is found by name: ``replay_buffer``, ``gamma``, ``actor``, ``critic`` and ``critic_target``, and either
-    ``actor_target`` (deterministic policies) or ``actor.action_log_prob`` (SAC, whose targets hold an entropy bonus).
-    """
+    """A model's networks, found by name, and the numbers of an update that is not made."""
 
     def __init__(self, model: BaseAlgorithm) -> None:
         needed = ("replay_buffer", "gamma", "actor", "critic", "critic_target")
@@ -52,10 +43,7 @@ class ActorCritic:
         return th.cat(self.model.critic(observations, actions), dim=1).min(dim=1).values
 
     def value_of(self, observations: Any, normalize: VecNormalize | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """
-        The normalized actions mu(s), shape ``(batch, action_dim)``, and Q(s, mu(s)), shape ``(batch,)``. Observations that
-        ``normalize`` has not normalized yet come with it.
-        """
+        """Normalized actions mu(s), shape ``(batch, action_dim)``, and Q(s, mu(s)); ``normalize`` is for raw observations."""
         observations = observations if normalize is None else normalize.normalize_obs(observations)
         with th.no_grad():
             tensors, _ = self.model.policy.obs_to_tensor(observations)
@@ -66,9 +54,7 @@ class ActorCritic:
         """
         What an update on this batch would see and do, before gradient clipping; nothing is changed, gradients included.
 
-        ``q_mean`` and ``q_abs_mean`` are over the batch and all critics, ``td_error`` is the mean of |Q - y|, the losses are
-        as the algorithm defines them, gradient norms are 2-norms, ``saturated`` is the share of the policy's action
-        components beyond :data:`SATURATED_ABOVE`, and ``bonus`` the largest size of SAC's entropy bonus in a step, else 0.
+        Q is over the batch and all critics, ``td_error`` is the mean of |Q - y|, ``bonus`` SAC's largest entropy bonus.
         """
         model, critic = self.model, self.model.critic
         coefficient = self._entropy_coefficient() if self.has_entropy_bonus else th.zeros(())
@@ -144,10 +130,7 @@ def gradient_norm(loss: th.Tensor, network: th.nn.Module) -> th.Tensor:
 
 
 def noise_sigma(noise: ActionNoise | None) -> float | None:
-    """
-    An action noise's ``sigma``, or SB3's ``_sigma``: the mean over action dimensions, of several environments' noises the
-    first one's. 0 for no noise, ``None`` where a noise has no such number.
-    """
+    """A noise's ``sigma``, or SB3's ``_sigma``, its mean over dimensions: 0 for no noise, ``None`` if it has none."""
     if noise is None:
         return 0.0
     inner = getattr(noise, "noises", None)

@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -20,8 +19,8 @@ from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic, noise_sigma
 from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_return
 from sb3_ddpg_scratch.diagnostics.isolation import isolated
-from sb3_ddpg_scratch.diagnostics.overestimation import discounted_returns, evaluate, tail_value
-from sb3_ddpg_scratch.diagnostics.probes import STATES_PER_PROBE, ProbeStates, for_each_part
+from sb3_ddpg_scratch.diagnostics.overestimation import discounted_returns, evaluate, evaluation_env, tail_value
+from sb3_ddpg_scratch.diagnostics.probes import ProbeStates, for_each_part, has_enough_states
 from sb3_ddpg_scratch.diagnostics.recording_reader import UnreadableRecordingError, read_header
 from sb3_ddpg_scratch.diagnostics.recording_writer import POLICY_FILE, RECORDING_FILE, RecordingWriter
 from sb3_ddpg_scratch.diagnostics.run_header import describe, observation_statistics
@@ -103,29 +102,11 @@ class DiagnosticsCallback(BaseCallback):
         self._own_env: VecEnv | None = None
         self._writer: RecordingWriter | None = None
 
-    # ------------------------------------------------------------------------------------------- Beginning and ending
-
     def _init_callback(self) -> None:
         self._networks = ActorCritic(self.model)
         self._generator = np.random.default_rng(self.seed)
         with self._isolated():
-            self._own_env = self._make_eval_env()
-
-    def _make_eval_env(self) -> VecEnv | None:
-        env: Any = self.eval_env
-        if env is None:
-            return None
-        if isinstance(env, str):
-            env = make_vec_env(env, seed=self.seed)
-        env = self.model._wrap_env(env)
-        if isinstance(env, VecNormalize):
-            env = env.venv
-        if env.num_envs != 1:
-            raise ArgumentError("eval_env", env, "one environment", f"It has {env.num_envs}.")
-        for name in ("observation_space", "action_space"):
-            if getattr(env, name) != getattr(self.model, name):
-                raise ArgumentError("eval_env", env, f"one with the training's {name}, {getattr(self.model, name)}")
-        return env
+            self._own_env = None if self.eval_env is None else evaluation_env(self.model, self.eval_env, self.seed)
 
     def _on_training_start(self) -> None:
         self._normalize = self.model.get_vec_normalize_env()
@@ -188,8 +169,6 @@ class DiagnosticsCallback(BaseCallback):
         th.save({"actor": weights, "normalization": observation_statistics(self._normalize)}, content)
         write_whole(self.out / POLICY_FILE, content.getvalue())
 
-    # ------------------------------------------------------------------------------------------------------ Every step
-
     def _on_step(self) -> bool:
         # Called for every environment step: as little as possible.
         rewards, dones = self.locals["rewards"], self.locals["dones"]
@@ -239,8 +218,6 @@ class DiagnosticsCallback(BaseCallback):
                 self._promised = float(self._networks.value_of(first)[1][0])
             self._followed = []
 
-    # --------------------------------------------------------------------------------------------------- Taking a look
-
     def _look(self, last: bool = False) -> None:
         updates = self._updates()
         if updates >= self._next_update:
@@ -274,31 +251,18 @@ class DiagnosticsCallback(BaseCallback):
             print(f"Diverging, at environment step {self.num_timesteps}: {text}", file=sys.stderr)
 
     def _snapshot(self, now: int, last: bool) -> None:
-        if self._probes is None and not self._holds_enough():
-            return
-        if last and self._last_snapshot == self.num_timesteps:
+        model = self._networks.model
+        begun = self._updates() > 0 and has_enough_states(model.replay_buffer, self.probe_states)
+        if (self._probes is None and not begun) or (last and self._last_snapshot == self.num_timesteps):
             return
         with self._isolated():
             if self._probes is None:
-                self._probes = self._draw_probe_states()
+                probes = self._probes = ProbeStates.draw(model, self.probe_states)
+                self._or_stop_recording(lambda: probes.save(self.out))
+                self._write("probes", **probes.record())
             self._write("snapshot", **self._probes.snapshot(self._networks, self._normalize))
         self._last_snapshot = self.num_timesteps
         self._next_snapshot = now + self.snapshot_frequency
-
-    def _holds_enough(self) -> bool:
-        buffer = self._networks.model.replay_buffer
-        wanted = min(STATES_PER_PROBE * self.probe_states, buffer.buffer_size * buffer.n_envs)
-        return self._updates() > 0 and buffer.size() * buffer.n_envs >= wanted
-
-    def _draw_probe_states(self) -> ProbeStates:
-        model = self._networks.model
-        sample = model.replay_buffer.sample(STATES_PER_PROBE * self.probe_states, env=None).observations
-        arrays = for_each_part(lambda part: part.cpu().numpy(), sample)
-        action_dim = int(np.prod(model.action_space.shape))
-        probes = ProbeStates.draw(arrays, self.probe_states, action_dim, model.observation_space)
-        self._or_stop_recording(lambda: probes.save(self.out))
-        self._write("probes", **probes.record())
-        return probes
 
     def _evaluate(self) -> None:
         assert self._own_env is not None
@@ -309,8 +273,6 @@ class DiagnosticsCallback(BaseCallback):
             self._write("evaluation", return_mean=return_mean, noise_free=True)
         else:
             self._write_comparison(*comparison[:3], noise_free=True, return_mean=return_mean)
-
-    # -------------------------------------------------------------------------------------------------------- Helpers
 
     def _write_comparison(self, q: float, obtained: float, tail_weight: float, **others: Any) -> None:
         self._write("evaluation", q=q, discounted_return=obtained, tail_weight=tail_weight, **others)

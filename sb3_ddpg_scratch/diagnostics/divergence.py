@@ -14,14 +14,7 @@ def largest_return(largest_reward: float, gamma: float) -> float:
 
 
 class DivergenceWatch:
-    """
-    Looks at each measurement and reports each sign once.
-
-    - ``q_beyond_bound``: the mean size of Q is beyond the largest return that the rewards seen allow, and not shrinking.
-    - ``saturated``: at least 99% of the policy's action components are at the bounds.
-    - ``vanished_gradient``: the root mean square of the actor's gradient is below Adam's epsilon, where its steps die.
-    - ``not_finite``: a number of the update is NaN or infinite; reported at once, the others after three in a row.
-    """
+    """Looks at each measurement and reports each sign once: NaN at once, the others after three measurements in a row."""
 
     def __init__(self, actor_size: int, epsilon: float) -> None:
         self.vanished_below = epsilon * math.sqrt(actor_size)

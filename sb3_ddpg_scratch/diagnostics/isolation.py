@@ -17,11 +17,7 @@ _GENERATORS = (np.random.Generator, np.random.RandomState, th.Generator)
 
 @contextmanager
 def isolated(model: OffPolicyAlgorithm, seed: int) -> Iterator[None]:
-    """
-    Inside, networks are in evaluation mode and random numbers come from ``seed``, in [0, 2^32). Afterwards the networks'
-    modes and all generators, the replay buffer's own among them, are as before. Gradients are safe with
-    ``torch.autograd.grad``.
-    """
+    """Inside, networks are in evaluation mode and random numbers come from ``seed``; afterwards all is as before."""
     # Between two trainings hardly any module is in training mode, and asking each of them for it would take longest.
     in_training = [module for module in model.policy.modules() if module.training]
     states = capture_generators(model.device)

@@ -1,20 +1,21 @@
 """
 Over-estimation: what the critic promises against the discounted return that the policy then gets.
 
-An episode that a time limit cut off would have continued. Its return is therefore completed by a bootstrapped value, the
-critic's own estimate for the state where it was cut, ``gamma^n Q(s_n, mu(s_n))``, n steps later. That makes the comparison
-milder by the factor ``1 - gamma^n``: the share ``gamma^n`` is the *tail weight*. It is recorded with each comparison, and
-states for which it is above one half are not compared unless there are no others.
+The return of an episode that a time limit cut off is completed by a bootstrapped value, ``gamma^n Q(s_n, mu(s_n))``, n steps
+later, which makes the comparison milder by that share, ``gamma^n``: the *tail weight*, recorded with each. States for which
+it is above one half are not compared unless there are no others.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
 from sb3_ddpg_scratch.diagnostics.probes import for_each_part
+from sb3_ddpg_scratch.errors import ArgumentError
 
 LARGEST_TAIL_WEIGHT = 0.5
 
@@ -49,11 +50,7 @@ def compare_episode(q_values: np.ndarray, rewards: Sequence[float], gamma: float
 
 
 def evaluate(networks: ActorCritic, env: VecEnv, episodes: int, normalize: VecNormalize | None) -> tuple[Comparison, float]:
-    """
-    Play noise-free episodes in one environment (without VecNormalize) and compare Q along each with the discounted return
-    from there on. The training's VecNormalize scales observations, and the rewards that are compared with Q. Returns the
-    comparison and the mean return in the environment's units.
-    """
+    """The comparison along noise-free episodes in one environment without VecNormalize, and the mean return in its units."""
     comparisons, returns = [], []
     observation: Any = env.reset()
     for _ in range(episodes):
@@ -86,11 +83,20 @@ def _play(
 
 
 def tail_value(networks: ActorCritic, info: dict[str, Any], normalize: VecNormalize | None, normalized: bool) -> float | None:
-    """
-    Q(s, mu(s)) of the state where a time limit cut off the episode whose last step had this info; ``None`` if the episode
-    terminated. ``normalized`` says whether the info's terminal observation is normalized already.
-    """
+    """Q(s, mu(s)) of the state where a time limit cut off the episode with this last info; ``None`` if it terminated."""
     if not info.get("TimeLimit.truncated", False):
         return None
     batch = for_each_part(lambda part: np.asarray(part)[None], info["terminal_observation"])
     return float(networks.value_of(batch, None if normalized else normalize)[1][0])
+
+
+def evaluation_env(model: Any, env: Any, seed: int) -> VecEnv:
+    """The one environment, made if given by its id, in which evaluations are played, without VecNormalize."""
+    env = model._wrap_env(make_vec_env(env, seed=seed) if isinstance(env, str) else env)
+    env = env.venv if isinstance(env, VecNormalize) else env
+    if env.num_envs != 1:
+        raise ArgumentError("eval_env", env, "one environment", f"It has {env.num_envs}.")
+    for name in ("observation_space", "action_space"):
+        if getattr(env, name) != getattr(model, name):
+            raise ArgumentError("eval_env", env, f"one with the training's {name}, {getattr(model, name)}")
+    return env

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.atomic import write_whole
@@ -16,7 +17,6 @@ from sb3_ddpg_scratch.diagnostics.recording_writer import PROBES_FILE
 Observations = np.ndarray | dict[str, np.ndarray]
 
 STATES_PER_PROBE = 10
-"""The replay buffer holds enough when it has this many transitions for each probe state."""
 PLANE_POINTS = 21
 PLANE_MAX_DIMENSIONS = 8
 RECORDED_MAX_DIMENSIONS = 64
@@ -37,16 +37,17 @@ def distinct(observations: Observations, count: int) -> np.ndarray:
     return np.sort(first)[:count]
 
 
+def has_enough_states(buffer: ReplayBuffer, count: int) -> bool:
+    """Whether so many probe states can be drawn: replay holds ten times as many transitions, or is full."""
+    return buffer.size() * buffer.n_envs >= min(STATES_PER_PROBE * count, buffer.buffer_size * buffer.n_envs)
+
+
 class ProbeStates:
     """
-    States on which policy and Q are looked at again and again.
+    States on which policy and Q are looked at again and again, kept in the environment's units.
 
-    They are kept in the environment's units; where observations are normalized (``VecNormalize``), each snapshot
-    normalizes them with the statistics of its moment, as the policy would meet them then.
-
-    For observations that are vectors of 2 to 8 numbers and one- or two-dimensional actions, a snapshot also holds the policy
-    over the plane of the two observation dimensions with the largest standard deviation in a sample of replay. The plane
-    covers that sample; the other dimensions are at their median.
+    For vectors of 2 to 8 numbers and at most two action dimensions, a snapshot also holds the policy over a plane: the two
+    observation dimensions that vary most in a sample of replay, the others at their median.
     """
 
     def __init__(self, observations: Observations, plane: dict[str, Any] | None = None) -> None:
@@ -54,12 +55,14 @@ class ProbeStates:
         self.plane = plane
 
     @classmethod
-    def draw(cls, sample: Observations, count: int, action_dim: int, observation_space: spaces.Space) -> "ProbeStates":
+    def draw(cls, model: Any, count: int) -> "ProbeStates":
         """Choose ``count`` states, and a plane, from a sample of replay in the environment's units."""
+        tensors = model.replay_buffer.sample(STATES_PER_PROBE * count, env=None).observations
+        sample = for_each_part(lambda part: part.cpu().numpy(), tensors)
         plane = None
-        if isinstance(observation_space, spaces.Box) and isinstance(sample, np.ndarray) and sample.ndim == 2:
+        if isinstance(model.observation_space, spaces.Box) and sample.ndim == 2 and np.prod(model.action_space.shape) <= 2:
             spread = sample.std(axis=0)
-            if 2 <= sample.shape[1] <= PLANE_MAX_DIMENSIONS and action_dim <= 2 and np.count_nonzero(spread) >= 2:
+            if 2 <= sample.shape[1] <= PLANE_MAX_DIMENSIONS and np.count_nonzero(spread) >= 2:
                 first, second = sorted(int(index) for index in np.argsort(-spread, kind="stable")[:2])
                 plane = {
                     "dimensions": [first, second],

@@ -30,10 +30,7 @@ class UnreadableRecordingError(ValueError):
 
 @dataclass
 class Snapshot:
-    """
-    The networks on the probe states at one environment step: normalized ``actions``, shape ``(probe_states, action_dim)``;
-    ``q_values``, shape ``(probe_states,)``; ``plane``, shape ``(action_dim, y, x)``, ``None`` where not recorded.
-    """
+    """The networks on the probe states: normalized ``actions``, and ``plane`` of shape ``(action_dim, y, x)``, if any."""
 
     step: int
     actions: np.ndarray

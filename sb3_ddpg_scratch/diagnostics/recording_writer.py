@@ -27,11 +27,7 @@ def encode(record: dict[str, Any]) -> bytes:
 
 
 class RecordingWriter:
-    """
-    Appends records to the recording of a folder, which it creates. With ``resume_at``, the environment step from which an
-    earlier run continues, the recording there is continued; otherwise it is kept under a numbered name. Raises OSError if
-    the file cannot be written.
-    """
+    """Appends to a folder's recording, from ``resume_at`` on, or to a new one: an earlier one gets a numbered name."""
 
     def __init__(self, folder: Path, header: dict[str, Any], resume_at: int | None = None) -> None:
         self.path = folder / RECORDING_FILE

@@ -110,7 +110,6 @@ def page(runs: Sequence[Run], problems: Sequence[str], clips: dict[int, Path]) -
     heading = f"{' and '.join(map(str, algorithms))} on {', '.join(environments)}"
     return render(
         "diagnostics",
-        "diagnostics/report.html",
         figures,
         title=f"{heading} · diagnostics",
         heading=heading,

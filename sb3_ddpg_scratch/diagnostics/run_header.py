@@ -67,10 +67,7 @@ def _policy_of(model: BaseAlgorithm) -> dict[str, Any] | None:
 
 
 def observation_statistics(normalize: VecNormalize | None) -> dict[str, Any] | None:
-    """
-    VecNormalize's mean and variance for each part of the observation (``""`` if it has no parts), with epsilon and limit;
-    ``None`` where observations are not normalized.
-    """
+    """VecNormalize's mean and variance for each part of the observation (``""`` if it has no parts)."""
     if normalize is None or not normalize.norm_obs:
         return None
     statistics = normalize.obs_rms

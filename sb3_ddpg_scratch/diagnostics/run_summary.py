@@ -24,10 +24,7 @@ def moving_average(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
 
 @dataclass
 class Summary:
-    """
-    The numbers of a run's end, NaN where nothing was recorded: returns are means of 10 episodes, ``return_error`` is the
-    standard error of their difference, and the rest is from the last measurements and comparisons.
-    """
+    """The numbers of a run's end, NaN where nothing was recorded; ``return_error`` is that of the difference of returns."""
 
     steps: int
     episodes: int

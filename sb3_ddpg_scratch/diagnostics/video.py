@@ -1,8 +1,4 @@
-"""
-One noise-free episode as an animated GIF, played by an actor whose weights are read as data.
-
-SB3's VecVideoRecorder writes MP4 files at full size; the report embeds a small GIF.
-"""
+"""One noise-free episode as a small animated GIF, played by an actor whose weights are read as data."""
 
 import io
 from pathlib import Path
@@ -36,13 +32,7 @@ class VideoError(RuntimeError):
 
 
 def record_video(recording: Recording, path: Path, model: Path | None = None, seed: int = 0) -> int:
-    """
-    Play one episode with a run's policy, without noise, and write it as an animated GIF.
-
-    The recording's header says which environment and which networks. The weights are those of ``model``, a saved model
-    (``.zip``), or of the ``policy.pth`` beside the recording. Returns the number of frames. Raises VideoError if the
-    environment cannot be made or rendered, or the weights are missing or do not fit.
-    """
+    """Play one episode with the recording's policy, or the weights of ``model``; returns the number of frames."""
     weights, statistics = _read_weights(recording, model)
     env = _make_env(recording.header)
     try:

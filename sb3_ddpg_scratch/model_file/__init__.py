@@ -1,10 +1,4 @@
-"""
-Reading models, replay buffers and statistics without running anybody's code.
-
-From the bottom: ``archive`` opens the zip within limits, ``arrays`` and ``allowlist`` say what a pickle may build,
-``data_unpickler`` builds it and nothing else, ``pickles`` reads files of it, ``tensors`` reads weights and checks them against
-the policy, ``contents`` puts a model's file together, and ``loading`` gives all of it to the algorithm.
-"""
+"""Reading models, replay buffers and statistics without running anybody's code."""
 
 from sb3_ddpg_scratch.model_file.archive import MAX_BYTES
 from sb3_ddpg_scratch.model_file.contents import NOT_SAVED

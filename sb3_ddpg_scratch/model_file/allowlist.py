@@ -1,9 +1,6 @@
 """
-What a pickle may name, each by its full name: the types that SB3, the Zoo and this package put into a model's file.
-
-A pickle may call whatever it names, with arguments of its choice, so that no module is allowed as a whole, and nothing is
-looked up by a name from the file: a name is a key of these tables, or it is refused. What stands here as a class is never
-called either; only the few :data:`CALLS`, which check their arguments, are.
+What a pickle may name, each by its full name. A pickle may call whatever it names, with arguments of its choice: so no module
+is allowed as a whole, and no class is ever called, but only the few :data:`CALLS`, which check their arguments.
 """
 
 import importlib

@@ -1,9 +1,6 @@
 """
-NumPy's arrays, scalars and random generators, rebuilt from what a pickle says of them.
-
-NumPy's own functions for this trust their arguments: a dtype with made-up flags reads pointers from the file, a shape alone
-allocates any amount of memory. So each argument is checked before it reaches them. Structured dtypes and generators with a
-position inside of a buffer (MT19937, Philox) have no place in a model and are refused.
+NumPy's arrays, scalars and generators, rebuilt from what a pickle says of them. NumPy's own functions trust their arguments: a
+dtype with made-up flags reads pointers from the file, a shape alone allocates any amount of memory. Each is checked first.
 """
 
 import math

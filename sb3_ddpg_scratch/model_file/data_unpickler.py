@@ -1,9 +1,6 @@
 """
-An unpickler that builds data and calls nothing.
-
-Python's own unpickler, in the form that is written in Python, with each instruction replaced that could call something of the
-file's choice: calls go to :data:`~sb3_ddpg_scratch.model_file.allowlist.CALLS` alone, instances get their attributes without
-their constructor, and only plain containers are filled.
+Python's own unpickler with each instruction replaced that could call something of the file's choice: calls go to
+:data:`~sb3_ddpg_scratch.model_file.allowlist.CALLS` alone, and instances get their attributes without their constructor.
 """
 
 import pickle

@@ -9,7 +9,7 @@ import numpy as np
 
 from sb3_ddpg_scratch.json_values import plain
 
-RUN_COLORS = 8
+RUN_COLORS = 16
 
 Trace = dict[str, Any]
 
@@ -17,10 +17,10 @@ Trace = dict[str, Any]
 @dataclass(frozen=True)
 class Figure:
     """
-    Colors are names like ``theme:run0``, which the page resolves so that figures follow the reader's light or dark mode.
-    In traces, ``meta`` may hold the number of the arm that a trace belongs to. A figure with an ``env`` is shown when that
-    environment is selected. Of ``steps``, a slider selects one; ``frames`` has for each the traces that change, as pairs of
-    a trace's index and its ``z``; with ``cursor``, the layout's first shape marks the selected step.
+    Colors are names like ``theme:run0``, which the page resolves for light and dark mode; a trace's ``meta`` is its arm.
+
+    A slider selects one of ``steps``: ``frames`` has for each the new ``z`` of traces, by index; with ``cursor``, the layout's
+    first shape marks it. A figure with an ``env`` is shown when that environment is selected.
     """
 
     name: str

@@ -1,10 +1,14 @@
 """Numbers formatted for readers."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 
-def number(value: float, sign: bool = False) -> str:
+def number(value: float | None, sign: bool = False) -> str:
     """Three significant digits or the whole part, with a true minus sign and commas; ``sign`` writes a plus, too."""
+    if value is None:
+        return "–"
     if not np.isfinite(value):
         return "–" if np.isnan(value) else "∞" if value > 0 else "−∞"
     size = abs(value)
@@ -15,8 +19,8 @@ def number(value: float, sign: bool = False) -> str:
     return ("+" if sign and value > 0 else "") + text.replace("-", "−")
 
 
-def percent(share: float) -> str:
-    return "–" if np.isnan(share) else f"{share:.0%}"
+def percent(share: float | None) -> str:
+    return "–" if share is None or np.isnan(share) else f"{share:.0%}"
 
 
 def duration(seconds: float) -> str:
@@ -25,3 +29,9 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f}\u00a0s"
     return f"{seconds / 60:.0f}\u00a0min" if seconds < 7200 else f"{seconds / 3600:.1f}\u00a0h"
+
+
+def span(counts: Iterable[int]) -> str:
+    """The one count that all are, or the least and the most."""
+    low_to_high = sorted(counts)
+    return " to ".join(dict.fromkeys(map(str, (low_to_high[0], low_to_high[-1])))) if low_to_high else "no"

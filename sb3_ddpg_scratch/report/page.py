@@ -21,15 +21,12 @@ _TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan
 _TEMPLATES.filters |= {"number": number, "percent": percent, "color_style": color_style}
 
 
-def render(package: str, template: str, figures: Sequence[Figure], **parts: Any) -> str:
-    """
-    The page of a package ("diagnostics" or "compare"), whose ``page.css`` and ``page.js`` follow the shared ones. The
-    template is "report/base.html" or extends it; its variables, ``parts``, are plain text unless they are ``Markup``.
-    """
+def render(package: str, figures: Sequence[Figure], **parts: Any) -> str:
+    """A package's ``report.html``, style and script, which extend the shared ones; ``parts`` are the template's variables."""
     require("A report", "report", "plotly")
     from plotly.offline import get_plotlyjs
 
-    return _TEMPLATES.get_template(template).render(
+    return _TEMPLATES.get_template(f"{package}/report.html").render(
         style=_asset("report/base.css") + _asset(f"{package}/page.css"),
         script=_asset("report/theme.js") + _asset(f"{package}/page.js"),
         plotly=Markup(get_plotlyjs()),
@@ -37,11 +34,6 @@ def render(package: str, template: str, figures: Sequence[Figure], **parts: Any)
         script_data=[figure.script_data() for figure in figures],
         **parts,
     )
-
-
-def macro(name: str, *arguments: Any) -> str:
-    """The HTML that a macro of ``report/macros.html`` makes, for code that puts HTML together itself."""
-    return str(getattr(_TEMPLATES.get_template("report/macros.html").module, name)(*arguments))
 
 
 def _asset(name: str) -> Markup:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
+from sb3_ddpg_scratch.runs.training_run import RunSpec, can_continue, finished_result, unfinished_run
 
 LOG_LINES = 5
 
@@ -31,22 +31,28 @@ class RunExecutor(Protocol):
 
 
 def perform_runs(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, jobs: int, console: Console) -> list[RunSpec]:
-    """
-    Perform the runs that are not finished yet, ``jobs`` at a time.
-
-    :return: the runs that failed, each of which was reported with the end of its log
-    :raises KeyboardInterrupt: if interrupted, after the runs in progress were ended
-    """
+    """Perform what is not finished, ``jobs`` at a time; returns the runs that failed. If interrupted, ends what is running."""
     waiting = [spec for spec in specs if finished_result(spec, out) is None]
     if len(waiting) < len(specs):
         console.print(f"{len(specs) - len(waiting)} of {len(specs)} runs are finished already.")
+    _tell_interrupted(waiting, out, console)
     try:
         return _perform_all(waiting, out, executor, jobs, console) if waiting else []
     except KeyboardInterrupt:
-        console.print("Interrupted. Finished runs are kept; the same command continues from there.")
+        console.print("Interrupted. What is done is kept; the same command continues from there.")
         raise
     finally:
         executor.end()
+
+
+def _tell_interrupted(waiting: Sequence[RunSpec], out: Path, console: Console) -> None:
+    continued = sum(unfinished_run(spec, out) is not None for spec in waiting)
+    again = {spec.arm for spec in waiting if not can_continue(spec) and spec.agent_folder(out).exists()}
+    if continued:
+        console.print(f"{continued} interrupted run{'s continue' if continued > 1 else ' continues'} from a checkpoint.")
+    if again:
+        what = f"Interrupted runs of {', '.join(sorted(again))} begin again"
+        console.print(f"{what}: only scratch_ddpg without diagnostics has checkpoints.", highlight=False, markup=False)
 
 
 def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, jobs: int, console: Console) -> list[RunSpec]:

@@ -1,9 +1,4 @@
-"""
-Each run in its own process.
-
-``python -m sb3_ddpg_scratch.runs.processes FOLDER SPEC THREADS [MODULE...]`` is such a process. It prints the number of steps
-made, one per line, and ends when its standard input does, so that it never outlives the process that started it.
-"""
+"""Runs in processes of their own, which end with the process that began them."""
 
 import json
 import os
@@ -32,12 +27,16 @@ def thread_limits(threads: int) -> dict[str, str]:
 
 class RunProcesses:
     """
-    Performs runs in processes of ``threads`` threads each, which import ``gym_packages`` and can be ended from another thread.
+    Performs runs in processes of ``threads`` threads each, which import ``gym_packages`` and can be ended from another thread;
+    with ``checkpoint_every``, a run that was interrupted continues.
     """
 
-    def __init__(self, out: Path, threads: int = 1, gym_packages: Sequence[str] = ()) -> None:
+    def __init__(
+        self, out: Path, threads: int = 1, checkpoint_every: int | None = None, gym_packages: Sequence[str] = ()
+    ) -> None:
         self.out = out
         self.threads = threads
+        self.checkpoint_every = checkpoint_every
         self.gym_packages = gym_packages
         self._running: set[subprocess.Popen[str]] = set()
         self._ended = False
@@ -48,15 +47,7 @@ class RunProcesses:
         log = spec.log_file(self.out)
         log.parent.mkdir(parents=True, exist_ok=True)
         module = "sb3_ddpg_scratch.runs.processes"
-        command = [
-            sys.executable,
-            "-m",
-            module,
-            str(self.out),
-            json.dumps(asdict(spec)),
-            str(self.threads),
-            *self.gym_packages,
-        ]
+        settings = [json.dumps(asdict(spec)), str(self.threads), json.dumps(self.checkpoint_every)]
         package = Path(sb3_ddpg_scratch.__file__).parent.parent
         path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
         with log.open("w") as file:
@@ -65,7 +56,7 @@ class RunProcesses:
                     return False
                 # In a session of its own: Ctrl-C reaches this process alone, which then ends the others.
                 process = subprocess.Popen(
-                    command,
+                    [sys.executable, "-m", module, str(self.out), *settings, *self.gym_packages],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=file,
@@ -103,16 +94,19 @@ def main() -> None:
     out, spec, threads = Path(sys.argv[1]), RunSpec(**json.loads(sys.argv[2])), int(sys.argv[3])
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     th.set_num_threads(threads)
-    import_modules(sys.argv[4:])
+    import_modules(sys.argv[5:])
     every = max(spec.steps // 100, 1)
     progress = sys.stdout
+    told = 0
 
     def tick(steps: int) -> None:
-        if steps % every == 0:
+        nonlocal told
+        if steps // every > told:
+            told = steps // every
             print(steps, file=progress, flush=True)
 
     with redirect_stdout(sys.stderr):  # what the Zoo prints
-        perform(spec, out, tick)
+        perform(spec, out, tick, json.loads(sys.argv[4]))
 
 
 if __name__ == "__main__":

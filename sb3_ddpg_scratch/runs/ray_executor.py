@@ -24,8 +24,7 @@ LOCAL_OBJECT_STORE = 200 * 2**20
 
 class RayRuns:
     """
-    Performs runs as Ray tasks that take ``threads`` processors each, on the cluster at the address, or that ``RAY_ADDRESS``
-    names, or a local one. Nodes share no disk with this machine: files come back as bytes and are written here, and of
+    Runs as Ray tasks, on a cluster or locally. Nodes share no disk with this machine: files come back as bytes, and of
     ``gym_packages``, which are imported already, those that are not installed packages are sent along.
     """
 
@@ -119,6 +118,7 @@ class _Board:
 def _perform_there(spec: RunSpec, threads: int, gym_packages: tuple[str, ...], board: Any, name: str) -> dict[str, bytes]:
     """On a node: perform a run and return the files that it leaves, including its log, by path."""
     with tempfile.TemporaryDirectory() as folder:
-        RunProcesses(Path(folder), threads, gym_packages).run(spec, lambda steps: board.write.remote(name, steps))
+        runs = RunProcesses(Path(folder), threads, gym_packages=gym_packages)
+        runs.run(spec, lambda steps: board.write.remote(name, steps))
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
         return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -19,13 +19,23 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_ddpg_scratch.atomic import write_whole
+from sb3_ddpg_scratch.checkpoint.callback import ResumableCheckpoint
+from sb3_ddpg_scratch.checkpoint.replay_segments import why_not_saved
+from sb3_ddpg_scratch.checkpoint.resuming import read_newest
+from sb3_ddpg_scratch.checkpoint.storage import Checkpoint, checkpoints_in
+from sb3_ddpg_scratch.checkpoint.training import restore_training
+from sb3_ddpg_scratch.errors import CheckpointError
 from sb3_ddpg_scratch.machine import describe_machine, versions
 from sb3_ddpg_scratch.policies import ACTIVATIONS
 from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class
+from sb3_ddpg_scratch.zoo.saved_yaml import CHECKPOINTS
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, replay_buffer_class
 
 SCORED_EVALUATIONS = 10
 """A run's score is the mean of so many evaluations, its last ones."""
+CHECKPOINT_EVERY = 50_000
+"""Environment steps between checkpoints of a run: writing them takes less than a hundredth of its time."""
+SPEC_FILE = "spec.json"
 PACKAGES = ("torch", "numpy", "stable-baselines3", "gymnasium", "rl-zoo3")
 
 
@@ -77,14 +87,44 @@ def finished_result(spec: RunSpec, out: Path) -> dict[str, Any] | None:
     return result if isinstance(result, dict) and result.get("spec") == asdict(spec) else None
 
 
+def can_continue(spec: RunSpec) -> bool:
+    """Whether a run can continue from a checkpoint to the same result; recorded diagnostics cannot."""
+    return spec.algo == ALGO and not spec.diagnostics
+
+
+def unfinished_run(spec: RunSpec, out: Path) -> Path | None:
+    """The folder of a run with the same settings that was interrupted after its first checkpoint."""
+    folder = spec.agent_folder(out)
+    run = next(folder.glob(f"{spec.algo}/*_1"), None)
+    if not can_continue(spec) or run is None or not checkpoints_in(run / CHECKPOINTS):
+        return None
+    try:
+        begun = json.loads((folder / SPEC_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return run if begun == asdict(spec) else None
+
+
+def _checkpoint_of(spec: RunSpec, out: Path) -> Checkpoint | None:
+    run = unfinished_run(spec, out)
+    try:
+        return None if run is None else read_newest(run / CHECKPOINTS)
+    except CheckpointError as error:
+        print(f"The run begins again. {error}")
+        return None
+
+
 def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
-    """Set up the Zoo's experiment; returns it with the model that is to be trained."""
+    """Set up the Zoo's experiment; returns it with the model that is to be trained, or trained further from a checkpoint."""
     algorithm_class(spec.algo)  # registers it
     folder = spec.agent_folder(out)
-    for made_before in (folder, spec.diagnostics_folder(out)) if spec.diagnostics else (folder,):
-        shutil.rmtree(made_before, ignore_errors=True)
+    checkpoint = _checkpoint_of(spec, out)
     config = folder / "settings.yml"
-    write_whole(config, yaml.safe_dump({spec.env_id: spec.settings}))
+    if checkpoint is None:
+        for made_before in (folder, spec.diagnostics_folder(out)) if spec.diagnostics else (folder,):
+            shutil.rmtree(made_before, ignore_errors=True)
+        write_whole(config, yaml.safe_dump({spec.env_id: spec.settings}))
+        write_whole(folder / SPEC_FILE, json.dumps(asdict(spec)))
     set_random_seed(spec.seed)
     manager = ExperimentManager(
         argparse.Namespace(algo=spec.algo, env=spec.env_id, env_kwargs=None, arm=spec.arm, seed=spec.seed),
@@ -101,20 +141,35 @@ def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
         device=spec.device,
         config=str(config),
     )
+    if checkpoint is not None:
+        run = checkpoint.folder.parent.parent
+        manager.save_path, manager.params_path = str(run), str(run / manager.env_name)
     experiment = manager.setup_experiment()
     assert experiment is not None
-    return manager, experiment[0]
+    model: Any = experiment[0]
+    if checkpoint is not None:
+        restore_training(model, checkpoint)
+        print(f"Continuing from {checkpoint.folder}, at step {checkpoint.step}")
+    return manager, model
 
 
-def perform(spec: RunSpec, out: Path, tick: Callable[[int], None]) -> dict[str, Any]:
+def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_every: int | None = None) -> dict[str, Any]:
     """
     Train, evaluating on a separate environment, and write the agent and the result, which is returned; ``tick`` is called with
     the number of environment steps made. The result has for each evaluation ``timesteps``, mean ``returns``, ``return_stds``
-    over its episodes and ``seconds`` of training until then. If interrupted, only an unfinished agent is left.
+    over its episodes and ``seconds`` of training until then. If interrupted, an unfinished agent is left, with checkpoints
+    from which the next call continues if ``checkpoint_every`` was given.
     """
     manager, model = prepare(spec, out)
-    timed = _TimedEvaluations([callback for callback in manager.callbacks if isinstance(callback, EvalCallback)])
-    others = [callback for callback in manager.callbacks if not isinstance(callback, EvalCallback)]
+    (evaluation,) = (callback for callback in manager.callbacks if isinstance(callback, EvalCallback))
+    others = [callback for callback in manager.callbacks if callback is not evaluation]
+    # Beside the best model; the Zoo's own file is overwritten with the final statistics.
+    evaluation.callback_on_new_best.save_path = manager.save_path  # type: ignore[union-attr]
+    checkpoints = Path(manager.save_path) / CHECKPOINTS
+    aside: list[BaseCallback] = [evaluation]
+    if checkpoint_every is not None and can_continue(spec) and why_not_saved(model.replay_buffer) is None:
+        aside.append(ResumableCheckpoint(checkpoints, checkpoint_every))
+    timed = _Aside(aside)
     manager.callbacks = [*others, timed, _Ticks(tick)]
     if spec.diagnostics:
         from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
@@ -127,26 +182,27 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None]) -> dict[str, 
         raise KeyboardInterrupt
     manager.save_trained_model(model)
 
-    evaluations = np.load(Path(manager.save_path) / "evaluations.npz")
+    timesteps, episodes = np.array(evaluation.evaluations_timesteps), np.array(evaluation.evaluations_results)
     # Training in whole episodes ends with one: what lies beyond the budget is not scored.
-    in_budget = evaluations["timesteps"] <= spec.steps
-    returns = evaluations["results"].mean(axis=1)[in_budget]
+    in_budget = timesteps <= spec.steps
+    returns = episodes.mean(axis=1)[in_budget]
     result = {
         "spec": asdict(spec),
-        "timesteps": evaluations["timesteps"][in_budget].tolist(),
+        "timesteps": timesteps[in_budget].tolist(),
         "returns": returns.tolist(),
-        "return_stds": evaluations["results"].std(axis=1)[in_budget].tolist(),
+        "return_stds": episodes.std(axis=1)[in_budget].tolist(),
         "seconds": np.array(timed.marks)[in_budget].tolist(),
         "score": float(returns[-SCORED_EVALUATIONS:].mean()),
         "scored_evaluations": min(len(returns), SCORED_EVALUATIONS),
         "updates": int(model._n_updates),
         "training_seconds": training_seconds,
-        "evaluation_seconds": timed.seconds,
+        "evaluation_seconds": timed.evaluation_seconds,
         "hyperparameters": hyperparameters(spec),
         "versions": _versions(spec.algo),
         "machine": describe_machine() | {"threads": th.get_num_threads()},
     }
     write_whole(spec.result_file(out), json.dumps(result, indent=2) + "\n")
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return result
 
 
@@ -196,22 +252,35 @@ class _Ticks(BaseCallback):
         return True
 
 
-class _TimedEvaluations(CallbackList):
-    """Runs the Zoo's evaluations and separates their time from the training's; a mark is the training time until one."""
+class _Aside(CallbackList):
+    """Runs evaluations and writes checkpoints, whose time is not the training's; a mark is the training time until one."""
 
     def __init__(self, callbacks: list[BaseCallback]) -> None:
         super().__init__(callbacks)
-        self.seconds = 0.0
+        self.evaluation = callbacks[0]
+        self.evaluation_seconds = self.checkpoint_seconds = 0.0
         self.marks: list[float] = []
         self.started = 0.0
 
     def training_seconds(self) -> float:
-        return time.perf_counter() - self.started - self.seconds
+        return time.perf_counter() - self.started - self.evaluation_seconds - self.checkpoint_seconds
+
+    def get_training_state(self) -> dict[str, Any]:
+        return {"evaluation": self.evaluation_seconds, "training": self.training_seconds(), "marks": self.marks}
+
+    def set_training_state(self, state: dict[str, Any]) -> None:
+        self.evaluation_seconds, self.marks = state["evaluation"], list(state["marks"])
+        self.started = time.perf_counter() - state["training"] - state["evaluation"]
+
+    def _on_rollout_start(self) -> None:
+        begun = time.perf_counter()
+        super()._on_rollout_start()
+        self.checkpoint_seconds += time.perf_counter() - begun
 
     def _on_step(self) -> bool:
         trained, begun = self.training_seconds(), time.perf_counter()
         go_on = super()._on_step()
-        self.seconds += time.perf_counter() - begun
-        if any(len(callback.evaluations_timesteps) > len(self.marks) for callback in self.callbacks):  # type: ignore[attr-defined]
+        self.evaluation_seconds += time.perf_counter() - begun
+        if len(self.evaluation.evaluations_timesteps) > len(self.marks):  # type: ignore[attr-defined]
             self.marks.append(trained)
         return go_on

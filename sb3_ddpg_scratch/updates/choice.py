@@ -4,6 +4,8 @@ import math
 import warnings
 from typing import Any
 
+from sb3_ddpg_scratch.networks import Actor
+from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater
 from sb3_ddpg_scratch.updates.autograd import AutogradUpdater
 from sb3_ddpg_scratch.updates.compiled import CompiledActor, CompiledUpdater
@@ -42,10 +44,21 @@ class UpdaterChoice:
         self.wanted = name
         self._announced = verbose < 1
         self._updaters = [updater() for updater in _TO_TRY[name]]
-        self.may_compile = name in ("auto", "compiled")
+        self._may_compile = name in ("auto", "compiled")
         self.compiled_actor = CompiledActor()
         self._last: Updater | _Readings = _Readings({}, {})
         self._known_reasons: set[str] = set()
+        self.trust(False)
+
+    def trust(self, nothing_changes: bool | None) -> None:
+        """
+        Say whether networks and optimizers stay as they are from the next inspection on, as far as updates rely on it.
+
+        ``None`` is for a ``learn`` whose rollouts have yet to find out.
+        """
+        self.trusted = nothing_changes
+        self.compiled_actor.inspected = False
+        self._settled: Updater | None = None
 
     def objection(self, networks: Networks) -> str | None:
         """Why these networks cannot be trained by the updater that was asked for, if they cannot."""
@@ -64,11 +77,34 @@ class UpdaterChoice:
 
     def pick(self, networks: Networks) -> Updater:
         """The fastest updater for these networks; gives the warning."""
+        if self._settled is not None:
+            return self._settled
         updater, reason = self.choose(networks)
-        if reason is not None and reason not in self._known_reasons:
+        if reason is None and self.trusted:
+            self._settled = updater
+            trained = [module for network in networks[:2] for module in network.modules()]
+            self._modes = [vars(module) for module in trained]
+        elif reason is not None and reason not in self._known_reasons:
             self._known_reasons.add(reason)
             warnings.warn(f"Using the {updater.name!r} updater while {reason}.", stacklevel=4)
         return updater
+
+    def set_training_mode(self, policy: ScratchDDPGPolicy, mode: bool) -> None:
+        """``policy.set_training_mode``, which looks for the modules anew each time."""
+        if self._settled is None:
+            policy.set_training_mode(mode)
+            return
+        vars(policy)["training"] = mode
+        for attributes in self._modes:
+            attributes["training"] = mode
+
+    def may_act(self, actor: Actor) -> bool:
+        """Whether the compiled actor does what this actor does."""
+        if not self.compiled_actor.inspected:
+            if not self._may_compile or self.compiled_actor.objection(actor) is not None:
+                return False
+            self.compiled_actor.inspected = bool(self.trusted)
+        return True
 
     def train(self, networks: Networks, *arguments: Any, **named: Any) -> None:
         """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.train`."""

@@ -7,10 +7,10 @@ up. Dividing every single product among threads instead costs more than it saves
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
-from itertools import pairwise
-from operator import attrgetter
+from itertools import chain, pairwise
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,6 +62,8 @@ _address: Callable[[Any], int] = th.Tensor.data_ptr
 _is_contiguous: Callable[[Any], bool] = th.Tensor.is_contiguous
 _size: Callable[[Any], int] = th.Tensor.numel
 _grad = attrgetter("grad")
+_read_adam = itemgetter("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay")
+_values: Callable[[Any], Iterable[Any]] = dict.values
 
 
 def _layer_table(layers: nn.Module, grads: Any = None) -> np.ndarray:
@@ -82,19 +84,31 @@ def _layer_table(layers: nn.Module, grads: Any = None) -> np.ndarray:
     return table
 
 
-def sizes_of(kernels: Any, actor: Actor, action_layer: int = 0) -> Any:
+def _sizes_of(kernels: Any, actor: Actor, critic: Any = None) -> Any:
     """What the kernels are told of an actor and its critic."""
     from sb3_ddpg_scratch.updates.operations import CODES
 
     norm_eps = next((np.float32(layer.eps) for layer in actor.mu.children() if isinstance(layer, nn.LayerNorm)), np.float32(0))
     action_dim = get_action_dim(actor.action_space)
-    return kernels.Sizes(actor.features_dim, action_dim, action_layer, CODES[actor.activation_fn], norm_eps)
+    of_both = (actor.features_dim, action_dim, getattr(critic, "action_layer", 0), CODES[actor.activation_fn], norm_eps)
+    n_critics = 0 if critic is None else critic.n_critics
+    return kernels.Sizes(*of_both, n_critics, len(actor.net_arch) + 1, 0 if critic is None else len(critic.net_arch) + 1)
+
+
+def _numbers(*rows: tuple[float, ...]) -> np.ndarray:
+    """The table of numbers that the kernels read."""
+    numbers = np.zeros((4, 9))
+    for row, values in zip(numbers, rows, strict=False):
+        row[: len(values)] = values
+    return numbers
 
 
 class CompiledActor:
     """The actor's forward pass compiled, for choosing actions between two updates."""
 
     def __init__(self) -> None:
+        # Whether there was no objection, and none can come up.
+        self.inspected = False
         self._watch: NetworksWatch | None = None
         self._addresses: list[int] = []
         self._sizes: list[int] = []
@@ -120,21 +134,30 @@ class CompiledActor:
             self._actor, self._network_sizes = actor, None
         return reason
 
-    def __call__(self, observations: np.ndarray) -> np.ndarray:
+    def act(self, observations: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """
         The actions of an actor to which there is no :meth:`objection`.
 
-        :param observations: float32, shape ``(n, observation_dim)``
-        :return: normalized actions in [-1, 1], float32, shape ``(n, action_dim)``
+        :param observations: shape ``(n, *observation_shape)``
+        :param noise: is added; of ``n`` actions, or ``None``
+        :return: actions in environment units and normalized, shape ``(n, *action_shape)``
         """
         if self._kernels is None:
             self._kernels = load_kernels()
         if self._network_sizes is None:
-            self._network_sizes = sizes_of(self._kernels, self._actor)
-        actions = np.empty((self._network_sizes.action, len(observations)), np.float32)
+            self._network_sizes = _sizes_of(self._kernels, self._actor)
+            self._numbers = _numbers(self._network_sizes)
+            space = self._actor.action_space
+            self._action_shape = space.shape
+            self._bounds = np.stack([space.low.ravel(), space.high.ravel()]).astype(np.float32)
+        n = len(observations)
+        flat = np.ascontiguousarray(observations, np.float32).reshape(n, -1)
+        noise = flat[:, :0] if noise is None else np.ascontiguousarray(noise, np.float32).reshape(n, -1)
+        out = np.empty((2, n, self._network_sizes.action), np.float32)
         with one_blas_thread:
-            self._kernels.act(self._layers, self._network_sizes, observations, actions)
-        return actions.T
+            self._kernels.explore(self._numbers, self._layers, flat, noise, self._bounds, out)
+        actions, scaled = out.reshape(2, n, *self._action_shape)
+        return actions, scaled
 
 
 class CompiledUpdater:
@@ -149,15 +172,15 @@ class CompiledUpdater:
         self._adams: list[AdamWatch] = []
         # What the tables were made for: addresses of parameters, gradients, moments and steps.
         self._addresses: list[int] = []
-        self._batch_size = 0
+        self._batch_size = self._n_threads = 0
         self._shares: list[Any] = []
-        self._descent_settings: list[tuple[Any, ...]] = []
+        self._present_settings: Any = None
         self._sampler: Any = None
         # Of the last series of updates.
-        self._updates = 0
-        self._actor_updates = 0
+        self._results = np.zeros((0, 4))
+        self._first_update = self._updates = 0
+        self._policy_delay = 1
         self._grad_norms: tuple[float, float] | None = None
-        self._losses: Any = None
 
     # ------------------------------------------------------------------------------------------------------ Inspection
 
@@ -196,12 +219,10 @@ class CompiledUpdater:
     def _present_addresses(self, networks: Networks) -> list[int]:
         """Addresses of all parameters, and of gradients, moments and steps; empty if there are not all of them."""
         assert self._watch is not None
-        tensors: list[th.Tensor] = [*self._watch.parameters, *map(_grad, self._watch.trained)]
-        for network in networks[:2]:
-            for entry in network.optimizer.state.values():
-                tensors += entry.values()
+        entries = chain(networks.actor.optimizer.state.values(), networks.critic.optimizer.state.values())
+        states = chain.from_iterable(map(_values, entries))
         try:
-            return list(map(_address, tensors))
+            return list(map(_address, chain(self._watch.parameters, map(_grad, self._watch.trained), states)))
         except TypeError:
             return []
 
@@ -217,25 +238,18 @@ class CompiledUpdater:
                     moments = {name: th.zeros_like(parameter.data) for name in ("exp_avg", "exp_avg_sq")}
                     state[parameter] = {"step": th.tensor(0.0, dtype=th.float32)} | moments
 
-    def _parameter_table(self, network: Any, target: Any) -> np.ndarray:
-        table = np.zeros((len(network.optimizer.param_groups[0]["params"]), 8), np.int64)
-        offset = 0
-        for row, parameter, moved in zip(table, network.parameters(), target.parameters(), strict=True):
-            entry = network.optimizer.state[parameter]
-            tensors = (parameter, parameter.grad, entry["exp_avg"], entry["exp_avg_sq"], entry["step"], moved)
-            row[:6] = [tensor.data_ptr() for tensor in tensors]
-            row[6:] = parameter.numel(), offset
-            offset += parameter.numel()
-        return table
-
     def _make_tables(self, networks: Networks) -> None:
-        actor, critic, actor_target, critic_target = networks
-        self._sizes = sizes_of(self._kernels, actor, critic.action_layer)
+        self._sizes = _sizes_of(self._kernels, networks.actor, networks.critic)
         self._columns = BatchColumns(self._sizes.observation, self._sizes.action)
-        critics = np.stack([_layer_table(q_network) for q_network in critic_target.q_networks])
-        self._targets = self._kernels.Targets(_layer_table(actor_target.mu), critics)
-        self._tables = [self._parameter_table(actor, actor_target), self._parameter_table(critic, critic_target)]
-        self._multiplications_of_a_row = 2 * sum(int(table[:, self._kernels.SIZE].sum()) for table in self._tables)
+        rows: list[list[int]] = []
+        for network, target in zip(networks[:2], networks[2:], strict=True):
+            for parameter, moved in zip(network.parameters(), target.parameters(), strict=True):
+                entry = network.optimizer.state[parameter]
+                tensors = (parameter, parameter.grad, entry["exp_avg"], entry["exp_avg_sq"], entry["step"], moved)
+                offset = sum(rows[-1][6:]) if rows else 0
+                rows.append([*map(_address, tensors), parameter.numel(), offset])
+        self._table = np.array(rows, np.int64)
+        self._multiplications_of_a_row = 2 * int(self._table[:, self._kernels.SIZE].sum())
         self._batch_size = 0
 
     # ---------------------------------------------------------------------------------------------------------- Shares
@@ -248,25 +262,28 @@ class CompiledUpdater:
 
     def _make_shares(self, networks: Networks, batch_size: int, n_shares: int) -> None:
         self._batch_size = batch_size
-        sizes = [int(table[:, self._kernels.SIZE].sum()) for table in self._tables]
-        self._other_grads = [np.zeros((n_shares - 1, size), np.float32) for size in sizes]
-        self._descent_settings = []
+        n_values = int(self._table[:, self._kernels.SIZE].sum())
+        self._other_grads = np.zeros((n_shares - 1, n_values), np.float32)
+        self._present_settings = None
         ends = [batch_size * number // n_shares for number in range(n_shares + 1)]
         self._shares = [self._make_share(networks, number, *rows) for number, rows in enumerate(pairwise(ends))]
         self._rows = np.zeros((0, batch_size, self._columns.width), np.float32)
-        self._no_noise = np.zeros((0, batch_size, self._sizes.action), np.float32)
+        self._noise = th.zeros((0, batch_size, self._sizes.action))
+        self._no_noise = self._noise.numpy()
 
     def _make_share(self, networks: Networks, number: int, first: int, end: int) -> Any:
-        kernels = self._kernels
-        grads = []
-        for table, other in zip(self._tables, self._other_grads, strict=True):
-            # The first share's gradients are the parameters' own.
-            start = 0 if number == 0 else other[number - 1].ctypes.data
-            grads.append(table[:, kernels.GRAD] if number == 0 else start + 4 * table[:, kernels.OFFSET])
-        actor = _layer_table(networks.actor.mu, grads[0])
-        of_each = np.split(grads[1], len(networks.critic.q_networks))
-        critics = np.stack([_layer_table(*pair) for pair in zip(networks.critic.q_networks, of_each, strict=True)])
-        return kernels.Share(first, end, actor, critics)
+        # The first share's gradients are the parameters' own.
+        start = 0 if number == 0 else self._other_grads[number - 1].ctypes.data
+        grads = self._table[:, self._kernels.GRAD] if number == 0 else start + 4 * self._table[:, self._kernels.OFFSET]
+        of_actor, of_critics = np.split(grads, [len(list(networks.actor.parameters()))])
+        q_networks, target_q_networks = networks.critic.q_networks, networks.critic_target.q_networks
+        tables = [
+            _layer_table(networks.actor_target.mu),
+            *map(_layer_table, target_q_networks),
+            _layer_table(networks.actor.mu, of_actor),
+            *map(_layer_table, q_networks, np.split(of_critics, len(q_networks))),
+        ]
+        return self._kernels.Share(first, end, np.concatenate(tables))
 
     # --------------------------------------------------------------------------------------------------------- Updates
 
@@ -286,142 +303,135 @@ class CompiledUpdater:
             from sb3_ddpg_scratch.updates.random_rows import RowSampler
 
             self._sampler = RowSampler()
-        self._networks = networks
         if not self._addresses:
             self._complete_state(networks)
             self._make_tables(networks)
             self._addresses = self._present_addresses(networks)
-        self._reserve_losses(gradient_steps)
-        self._updates = self._actor_updates = 0
+        self._networks = networks
+        if len(self._results) < gradient_steps:
+            self._results = np.zeros((gradient_steps, 4))
+        self._first_update, self._updates, self._policy_delay = n_updates, 0, settings.policy_delay
         drawn = type(buffer) is PackedReplayBuffer and env is None and self._sampler.supports(buffer)
         batches = None if drawn else Batches(buffer, batch_size, gradient_steps, self._columns, settings.gamma, env)
         at_once = min(UPDATES_PER_CALL, gradient_steps) if batches is None or batches.packed else 1
-        for first in range(0, gradient_steps, at_once):
-            count = min(at_once, gradient_steps - first)
+        while self._updates < gradient_steps:
+            count = min(at_once, gradient_steps - self._updates)
             rows = self._rows_for(networks, count, batch_size if batches is None else batches.prepare())
             if batches is None:
                 self._sampler(buffer, rows)
             else:
                 for number in range(count):
-                    batches.write(first + number, rows[number])
-            discount = settings.gamma if batches is None else batches.discount
-            self._update(networks, rows, discount, settings, n_updates + first)
+                    batches.write(self._updates + number, rows[number])
+            self._update(networks, rows, settings.gamma if batches is None else batches.discount, settings)
 
     def _rows_for(self, networks: Networks, count: int, batch_size: int) -> np.ndarray:
         """Memory for batches, and for the gradients of those that share them."""
-        n_shares = self._share_count(batch_size)
-        if (batch_size, n_shares) != (self._batch_size, len(self._shares)):
-            self._make_shares(networks, batch_size, n_shares)
+        n_threads = th.get_num_threads()
+        if batch_size != self._batch_size or n_threads != self._n_threads:
+            self._n_threads = n_threads
+            self._make_shares(networks, batch_size, self._share_count(batch_size))
         if len(self._rows) < count:
             self._rows = np.zeros((count, batch_size, self._columns.width), np.float32)
         return self._rows[:count]
 
-    def _descents(self, networks: Networks, max_grad_norm: float | None) -> tuple[Any, Any]:
-        """What the kernels' Adam reads of the critic's optimizer, and of the actor's."""
-        limit = 0.0 if max_grad_norm is None else float(max_grad_norm)
-        groups = [network.optimizer.param_groups[0] for network in networks[:2]]
-        names = ("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay")
-        settings = [(*map(group.get, names), limit) for group in groups]
-        if settings != self._descent_settings:
-            self._descent_settings = settings
-            actor, critic = (
-                self._kernels.Descent(
-                    table,
-                    other,
-                    # Floats, whatever the user wrote: other types would be compiled anew.
-                    *map(float, (group["lr"], *group["betas"], group["eps"], group["weight_decay"])),
-                    bool(group.get("decoupled_weight_decay", False)),
-                    limit,
-                )
-                for group, table, other in zip(groups, self._tables, self._other_grads, strict=True)
-            )
-            self._both_descents = critic, actor
-        return self._both_descents
+    def _set_numbers(self, networks: Networks, discount: float, settings: UpdateSettings) -> None:
+        """What the kernels read of the settings and of both optimizers, if it changed."""
+        groups = (networks.actor.optimizer.param_groups[0], networks.critic.optimizer.param_groups[0])
+        present = (discount, settings, *map(_read_adam, groups))
+        if present == self._present_settings:
+            return
+        self._present_settings = present
+        kernels, end, adams = self._kernels, 0, []
+        for network, (rate, betas, eps, decay, decoupled) in zip(networks[:2], present[2:], strict=True):
+            first, end = end, end + len(network.optimizer.param_groups[0]["params"])
+            # Floats, whatever the user wrote: other types would be compiled anew.
+            numbers = map(float, (rate, *betas, eps, decay))
+            adams.append(kernels.Adam(first, end, *numbers, bool(decoupled), float(settings.max_grad_norm or 0)))
+        clip, delay = float(settings.target_noise_clip), settings.policy_delay
+        self._settings = kernels.Settings(float(discount), float(settings.tau), clip, delay, 0)
+        self._parameters = kernels.Parameters(self._table, self._other_grads, *adams)
+        self._numbers = _numbers(self._sizes, self._settings, *adams)
 
-    def _update(
-        self, networks: Networks, batches: np.ndarray, discount: float, settings: UpdateSettings, n_updates: int
-    ) -> None:
-        descents = self._descents(networks, settings.max_grad_norm)
-        numbers = self._kernels.Settings(
-            float(discount), float(settings.tau), float(settings.target_noise_clip), settings.policy_delay
-        )
-        noise = self._smoothing_noise(len(batches), settings)
-        losses = self._losses
-        if self._updates:
-            losses = losses._replace(critic=losses.critic[self._updates :], actor=losses.actor[self._actor_updates :])
+    def _update(self, networks: Networks, batches: np.ndarray, discount: float, settings: UpdateSettings) -> None:
+        self._set_numbers(networks, discount, settings)
+        n_updates = self._first_update + self._updates
+        noise = self._smoothing_noise(len(batches), settings.target_policy_noise)
+        results = self._results[self._updates :]
         with one_blas_thread:
             if len(self._shares) == 1:
-                norms = self._kernels.updates(
-                    self._sizes, self._targets, self._shares[0], descents, numbers, batches, noise, n_updates, losses
-                )
+                self._numbers[self._kernels.SETTINGS, 4] = n_updates
+                layers = self._shares[0].layers
+                norms = self._kernels.updates(self._numbers, layers, self._table, batches, noise, results)
             else:
-                norms = self._update_together(batches, noise, descents, numbers, n_updates, losses)
+                norms = self._update_together(self._settings._replace(n_updates=n_updates), batches, noise, results)
         self._updates += len(batches)
-        self._actor_updates += (n_updates + len(batches)) // settings.policy_delay - n_updates // settings.policy_delay
         self._grad_norms = norms if settings.max_grad_norm is not None else None
 
     def _update_together(
-        self, batches: np.ndarray, noise: np.ndarray, descents: tuple[Any, Any], settings: Any, n_updates: int, losses: Any
+        self, settings: Any, batches: np.ndarray, noise: np.ndarray, results: np.ndarray
     ) -> tuple[float, float]:
         """What the kernel ``updates`` does, with the gradients of a batch computed by several threads."""
-        kernels, sizes, targets, shares = self._kernels, self._sizes, self._targets, self._shares
-        critic, actor = descents
+        kernels, sizes, shares, parameters = self._kernels, self._sizes, self._shares, self._parameters
         batch_size = batches.shape[1]
-        turns, critic_norm, actor_norm = 0, 0.0, 0.0
+        n_values = batch_size * sizes.critics
+        critic_norm, actor_norm = 0.0, 0.0
         for number, batch in enumerate(batches):
             smoothing = noise[number] if len(noise) else batch[:0]
             found = run_together(
-                [partial(kernels.critic_gradient, sizes, targets, share, batch, smoothing, settings) for share in shares]
+                [partial(kernels.critic_gradient, sizes, share, batch, smoothing, settings) for share in shares]
             )
-            losses.critic[number] = sum(sums.squared_error for sums in found) / batch_size
-            n_values = batch_size * len(targets.critics)
-            losses.last_q[0] = sum(sums.q for sums in found) / n_values
-            losses.last_q[1] = sum(sums.target_q for sums in found) / n_values
-            critic_norm = kernels.adam(critic)
-            if (n_updates + number + 1) % settings.policy_delay == 0:
+            results[number, kernels.CRITIC_LOSS] = sum(sums.squared_error for sums in found) / batch_size
+            results[number, kernels.Q] = sum(sums.q for sums in found) / n_values
+            results[number, kernels.TARGET_Q] = sum(sums.target_q for sums in found) / n_values
+            critic_norm = kernels.adam(parameters, parameters.critic)
+            if (settings.n_updates + number + 1) % settings.policy_delay == 0:
                 q_sums = run_together([partial(kernels.actor_gradient, sizes, share, batch) for share in shares])
-                losses.actor[turns] = -sum(q_sums) / batch_size
-                turns += 1
-                actor_norm = kernels.adam(actor)
-                kernels.soft_update(actor.parameters, settings.tau)
-                kernels.soft_update(critic.parameters, settings.tau)
+                results[number, kernels.ACTOR_LOSS] = -sum(q_sums) / batch_size
+                actor_norm = kernels.adam(parameters, parameters.actor)
+                kernels.soft_update(parameters.table, settings.tau)
         return critic_norm, actor_norm
 
-    def _smoothing_noise(self, count: int, settings: UpdateSettings) -> np.ndarray:
-        if settings.target_policy_noise == 0:
+    def _smoothing_noise(self, count: int, sigma: float) -> np.ndarray:
+        if sigma == 0:
             return self._no_noise
-        shape = (self._batch_size, self._sizes.action)
+        if len(self._noise) < count:
+            self._noise = th.zeros((count, *self._noise.shape[1:]))
         # Drawn one update after another, as the reference draws them.
-        return th.stack([th.empty(shape).normal_(0, settings.target_policy_noise) for _ in range(count)]).numpy()
+        for noise in self._noise[:count]:
+            noise.normal_(0, sigma)
+        return self._noise[:count].numpy()
 
     # --------------------------------------------------------------------------------------------------------- Reading
 
-    def _reserve_losses(self, count: int) -> None:
-        if self._losses is None or len(self._losses.critic) < count:
-            self._losses = self._kernels.Losses(np.zeros(count), np.zeros(count), np.zeros(2))
+    def _actor_losses(self) -> np.ndarray:
+        done = self._first_update + 1 + np.arange(self._updates)
+        return self._results[: self._updates, self._kernels.ACTOR_LOSS][done % self._policy_delay == 0]
 
     def read_losses(self) -> dict[str, float]:
         """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.read_losses`."""
         losses = {}
         if self._updates:
-            losses["critic_loss"] = float(self._losses.critic[self._updates - 1])
-        if self._actor_updates:
-            losses["actor_loss"] = float(self._losses.actor[self._actor_updates - 1])
+            losses["critic_loss"] = float(self._results[self._updates - 1, self._kernels.CRITIC_LOSS])
+            done = self._first_update + self._updates
+            last = self._updates - 1 - done % self._policy_delay
+            if last >= 0:
+                losses["actor_loss"] = float(self._results[last, self._kernels.ACTOR_LOSS])
         return losses
 
     def read_statistics(self) -> dict[str, float]:
         """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.read_statistics`."""
         if not self._updates:
             return {}
+        kernels, results = self._kernels, self._results[: self._updates]
         norms = self._grad_norms or tuple(map(self._grad_norm, (self._networks.critic, self._networks.actor)))
         statistics = {
-            "critic_loss": float(self._losses.critic[: self._updates].mean()),
-            "q_mean": float(self._losses.last_q[0]),
-            "target_q_mean": float(self._losses.last_q[1]),
+            "critic_loss": float(results[:, kernels.CRITIC_LOSS].mean()),
+            "q_mean": float(results[-1, kernels.Q]),
+            "target_q_mean": float(results[-1, kernels.TARGET_Q]),
             "critic_grad_norm": norms[0],
         }
-        if self._actor_updates:
-            statistics["actor_loss"] = float(self._losses.actor[: self._actor_updates].mean())
+        if len(of_actor := self._actor_losses()):
+            statistics["actor_loss"] = float(of_actor.mean())
             statistics["actor_grad_norm"] = norms[1]
         return statistics
 

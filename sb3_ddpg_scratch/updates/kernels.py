@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 
 from sb3_ddpg_scratch.updates.operations import (
     FIRST_THAT_NEEDS_Z,
+    HALF,
     ONE,
     ZERO,
     activate,
@@ -41,13 +42,16 @@ VALUE, GRAD, EXP_AVG, EXP_AVG_SQ, STEP, TARGET, SIZE, OFFSET = range(8)
 
 
 class Sizes(NamedTuple):
-    """What is fixed for a pair of networks."""
+    """What is fixed for a pair of networks. The last three number the rows of their tables."""
 
     observation: int
     action: int
     action_layer: int
     activation: int
     norm_eps: float
+    critics: int
+    actor_layers: int
+    critic_layers: int
 
 
 class Memory(NamedTuple):
@@ -60,27 +64,22 @@ class Memory(NamedTuple):
     deltas: np.ndarray
 
 
-class Targets(NamedTuple):
-    """The target networks: tables of layers, of each critic one."""
-
-    actor: np.ndarray
-    critics: np.ndarray
-
-
 class Share(NamedTuple):
-    """The rows of a batch that one thread computes with, and its tables of layers, whose gradients are its own."""
+    """
+    The rows of a batch that one thread computes with, and a table of the layers of all networks, with gradients of its own:
+    those of the target actor, the target critics, the actor and the critics.
+    """
 
     first: int
     end: int
-    actor: np.ndarray
-    critics: np.ndarray
+    layers: np.ndarray
 
 
-class Descent(NamedTuple):
-    """One network's step of Adam: table of parameters, the other threads' gradients, and the optimizer's settings."""
+class Adam(NamedTuple):
+    """The settings of one network's optimizer, and the rows of its parameters in their table."""
 
-    parameters: np.ndarray
-    other_grads: np.ndarray
+    first: int
+    end: int
     learning_rate: float
     beta1: float
     beta2: float
@@ -90,6 +89,15 @@ class Descent(NamedTuple):
     max_grad_norm: float
 
 
+class Parameters(NamedTuple):
+    """The table of both networks' parameters, the gradients of other threads, and both optimizers."""
+
+    table: np.ndarray
+    other_grads: np.ndarray
+    actor: Adam
+    critic: Adam
+
+
 class Settings(NamedTuple):
     """The numbers of an update; ``discount`` is the factor of the next Q-value besides the row's continuation."""
 
@@ -97,6 +105,7 @@ class Settings(NamedTuple):
     tau: float
     noise_clip: float
     policy_delay: int
+    n_updates: int
 
 
 class Sums(NamedTuple):
@@ -107,12 +116,11 @@ class Sums(NamedTuple):
     target_q: float
 
 
-class Losses(NamedTuple):
-    """Of each update the critic's loss; of each actor update the actor's; of the last update the means of Q and target."""
-
-    critic: np.ndarray
-    actor: np.ndarray
-    last_q: np.ndarray
+# Rows of a table of numbers, float64 (4, 9), whose columns are the fields of Sizes, Settings and twice Adam. Python hands over
+# an array in a twentieth of the time that it takes for the fields of a tuple.
+SIZES, SETTINGS, ACTOR_ADAM, CRITIC_ADAM = range(4)
+# Columns of the results, float64 (updates, 4): losses, of the actor where it was updated, and means of Q and target.
+CRITIC_LOSS, ACTOR_LOSS, Q, TARGET_Q = range(4)
 
 
 # -------------------------------------------------------------------------------------------------------------- Memory
@@ -193,11 +201,13 @@ def matmul(weight, x, z):
         np.dot(weight, x, z)
         return
     for j in range(n_out):
-        z[j, :] = ZERO
-        for k in range(n_in):
-            factor = weight[j, k]
+        # Two terms at a time: half the passes over z.
+        first = n_in % 2
+        for i in range(x.shape[1]):
+            z[j, i] = weight[j, 0] * x[0, i] if first == 1 else ZERO
+        for k in range(first, n_in, 2):
             for i in range(x.shape[1]):
-                z[j, i] += factor * x[k, i]
+                z[j, i] += weight[j, k] * x[k, i] + weight[j, k + 1] * x[k + 1, i]
 
 
 @compiled()
@@ -323,23 +333,66 @@ def act(layers, sizes, observation, action):
 
 
 @compiled()
-def td_target(sizes, targets, memory, rows, noise, settings):
+def sizes_from(numbers):
+    """The sizes in a table of numbers."""
+    n = numbers[SIZES]
+    return Sizes(int(n[0]), int(n[1]), int(n[2]), int(n[3]), np.float32(n[4]), int(n[5]), int(n[6]), int(n[7]))
+
+
+@compiled()
+def adam_from(numbers, row):
+    """The settings of an optimizer in a table of numbers."""
+    n = numbers[row]
+    return Adam(int(n[0]), int(n[1]), n[2], n[3], n[4], n[5], n[6], n[7] != 0, n[8])
+
+
+@compiled()
+def explore(numbers, layers, observation, noise, bounds, out):
+    """``a = mu(s) + N`` (or without N), clipped: within ``bounds`` in ``out[0]``, normalized in ``out[1]``, (batch, size)."""
+    sizes = sizes_from(numbers)
+    mu = np.empty((sizes.action, len(observation)), np.float32)
+    act(layers, sizes, observation, mu)
+    for i in range(len(observation)):
+        for j in range(sizes.action):
+            scaled = max(min(mu[j, i] + noise[i, j], ONE), -ONE) if noise.shape[1] > 0 else mu[j, i]
+            low, high = bounds[0, j], bounds[1, j]
+            out[0, i, j], out[1, i, j] = low + HALF * (scaled + ONE) * (high - low), scaled
+
+
+@compiled()
+def actor_of(layers, sizes):
+    """The rows of the actor in a table of all layers."""
+    first = sizes.actor_layers + sizes.critics * sizes.critic_layers
+    return layers[first : first + sizes.actor_layers]
+
+
+@compiled()
+def critic_of(layers, sizes, number, target):
+    """The rows of a critic, or of its target network, in a table of all layers."""
+    first = sizes.actor_layers + number * sizes.critic_layers
+    if not target:
+        first += sizes.actor_layers + sizes.critics * sizes.critic_layers
+    return layers[first : first + sizes.critic_layers]
+
+
+@compiled()
+def td_target(sizes, layers, memory, rows, noise, settings):
     """``y = r + gamma c min_i Q_i'(s', mu'(s'))``, with c the continuation and mu' smoothed by clipped noise."""
     o, a = sizes.observation, sizes.action
     batch = len(rows)
     action, q, y = np.empty((a, batch), np.float32), np.empty((1, batch), np.float32), np.empty(batch, np.float32)
     next_observation = rows[:, o + a + 2 : 2 * o + a + 2]
-    act(targets.actor, sizes, next_observation, action)
+    act(layers[: sizes.actor_layers], sizes, next_observation, action)
     if len(noise) > 0:
         clip = np.float32(settings.noise_clip)
         for j in range(a):
             for i in range(batch):
                 smoothed = action[j, i] + min(max(noise[i, j], -clip), clip)
                 action[j, i] = min(max(smoothed, -ONE), ONE)
-    for number in range(len(targets.critics)):
-        critic = targets.critics[number]
-        write_inputs(critic, memory, next_observation, action, sizes.action_layer)
-        forward(critic, sizes, memory, q)
+    write_inputs(critic_of(layers, sizes, 0, True), memory, next_observation, action, sizes.action_layer)
+    for number in range(sizes.critics):
+        # All critics have the same inputs, which stay.
+        forward(critic_of(layers, sizes, number, True), sizes, memory, q)
         for i in range(batch):
             y[i] = q[0, i] if number == 0 else min(y[i], q[0, i])
     gamma = np.float32(settings.discount)
@@ -349,19 +402,19 @@ def td_target(sizes, targets, memory, rows, noise, settings):
 
 
 @compiled()
-def critic_gradient(sizes, targets, share, batch, noise, settings):
+def critic_gradient(sizes, share, batch, noise, settings):
     """``L = sum_i mean((Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 (Q_i - y) / batch``, for the rows of a share."""
     o, a = sizes.observation, sizes.action
     rows = batch[share.first : share.end]
-    memory = memory_for(share.critics[0], sizes, len(rows))
-    y = td_target(sizes, targets, memory, rows, noise[share.first : share.end], settings)
-    action = np.ascontiguousarray(rows[:, o : o + a].T)
+    critic = critic_of(share.layers, sizes, 0, False)
+    memory = memory_for(critic, sizes, len(rows))
+    y = td_target(sizes, share.layers, memory, rows, noise[share.first : share.end], settings)
     q = np.empty((1, len(rows)), np.float32)
     scale = np.float32(2 / len(batch))
     squared, q_sum, y_sum = 0.0, 0.0, 0.0
-    for number in range(len(share.critics)):
-        critic = share.critics[number]
-        write_inputs(critic, memory, rows[:, :o], action, sizes.action_layer)
+    write_inputs(critic, memory, rows[:, :o], np.ascontiguousarray(rows[:, o : o + a].T), sizes.action_layer)
+    for number in range(sizes.critics):
+        critic = critic_of(share.layers, sizes, number, False)
         forward(critic, sizes, memory, q)
         for i in range(len(rows)):
             error = q[0, i] - y[i]
@@ -381,11 +434,11 @@ def actor_gradient(sizes, share, batch):
     """
     o, a = sizes.observation, sizes.action
     rows = batch[share.first : share.end]
-    critic = share.critics[0]
-    actor_memory, memory = memory_for(share.actor, sizes, len(rows)), memory_for(critic, sizes, len(rows))
+    actor, critic = actor_of(share.layers, sizes), critic_of(share.layers, sizes, 0, False)
+    actor_memory, memory = memory_for(actor, sizes, len(rows)), memory_for(critic, sizes, len(rows))
     action, q = np.empty((a, len(rows)), np.float32), np.empty((1, len(rows)), np.float32)
-    write_inputs(share.actor, actor_memory, rows[:, :o], action[:0], 0)
-    forward(share.actor, sizes, actor_memory, action)
+    write_inputs(actor, actor_memory, rows[:, :o], action[:0], 0)
+    forward(actor, sizes, actor_memory, action)
     squash(action)
     write_inputs(critic, memory, rows[:, :o], action, sizes.action_layer)
     forward(critic, sizes, memory, q)
@@ -396,7 +449,7 @@ def actor_gradient(sizes, share, batch):
     delta = actor_memory.deltas[0, : a * len(rows)].reshape((a, len(rows)))
     backward_to_action(critic, sizes, memory, delta)
     tanh_backward(delta, action)
-    backward(share.actor, sizes, actor_memory, len(rows))
+    backward(actor, sizes, actor_memory, len(rows))
     return q_sum
 
 
@@ -404,27 +457,27 @@ def actor_gradient(sizes, share, batch):
 
 
 @compiled()
-def add_other_grads(descent):
+def add_other_grads(table, other_grads):
     """Add the gradients of the other shares to those of the first one, which are the parameters' own."""
-    for row in descent.parameters:
+    for row in table:
         grad = vector(row[GRAD], row[SIZE])
-        for share in range(len(descent.other_grads)):
-            other = descent.other_grads[share, row[OFFSET] : row[OFFSET] + row[SIZE]]
+        for share in range(len(other_grads)):
+            other = other_grads[share, row[OFFSET] : row[OFFSET] + row[SIZE]]
             for i in range(len(grad)):
                 grad[i] += other[i]
 
 
 @compiled()
-def clip_grad_norm(parameters, max_grad_norm):
+def clip_grad_norm(table, max_grad_norm):
     """Limit the gradient's global norm."""
     squared = 0.0
-    for row in parameters:
+    for row in table:
         grad = vector(row[GRAD], row[SIZE])
         for i in range(len(grad)):
             squared += grad[i] * grad[i]
     norm = np.sqrt(squared)
     scale = np.float32(min(1.0, max_grad_norm / (norm + 1e-6)))
-    for row in parameters:
+    for row in table:
         grad = vector(row[GRAD], row[SIZE])
         for i in range(len(grad)):
             grad[i] *= scale
@@ -432,24 +485,25 @@ def clip_grad_norm(parameters, max_grad_norm):
 
 
 @compiled()
-def adam(descent):
+def adam(parameters, settings):
     """Adam (Kingma and Ba 2015, Algorithm 1) or AdamW, after clipping; returns the norm before it (0 without a limit)."""
-    add_other_grads(descent)
-    norm = clip_grad_norm(descent.parameters, descent.max_grad_norm) if descent.max_grad_norm > 0 else 0.0
-    rate, decay = descent.learning_rate, descent.weight_decay
-    keep1, keep2 = np.float32(descent.beta1), np.float32(descent.beta2)
-    new1, new2 = np.float32(1 - descent.beta1), np.float32(1 - descent.beta2)
-    eps = np.float32(descent.eps)
-    shrink = np.float32(1 - rate * decay if descent.decoupled else 1)
-    pull = np.float32(0 if descent.decoupled else decay)
-    for row in descent.parameters:
+    table = parameters.table[settings.first : settings.end]
+    add_other_grads(table, parameters.other_grads)
+    norm = clip_grad_norm(table, settings.max_grad_norm) if settings.max_grad_norm > 0 else 0.0
+    rate, decay = settings.learning_rate, settings.weight_decay
+    keep1, keep2 = np.float32(settings.beta1), np.float32(settings.beta2)
+    new1, new2 = np.float32(1 - settings.beta1), np.float32(1 - settings.beta2)
+    eps = np.float32(settings.eps)
+    shrink = np.float32(1 - rate * decay if settings.decoupled else 1)
+    pull = np.float32(0 if settings.decoupled else decay)
+    for row in table:
         param, grad = vector(row[VALUE], row[SIZE]), vector(row[GRAD], row[SIZE])
         exp_avg, exp_avg_sq = vector(row[EXP_AVG], row[SIZE]), vector(row[EXP_AVG_SQ], row[SIZE])
         steps = vector(row[STEP], 1)
         steps[0] += ONE
         step = float(steps[0])
-        step_size = np.float32(rate / (1 - descent.beta1**step))
-        root_correction = np.float32(1 / np.sqrt(1 - descent.beta2**step))
+        step_size = np.float32(rate / (1 - settings.beta1**step))
+        root_correction = np.float32(1 / np.sqrt(1 - settings.beta2**step))
         for i in range(len(param)):
             g = grad[i] + pull * param[i]
             m = keep1 * exp_avg[i] + new1 * g
@@ -460,39 +514,39 @@ def adam(descent):
 
 
 @compiled()
-def soft_update(parameters, tau):
+def soft_update(table, tau):
     """``theta' <- tau theta + (1 - tau) theta'``."""
     share, rest = np.float32(tau), np.float32(1 - tau)
-    for row in parameters:
+    for row in table:
         param, target = vector(row[VALUE], row[SIZE]), vector(row[TARGET], row[SIZE])
         for i in range(len(target)):
             target[i] = rest * target[i] + share * param[i]
 
 
 @compiled()
-def updates(sizes, targets, share, descents, settings, batches, noise, n_updates, losses):
+def updates(numbers, layers, table, batches, noise, results):
     """
-    Updates on ``batches`` (updates, batch, width), one after another, in place.
+    Updates on ``batches`` (updates, batch, width), one after another, in place and by one thread.
 
     noise: smoothing noise of the target policy (updates, batch, action_dim), or of no updates
     Returns the norms of both gradients (critic, actor) in the last update, before clipping, where they are limited.
     """
-    critic_descent, actor_descent = descents
-    batch_size = batches.shape[1]
-    n_values = batch_size * len(share.critics)
+    sizes, share = sizes_from(numbers), Share(0, batches.shape[1], layers)
+    n = numbers[SETTINGS]
+    settings = Settings(n[0], n[1], n[2], int(n[3]), int(n[4]))
+    no_other_grads = np.empty((0, 0), np.float32)
+    parameters = Parameters(table, no_other_grads, adam_from(numbers, ACTOR_ADAM), adam_from(numbers, CRITIC_ADAM))
+    n_values = len(batches[0]) * sizes.critics
     critic_norm, actor_norm = 0.0, 0.0
-    turns = 0
     for update in range(len(batches)):
-        batch = batches[update]
+        batch, result = batches[update], results[update]
         smoothing = noise[update] if len(noise) > 0 else batch[:0]
-        sums = critic_gradient(sizes, targets, share, batch, smoothing, settings)
-        losses.critic[update] = sums.squared_error / batch_size
-        losses.last_q[0], losses.last_q[1] = sums.q / n_values, sums.target_q / n_values
-        critic_norm = adam(critic_descent)
-        if (n_updates + update + 1) % settings.policy_delay == 0:
-            losses.actor[turns] = -actor_gradient(sizes, share, batch) / batch_size
-            turns += 1
-            actor_norm = adam(actor_descent)
-            soft_update(actor_descent.parameters, settings.tau)
-            soft_update(critic_descent.parameters, settings.tau)
+        sums = critic_gradient(sizes, share, batch, smoothing, settings)
+        result[CRITIC_LOSS] = sums.squared_error / len(batch)
+        result[Q], result[TARGET_Q] = sums.q / n_values, sums.target_q / n_values
+        critic_norm = adam(parameters, parameters.critic)
+        if (settings.n_updates + update + 1) % settings.policy_delay == 0:
+            result[ACTOR_LOSS] = -actor_gradient(sizes, share, batch) / len(batch)
+            actor_norm = adam(parameters, parameters.actor)
+            soft_update(table, settings.tau)
     return critic_norm, actor_norm

@@ -105,8 +105,6 @@ class ScratchExperimentManager(CommandManager):
             self.config = str(default_file())
         self._dict_observations = False
 
-    # ------------------------------------------------------------------------------------------------------- Settings
-
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns the settings and a copy to be saved beside the agent."""
         env_id, where = self.env_name.gym_id, self.config
@@ -148,8 +146,6 @@ class ScratchExperimentManager(CommandManager):
     ) -> dict[str, Any]:
         self._dict_observations = isinstance(env.observation_space, spaces.Dict)
         return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
-
-    # --------------------------------------------------------------------------------------- Checkpoints and continuing
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         if self._option("resume") is None:
@@ -193,8 +189,6 @@ class ScratchExperimentManager(CommandManager):
                 if isinstance(noise, VectorNoise):
                     noise.seed_from(self.seed)
         return model
-
-    # --------------------------------------------------------------------------------------------------------- Tuning
 
     def objective(self, trial: optuna.Trial) -> float:
         """As the Zoo's, but a diverged trial is pruned."""

@@ -26,7 +26,7 @@ from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
 from sb3_ddpg_scratch.model_file.allowlist import own_class
-from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager
+from sb3_ddpg_scratch.zoo.manager import ScratchExperimentManager
 from sb3_ddpg_scratch.zoo.saved_yaml import SavedYamlLoader
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, mapping_from_text
 
@@ -40,9 +40,7 @@ def choose_manager() -> None:
 
     def new(cls: type[ExperimentManager], *args: Any, **kwargs: Any) -> ExperimentManager:
         algo = kwargs.get("algo", args[1] if len(args) > 1 else None)
-        by_our_command = hasattr(kwargs.get("args", args[0] if args else None), "checkpoint_every")
-        chosen = ScratchExperimentManager if algo == ALGO else CommandManager if by_our_command else cls
-        return object.__new__(chosen if cls is ExperimentManager else cls)
+        return object.__new__(ScratchExperimentManager if algo == ALGO and cls is ExperimentManager else cls)
 
     ExperimentManager.__new__ = new  # type: ignore[method-assign,assignment]
 

@@ -16,12 +16,13 @@ from sb3_ddpg_scratch.gym_packages import import_modules
 from sb3_ddpg_scratch.zoo import patches
 from sb3_ddpg_scratch.zoo.manager import FOLDERS_HELD, check_file
 from sb3_ddpg_scratch.zoo.registry import check_env, register
+from sb3_ddpg_scratch.zoo.train import train, train_parser
 from sb3_ddpg_scratch.zoo.train_options import add_train_options, adopt_run, check_train_options
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO
 
 # Defaults that apply with our algorithm only.
 OUR_DEFAULTS = {"env": "Pendulum-v1", "folder": "logs"}
-# Each command with the Zoo's module and the function in it; scripts without one run as `python -m` does.
+# Each command with the Zoo's module and the function in it; scripts without one run as `python -m` does. `train` is ours.
 SCRIPTS: dict[str, tuple[str, str | None]] = {
     "train": ("rl_zoo3.train", "train"),
     "enjoy": ("rl_zoo3.enjoy", "enjoy"),
@@ -55,7 +56,6 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
     register()
     if command in (*_DRAW, "benchmark"):
         require(command, "plots", "pandas", "matplotlib", "seaborn")
-    module, function = SCRIPTS[command]
     with ExitStack() as stack:
 
         def parse(parser: argparse.ArgumentParser, parse_args: Callable[..., Any]) -> argparse.Namespace:
@@ -67,7 +67,11 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
             return parsed
 
         stack.enter_context(FOLDERS_HELD)
+        if command == "train":
+            train(parse(train_parser(), argparse.ArgumentParser.parse_args))
+            return
         stack.enter_context(patches.parsed_by(parse))
+        module, function = SCRIPTS[command]
         if command == "push-to-hub":  # it imports the name
             stack.enter_context(patches.hub_metadata())
         if function is None:
@@ -126,6 +130,9 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
             _check_results(command, arguments)
         elif command in _PLAY_BACK and command != "record-training":
             _check_agent(arguments)
+        elif command == "benchmark":
+            # The hub has none of ours.
+            arguments.no_hub |= (Path(arguments.log_dir) / ALGO).is_dir()
 
     return finish
 

@@ -11,16 +11,8 @@ def sample_scratch_ddpg_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sample settings of ScratchDDPG; the signature is RL Zoo's for samplers.
-
-    Every sampled value is a number, a string or ``None`` with its own name, so that
+    Sample settings of ScratchDDPG; the signature is RL Zoo's. Each value is a number, a string or ``None`` with its own name:
     :func:`convert_scratch_ddpg_params` makes the same settings from a stored trial's parameters.
-
-    :param trial: the trial
-    :param n_actions: number of action dimensions; noise is sampled for all of them together
-    :param n_envs: number of environments; there is one update per transition for any number of them
-    :param additional_args: ``using_her_replay_buffer`` and ``her_kwargs``
-    :return: arguments of ScratchDDPG
     """
     params: dict[str, Any] = {
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-4, 0.03, log=True),
@@ -55,13 +47,7 @@ def sample_scratch_ddpg_params(
 
 
 def convert_scratch_ddpg_params(sampled_params: dict[str, Any], her_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:
-    """
-    Convert a trial's parameters to arguments of ScratchDDPG.
-
-    :param sampled_params: the trial's parameters
-    :param her_kwargs: further arguments of the HER replay buffer
-    :return: arguments of ScratchDDPG
-    """
+    """Arguments of ScratchDDPG from a trial's parameters; the signature is RL Zoo's."""
     given = dict(sampled_params)
     settings: dict[str, Any] = {
         "gamma": 1 - given["one_minus_gamma"],

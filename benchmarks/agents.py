@@ -1,0 +1,166 @@
+"""
+The agents that ship: ``python benchmarks/agents.py choose FOLDER`` takes, for each environment of a comparison, the best model
+of all seeds by its evaluations during training, scores it on new episodes and writes it to ``agents/`` in RL Zoo's layout.
+``python benchmarks/agents.py gif ENV FILE`` records one of its episodes.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+import yaml
+from rl_zoo3.utils import create_test_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_ddpg_scratch import ScratchDDPG
+from sb3_ddpg_scratch.atomic import write_whole
+from sb3_ddpg_scratch.compare.results_file import read_results
+from sb3_ddpg_scratch.diagnostics.video import encode_gif
+from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.json_values import write_json
+from sb3_ddpg_scratch.runs.training_run import RunSpec
+from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
+
+AGENTS = Path(__file__).parents[1] / "agents"
+ARM = "scratch_ddpg"
+# Training and its evaluations have the seeds from 0.
+FIRST_SEED = 1_000_000
+SCORING_ENVS = 10
+
+app = typer.Typer(add_completion=False)
+
+
+def finished_runs(folder: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Each environment of a comparison with the results of its finished runs."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob(f"runs/{ARM}/*/seed_*.json"))]
+    if not results:
+        advice = "Run: sb3-ddpg-scratch compare results --out DIR."
+        raise ArgumentError("folder", str(folder), f"a comparison with finished runs of an arm {ARM}", advice)
+    for env_id in dict.fromkeys(result["spec"]["env_id"] for result in results):
+        yield env_id, [result for result in results if result["spec"]["env_id"] == env_id]
+
+
+def ship(result: dict[str, Any], folder: Path, out: Path) -> Path:
+    """Copy a run's best model, with its settings and statistics, to ``OUT/scratch_ddpg/ENV_1``; returns that folder."""
+    spec = RunSpec(**result["spec"])
+    run = next(spec.agent_folder(folder).glob(f"{ARM}/*_1"))
+    name = run.name.removesuffix("_1")
+    target = out / ARM / run.name
+    shutil.rmtree(target, ignore_errors=True)
+    (target / name).mkdir(parents=True)
+    model = ScratchDDPG.load(run / "best_model.zip", device="cpu")
+    for network in (model.actor, model.critic):
+        network.optimizer.state.clear()  # two thirds of the file, of use to further training alone
+    model.save(target / f"{name}.zip")
+    for file in ("config.yml", "args.yml"):
+        shutil.copyfile(run / name / file, target / name / file)
+    if (run / "vecnormalize.pkl").is_file():
+        shutil.copyfile(run / "vecnormalize.pkl", target / name / "vecnormalize.pkl")
+    return target
+
+
+def load(target: Path, env_id: str, n_envs: int, render_mode: str | None = None) -> tuple[ScratchDDPG, VecEnv]:
+    """A shipped agent with environments as ``enjoy`` makes them, on seeds that training never used."""
+    name = target.name.removesuffix("_1")
+    settings = read_saved(target / name / "config.yml")
+    normalize = settings.get("normalize", False)
+    own = normalize if isinstance(normalize, dict) else {"norm_obs": bool(normalize)}
+    # Rewards are the environment's.
+    settings |= {"normalize": bool(normalize), "normalize_kwargs": own | {"norm_reward": False}}
+    kwargs = {**settings.get("env_kwargs", {}), **({} if render_mode is None else {"render_mode": render_mode})}
+    options: dict[str, Any] = {"seed": FIRST_SEED, "should_render": False, "vec_env_cls": DummyVecEnv}
+    env = create_test_env(env_id, n_envs, str(target / name), hyperparams=settings, env_kwargs=kwargs, **options)
+    return ScratchDDPG.load(target / f"{name}.zip", device="cpu", buffer_size=1), env
+
+
+def score(target: Path, env_id: str, episodes: int) -> dict[str, float]:
+    """Mean return of new episodes without noise, and its standard error."""
+    model, env = load(target, env_id, SCORING_ENVS)
+    returns = np.array(evaluate_policy(model, env, episodes, return_episode_rewards=True)[0])
+    env.close()
+    error = returns.std(ddof=1) / len(returns) ** 0.5
+    return {"mean": float(returns.mean()), "standard_error": float(error), "episodes": len(returns)}
+
+
+def card(chosen: dict[str, Any], runs: list[dict[str, Any]], found: dict[str, float], commands: str) -> str:
+    """The agent's README."""
+    spec, place = chosen["spec"], int(np.argmax(chosen["returns"]))
+    seeds = ", ".join(str(result["spec"]["seed"]) for result in runs)
+    versions = ", ".join(f"{name} {version}" for name, version in chosen["versions"].items())
+    settings = yaml.safe_dump(spec["settings"], sort_keys=True)
+    return f"""# ScratchDDPG on {spec["env_id"]}
+
+| | |
+|---|---|
+| Score | {found["mean"]:.2f} ± {found["standard_error"]:.2f} (mean return ± standard error) |
+| Scored on | {found["episodes"]} noise-free episodes with seeds from {FIRST_SEED:,}, which training never used |
+| Chosen from | every evaluation of {len(runs)} runs, seeds {seeds} |
+| This agent | seed {spec["seed"]} after {chosen["timesteps"][place]:,} of {spec["steps"]:,} steps |
+| Evaluation then | {chosen["returns"][place]:.2f}, mean of {spec["eval_episodes"]} episodes; being the best, it is too high |
+| Training of its run | {chosen["training_seconds"]:,.0f} s on {chosen["machine"]["processor"]} |
+| Versions | {versions} |
+
+The model's file has neither the replay buffer nor the optimizers' moments. Trained and chosen with:
+
+```text
+{commands}
+```
+
+To watch it:
+
+```console
+$ sb3-ddpg-scratch enjoy -f agents --env {spec["env_id"]}
+```
+
+```yaml
+{settings.strip()}
+```
+"""
+
+
+@app.command()
+def choose(
+    folder: Annotated[Path, typer.Argument(help="The folder of a comparison with an arm scratch_ddpg.")],
+    out: Annotated[Path, typer.Option(help="Where agents are written.")] = AGENTS,
+    episodes: Annotated[int, typer.Option(min=2, help="Episodes that the chosen agent is scored on.")] = 100,
+) -> None:
+    """For each environment, ship the best model over all seeds and evaluations, with a card."""
+    commands = f"{read_results(folder).command}\npython benchmarks/agents.py choose {folder}"
+    for env_id, runs in finished_runs(folder):
+        chosen = max(runs, key=lambda result: max(result["returns"]))
+        target = ship(chosen, folder, out)
+        found = score(target, env_id, episodes)
+        write_json(target / "score.json", found)
+        write_whole(target / "README.md", card(chosen, runs, found, commands))
+        typer.echo(f"{env_id}: {found['mean']:.2f} ± {found['standard_error']:.2f}, in {target}")
+
+
+@app.command()
+def gif(
+    env: Annotated[str, typer.Argument(help="The environment of a shipped agent.")],
+    file: Annotated[Path, typer.Argument(help="The GIF.")],
+    agents: Annotated[Path, typer.Option(help="The folder of the agents.")] = AGENTS,
+) -> None:
+    """Record the first seconds of an agent's episode as a GIF."""
+    target = agents / ARM / f"{env.replace('/', '-')}_1"
+    if not target.is_dir():
+        there = ", ".join(sorted(path.name.removesuffix("_1") for path in (agents / ARM).glob("*_1")))
+        raise ArgumentError("env", env, f"one with an agent in {agents}: {there or 'there is none'}")
+    model, vec_env = load(target, env, 1, render_mode="rgb_array")
+    observations, done, frames = vec_env.reset(), np.zeros(1, bool), []
+    while not done[0]:
+        frames.append(np.asarray(vec_env.render()))
+        actions, _ = model.predict(observations, deterministic=True)  # type: ignore[arg-type]
+        observations, _, done, _ = vec_env.step(actions)
+    vec_env.close()
+    write_whole(file, encode_gif(frames))
+    typer.echo(f"Wrote {file}")
+
+
+if __name__ == "__main__":
+    app()

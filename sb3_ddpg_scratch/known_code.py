@@ -1,0 +1,52 @@
+"""
+Whether anything that runs during ``learn`` can change networks or optimizers behind the updater's back.
+
+The fast updaters look for such changes before every update, which takes a fifth of a step with small networks. They need
+not where every callback, environment, noise and schedule is a class of the packages below, none of which does such a thing.
+"""
+
+from collections.abc import Iterator
+from types import FunctionType, MethodType
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+_PACKAGES = frozenset({"gymnasium", "rl_zoo3", "sb3_ddpg_scratch", "stable_baselines3"})
+
+
+def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:
+    """Whether all code that runs while this model learns belongs to known packages, none of its methods replaced."""
+    schedules = [schedule.value_schedule for schedule in (model.lr_schedule, model.qf_lr_schedule) if schedule is not None]
+    noise = getattr(model.action_noise, "base_noise", model.action_noise)
+    writers = model._logger.output_formats
+    parts = [model, model.policy, model.replay_buffer, noise, *schedules, *writers, *_environments(env), *_callbacks(callback)]
+    return all(map(_is_known, parts))
+
+
+def _is_known(part: Any) -> bool:
+    if part is None:
+        return True
+    replaced = any(isinstance(value, (FunctionType, MethodType)) for value in getattr(part, "__dict__", {}).values())
+    return type(part).__module__.partition(".")[0] in _PACKAGES and not replaced
+
+
+def _environments(env: Any) -> Iterator[Any]:
+    """Vectorized environments and wrappers, from the outermost inwards."""
+    while env is not None:
+        yield env
+        for one in vars(env).get("envs", ()):
+            yield from _environments(one)
+        env = vars(env).get("venv", vars(env).get("env"))
+
+
+def _callbacks(callback: BaseCallback, seen: tuple[BaseCallback, ...] = ()) -> Iterator[Any]:
+    """A callback, those that it knows, and the environments that they evaluate in."""
+    yield callback
+    for value in vars(callback).values():
+        for part in value if isinstance(value, list) else (value,):
+            if isinstance(part, BaseCallback) and part not in (callback, *seen):
+                yield from _callbacks(part, (callback, *seen))
+            elif isinstance(part, (VecEnv, gym.Env)):
+                yield from _environments(part)

@@ -1,0 +1,83 @@
+"""A page's figures as one static picture, for papers and documentation, by Matplotlib: a browser may not be installed."""
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_ddpg_scratch.atomic import write_whole
+from sb3_ddpg_scratch.report.figure import Figure
+
+MOST_COLUMNS = 3
+DOTS_PER_INCH = 200
+# The opacities that theme.js gives these colors in light mode.
+_OPACITIES = {"faint": 0.4, "wash": 0.17}
+
+
+def write_picture(figures: Sequence[Figure], path: Path, title: str = "", same_scale: bool = False) -> None:
+    """Write a PNG file: a panel for each figure over environment steps, and a legend of all traces and shapes with names."""
+    from matplotlib import ticker
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(len(figures), MOST_COLUMNS)
+    rows = -(-len(figures) // columns)
+    canvas = Canvas(figsize=(max(4.6, 3.6 * columns), 0.7 + 2.7 * rows), layout="constrained")
+    FigureCanvasAgg(canvas)
+    grid = canvas.subplots(rows, columns, squeeze=False, sharey=same_scale)
+    handles: dict[str, Any] = {}
+    for figure, axes in zip(figures, grid.flat, strict=False):
+        handles |= _draw(figure, axes)
+        axes.set_title(_literal(figure.env or figure.title), fontsize=10)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
+        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid.flat[len(figures) :]:
+        axes.set_visible(False)
+    canvas.supxlabel("environment steps", fontsize=10)
+    canvas.supylabel("return", fontsize=10)
+    if title:
+        canvas.suptitle(_literal(title), fontsize=11)
+    if handles:
+        names = [_literal(name) for name in handles]
+        canvas.legend(list(handles.values()), names, loc="outside upper center", ncols=4, frameon=False)
+    content = BytesIO()
+    canvas.savefig(content, format="png", dpi=DOTS_PER_INCH)
+    write_whole(path, content.getvalue())
+
+
+def _draw(figure: Figure, axes: Any) -> dict[str, Any]:
+    """Draw a figure's lines, bands and horizontal shapes; returns what the legend shows, by name."""
+    named = {}
+    for trace in figure.traces:
+        x, y = np.array(trace["x"], float), np.array(trace["y"], float)
+        if trace.get("fill") == "toself":
+            axes.fill(x, y, **_color(trace["fillcolor"]), linewidth=0)
+            continue
+        width, marker = 0.8 * trace["line"]["width"], "o" if trace["mode"] == "markers" else None
+        (named[trace["name"]],) = axes.plot(x, y, **_color(trace["line"]["color"]), linewidth=width, marker=marker)
+    for shape in figure.layout.get("shapes", ()):
+        named[shape["name"]] = axes.axhline(shape["y0"], **_color(shape["line"]["color"]), linestyle=":", linewidth=1)
+    named.pop("", None)
+    return named
+
+
+def _color(name: str) -> dict[str, Any]:
+    """A theme's color in light mode, which comes first in the page's style."""
+    kind, place = name.removeprefix("theme:").rstrip("0123456789"), re.search(r"\d*$", name)
+    assert place is not None
+    variable = f"run{place.group()}" if place.group() else kind
+    found = re.search(rf"--{variable}: (#\w+)", files("sb3_ddpg_scratch.report").joinpath("base.css").read_text())
+    assert found is not None, name
+    return {"color": found.group(1), "alpha": _OPACITIES.get(kind, 1.0)}
+
+
+def _literal(text: str) -> str:
+    # Matplotlib would typeset what stands between dollar signs as mathematics.
+    return text.replace("$", r"\$")

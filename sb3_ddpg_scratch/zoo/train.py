@@ -1,0 +1,129 @@
+"""The command ``train``: RL Zoo's options, with a parser of our own, and its steps around our experiment managers."""
+
+import argparse
+import inspect
+import sys
+import time
+import uuid
+from typing import Any
+
+import numpy as np
+import stable_baselines3 as sb3
+import torch as th
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import ALGOS, StoreDict
+from stable_baselines3.common.utils import set_random_seed
+
+from sb3_ddpg_scratch.errors import require
+from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO
+
+_SWITCH: dict[str, Any] = {"action": "store_true", "default": False}
+_NUMBER: dict[str, Any] = {"type": int}
+_MAPPING: dict[str, Any] = {"type": str, "nargs": "+", "action": StoreDict, "metavar": "KEY:VALUE"}
+# Defaults are the Zoo's, which a test compares.
+_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any], str], ...] = (
+    (("--env",), {"default": "CartPole-v1"}, "environment"),
+    (("-tb", "--tensorboard-log"), {"default": ""}, "folder of TensorBoard's log"),
+    (("-i", "--trained-agent"), {"default": ""}, "agent (.zip) to continue training"),
+    (("--truncate-last-trajectory",), {"type": bool, "default": True}, "with HER, whether a loaded buffer's episode ends"),
+    (("-n", "--n-timesteps"), _NUMBER | {"default": -1}, "steps, instead of those in the settings"),
+    (("--num-threads",), _NUMBER | {"default": -1}, "threads of PyTorch"),
+    (("--log-interval",), _NUMBER | {"default": -1}, "episodes between two logs; -2 for no log"),
+    (("--eval-freq",), _NUMBER | {"default": 25000}, "steps between two evaluations; negative for none"),
+    (("--optimization-log-path",), {}, "folder for the evaluations and best policy of each trial"),
+    (("--eval-episodes",), _NUMBER | {"default": 5}, "episodes of an evaluation"),
+    (("--n-eval-envs",), _NUMBER | {"default": 1}, "environments of an evaluation"),
+    (("--save-freq",), _NUMBER | {"default": -1}, "steps between two saved models; negative for none"),
+    (("--save-replay-buffer",), _SWITCH, "also save the replay buffer"),
+    (("-f", "--log-folder"), {"default": "logs"}, "folder for agents"),
+    (("--seed",), _NUMBER | {"default": -1}, "seed; negative for a random one"),
+    (("--vec-env",), {"default": "dummy", "choices": ["dummy", "subproc"]}, "where environments run"),
+    (("--device",), {"default": "auto"}, "device of the networks"),
+    (("--n-trials",), _NUMBER | {"default": 500}, "trials of this search"),
+    (("--max-total-trials",), _NUMBER, "trials of all searches that share a study"),
+    (("-optimize", "--optimize-hyperparameters"), _SWITCH, "search for settings"),
+    (("--no-optim-plots",), _SWITCH, "no plots of the search"),
+    (("--n-jobs",), _NUMBER | {"default": 1}, "trials at a time"),
+    (("--sampler",), {"default": "tpe", "choices": ["random", "tpe", "auto"]}, "sampler of the search"),
+    (("--pruner",), {"default": "median", "choices": ["halving", "median", "none"]}, "pruner of the search"),
+    (("--n-startup-trials",), _NUMBER | {"default": 10}, "random trials before the sampler"),
+    (("--n-evaluations",), _NUMBER, "evaluations of a trial; default: one each 100,000 steps"),
+    (("--storage",), {}, "storage of a study that several searches share"),
+    (("--study-name",), {}, "name of that study"),
+    (("--trial-id",), _NUMBER, "train with the settings of this trial"),
+    (("--verbose",), _NUMBER | {"default": 1}, "0 for no output"),
+    (("--gym-packages",), {"nargs": "+", "default": []}, "modules that register environments"),
+    (("--env-kwargs",), _MAPPING, "arguments of the environment"),
+    (("--eval-env-kwargs",), _MAPPING, "arguments of the environment for evaluations"),
+    (("-params", "--hyperparams"), _MAPPING, "settings to change, as in learning_rate:0.01"),
+    (("-conf", "--conf-file"), {}, "YAML file of settings, or a module with a dict hyperparams"),
+    (("-uuid", "--uuid"), _SWITCH, "a unique name for the run's folder"),
+    (("--track",), _SWITCH, "track the run with Weights and Biases"),
+    (("--wandb-project-name",), {"default": "sb3"}, "its project"),
+    (("--wandb-entity",), {}, "its entity (team)"),
+    (("--wandb-group",), {}, "its group"),
+    (("-P", "--progress"), _SWITCH, "show a progress bar"),
+    (("-tags", "--wandb-tags"), {"nargs": "+", "default": []}, "tags of the tracked run"),
+)
+
+
+def train_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--algo", default="ppo", choices=list(ALGOS), help="algorithm")
+    for flags, settings, text in _OPTIONS:
+        parser.add_argument(*flags, help=text, **settings)
+    return parser
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train, or search for settings, as :func:`train_parser`'s arguments say, which were checked."""
+    if arguments.seed < 0:
+        arguments.seed = int(np.random.randint(2**32 - 1, dtype=np.int64))
+    set_random_seed(arguments.seed)
+    if arguments.num_threads > 0:
+        th.set_num_threads(arguments.num_threads)
+    print("=" * 10, arguments.env, "=" * 10)
+    print(f"Seed: {arguments.seed}")
+    tracked = _track(arguments) if arguments.track else None
+    accepted = inspect.signature(ExperimentManager.__init__).parameters
+    manager_class = ScratchExperimentManager if arguments.algo == ALGO else CommandManager
+    manager = manager_class(
+        args=arguments,
+        env_id=arguments.env,
+        n_eval_episodes=arguments.eval_episodes,
+        uuid_str=f"_{uuid.uuid4()}" if arguments.uuid else "",
+        vec_env_type=arguments.vec_env,
+        config=arguments.conf_file,
+        show_progress=arguments.progress,
+        **{name: value for name, value in vars(arguments).items() if name in accepted},
+    )
+    experiment = manager.setup_experiment()
+    if experiment is None:
+        manager.hyperparameters_optimization()
+        return
+    model, arguments.saved_hyperparams = experiment
+    if tracked is not None:
+        tracked.config.setdefaults(vars(arguments))
+    manager.learn(model)
+    manager.save_trained_model(model)
+
+
+def _track(arguments: argparse.Namespace) -> Any:
+    require("--track", "", "wandb")
+    import wandb
+
+    arguments.command = " ".join(sys.orig_argv)
+    name = f"{arguments.env}__{arguments.algo}__{arguments.seed}__{int(time.time())}"
+    arguments.tensorboard_log = f"runs/{name}"
+    return wandb.init(
+        name=name,
+        project=arguments.wandb_project_name,
+        entity=arguments.wandb_entity,
+        group=arguments.wandb_group,
+        tags=[*arguments.wandb_tags, f"v{sb3.__version__}"],
+        config=vars(arguments),
+        sync_tensorboard=True,
+        monitor_gym=True,
+        save_code=True,
+    )

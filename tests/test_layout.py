@@ -1,0 +1,121 @@
+"""The package's layout: who imports whom, and how long functions are."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "sb3_ddpg_scratch"
+# From the top down, as the design has it: what a module imports stands below it. Parts in one line are on one level.
+LEVELS = [
+    ["__main__"],
+    ["cli"],
+    ["compare"],
+    ["bench"],
+    ["runs"],
+    ["zoo"],
+    ["diagnostics"],
+    ["report"],
+    ["parity"],
+    ["ddpg"],
+    ["model_setup", "training_log"],
+    ["checkpoint"],
+    ["model_file"],
+    ["export"],
+    ["rollout", "learn_setup", "environment_check"],
+    ["updates", "batches"],
+    ["policies"],
+    ["networks", "replay", "noise", "soft_update"],
+]
+LINES, PARAMETERS = 60, 8
+
+
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+def name_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): tree_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_of(tree):
+    """Modules of the package that a module imports anywhere, also inside functions."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "sb3_ddpg_scratch":
+            module = str(node.module).removeprefix("sb3_ddpg_scratch").removeprefix(".")
+            below = {f"{module}.{alias.name}".removeprefix(".") for alias in node.names}
+            found |= {name if name in MODULES else module for name in below}
+        elif isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names if alias.name.partition(".")[0] == "sb3_ddpg_scratch"}
+            found |= {name.removeprefix("sb3_ddpg_scratch").removeprefix(".") for name in names}
+    # The package itself is imported for its version and its folder.
+    return found - {""}
+
+
+IMPORTS = {name: imports_of(tree) for name, tree in MODULES.items() if name}
+
+
+def level_of(module):
+    """The place from the top of a module's part; helpers that the design does not name are below everything."""
+    part = module.partition(".")[0]
+    return next((level for level, parts in enumerate(LEVELS) if part in parts), len(LEVELS))
+
+
+def test_every_part_of_the_layout_is_there():
+    parts = {name.partition(".")[0] for name in IMPORTS}
+    assert {part for level in LEVELS for part in level} <= parts
+    assert sum(map(len, IMPORTS.values())) > 200
+
+
+def test_no_module_imports_from_a_higher_one():
+    wrong = [(a, b) for a, imported in IMPORTS.items() for b in imported if level_of(b) < level_of(a)]
+    assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            path.append(module)
+            for imported in sorted(IMPORTS.get(module, ())):
+                visit(imported)
+            done.add(path.pop())
+
+    for module in IMPORTS:
+        visit(module)
+
+
+def is_command(function):
+    """Whether Typer reads the function's options from its annotations."""
+    annotations = [argument.annotation for argument in function.args.args if argument.annotation is not None]
+    return any(isinstance(a, ast.Subscript) and getattr(a.value, "id", "") == "Annotated" for a in annotations)
+
+
+def parameters_of(function):
+    names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    return [name for name in names if name not in ("self", "cls")]
+
+
+FUNCTIONS = [
+    (f"{module}.{function.name}", function)
+    for module, tree in MODULES.items()
+    for function in ast.walk(tree)
+    if isinstance(function, ast.FunctionDef) and function.name != "__init__" and not is_command(function)
+]
+
+
+def test_functions_fit_a_screen_and_take_few_arguments():
+    too_long, too_many = [], []
+    for name, function in FUNCTIONS:
+        if function.end_lineno - function.lineno + 1 > LINES:
+            too_long.append(name)
+        if len(parameters_of(function)) > PARAMETERS:
+            too_many.append(name)
+    assert len(FUNCTIONS) > 500
+    assert too_long == []
+    assert too_many == []
