@@ -12,7 +12,9 @@ from sb3_ddpg_scratch.errors import (
     EnvironmentOutputError,
     ExportError,
     FolderInUseError,
+    MissingPackageError,
     ModelFileError,
+    UnknownArgumentError,
     UnsafeFileError,
 )
 from sb3_ddpg_scratch.noise import GaussianNoise, OUNoise
@@ -34,6 +36,7 @@ __all__ = [
     "ExportError",
     "FolderInUseError",
     "GaussianNoise",
+    "MissingPackageError",
     "MlpPolicy",
     "ModelFileError",
     "MultiInputPolicy",
@@ -41,6 +44,7 @@ __all__ = [
     "ResumableCheckpoint",
     "ScratchDDPG",
     "ScratchDDPGPolicy",
+    "UnknownArgumentError",
     "UnsafeFileError",
     "soft_update",
 ]

@@ -79,6 +79,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
     """
 
     policy_aliases = model_setup.POLICIES
+    updater_in_use = property(model_setup.updater_in_use)
     policy: ScratchDDPGPolicy
     actor: Actor
     qf_lr_schedule: Schedule | None
@@ -86,10 +87,11 @@ class ScratchDDPG(OffPolicyAlgorithm):
     last_checkpoint: str | None = None
     _interrupted_learn: learn_setup.InterruptedLearn | None = None
     _resumed_from: Path | None = None
-    _outputs_checked = _statistics_unread = False
+    _outputs_checked = _statistics_unread = observations_normalized = _buffer_loaded = False
     # Closed when ``learn`` ends, however it ends.
     _after_learn: ExitStack
 
+    @validation.with_hints_for_keywords
     def __init__(
         self,
         policy: str | type[ScratchDDPGPolicy],
@@ -148,16 +150,13 @@ class ScratchDDPG(OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         """Initialize critic, actor, their target networks and the replay buffer."""
         model_setup.adopt_sb3_model(self)
-        self._check_arguments()
+        validation.check_arguments(self, ScratchDDPGPolicy, UPDATERS)
         with model_setup.own_noise_and_buffer(self):
             super()._setup_model()
         self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
         model_setup.set_up_critic_learning_rate(self)
         self._updater = model_setup.make_updater(self)
-
-    def _check_arguments(self) -> None:
-        validation.check_arguments(self, ScratchDDPGPolicy, UPDATERS)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed all random generators (``None``: none), as in SB3, and the noise unless it was given a seed of its own."""
@@ -246,6 +245,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         with learn_setup.prepared_learn(self, reset_num_timesteps) as resets:
             _, callback = super()._setup_learn(total_timesteps, callback, resets, tb_log_name, progress_bar)
         learn_setup.continue_interrupted(self, total_timesteps, callback)
+        learn_setup.warn_of_settings(self)
         return self._total_timesteps, callback
 
     @classmethod
@@ -287,7 +287,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
 
     @documented_by(model_file.whole_model_file)
     def save(self, path: ModelPath, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        with model_file.whole_model_file(path) as file:
+        with model_file.whole_model_file(path, type(self)) as file:
             super().save(file, exclude, include)
 
     def _excluded_save_params(self) -> list[str]:

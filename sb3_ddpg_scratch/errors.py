@@ -1,5 +1,8 @@
 """The errors of this package: each names what was wrong, what is valid, and what to do."""
 
+import difflib
+from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -24,6 +27,21 @@ class ArgumentError(ValueError):
 
     def __reduce__(self) -> tuple[type["ArgumentError"], tuple[str, Any, str, str]]:
         return type(self), (self.name, self.value, self.allowed, self.advice)
+
+
+class UnknownArgumentError(ArgumentError, TypeError):
+    """A keyword that a constructor does not have. Also a ``TypeError``, which Python raises here."""
+
+    def __init__(self, name: str, owner: str, advice: str = "") -> None:
+        ValueError.__init__(self, f"{owner} has no argument {name!r}. {advice}".rstrip())
+        self.name, self.owner, self.advice = name, owner, advice
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.owner, self.advice)
+
+
+class MissingPackageError(ImportError):
+    """A package that an extra of this package brings is not installed."""
 
 
 class ActionSpaceError(ArgumentError, AssertionError):
@@ -91,3 +109,19 @@ class CheckpointError(RuntimeError):
 
     def __reduce__(self) -> tuple[type["CheckpointError"], tuple[Any, str, str]]:
         return type(self), (self.path, self.problem, self.advice)
+
+
+def require(what: str, extra: str, *packages: str) -> None:
+    """Raise :class:`MissingPackageError` unless these can be imported; ``what`` needs them, ``extra`` (if any) brings them."""
+    for package in packages:
+        if find_spec(package) is None:
+            source = f"'sb3-ddpg-scratch[{extra}]'" if extra else package
+            problem = f"{what} needs {package}, which is not installed: pip install {source}"
+            raise MissingPackageError(problem, name=package)
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """``Did you mean ...?`` with up to five names that resemble this one, whatever their case; empty if none does."""
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    close = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=5)]
+    return f"Did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -18,10 +18,11 @@ from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage, is
 from torch import nn
 
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.errors import ArgumentError, ExportError
+from sb3_ddpg_scratch.errors import ArgumentError, ExportError, require
 
 ACTION, OBSERVATION, BATCH = "action", "observation", "batch"
 _OPSET = 18
+Statistics = VecNormalize | Literal[False] | None
 
 
 class _Normalization(nn.Module):
@@ -85,22 +86,25 @@ class ExportedPolicy(nn.Module):
         return th.zeros((2, *shape), dtype=th.from_numpy(np.zeros(0, space.dtype)).dtype)
 
 
-def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+def require_onnx() -> None:
+    """Raise MissingPackageError unless ONNX files can be written."""
+    require("An ONNX file", "onnx", "onnx", "onnxscript")
+
+
+def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Statistics = None) -> None:
     """
     Write the policy as ONNX, with inputs ``observation`` (or the keys of a Dict space) and the output ``action``. The number
     of observations in a batch is free.
 
     :param model: the algorithm
     :param path: the file, written whole or not at all
-    :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any
-    :raises ImportError: if onnx or onnxscript is missing
+    :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any; ``False``
+        for none, if observations will be normalized already
+    :raises ArgumentError: if the model was trained with VecNormalize and has no statistics
+    :raises MissingPackageError: if onnx or onnxscript is missing
     :raises ExportError: for a policy that ONNX cannot express
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError("ONNX files need onnx and onnxscript: pip install 'sb3-ddpg-scratch[onnx]'") from error
+    require_onnx()
 
     def write(policy: ExportedPolicy, content: io.BytesIO) -> None:
         program = th.onnx.export(
@@ -119,14 +123,16 @@ def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: VecN
     _export(_prepare(model, vec_normalize), path, "ONNX", write)
 
 
-def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Statistics = None) -> None:
     """
     Write the policy as a program of ``torch.export``, which ``torch.export.load(path).module()`` reads without this package.
     It takes what the ONNX file takes: observations (of a Dict space one for each key, in its order), as tensors.
 
     :param model: the algorithm
     :param path: the file (``.pt2``), written whole or not at all
-    :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any
+    :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any; ``False``
+        for none, if observations will be normalized already
+    :raises ArgumentError: if the model was trained with VecNormalize and has no statistics
     :raises ExportError: for a policy that torch.export cannot follow
     """
 
@@ -136,13 +142,19 @@ def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Vec
     _export(_prepare(model, vec_normalize), path, "torch.export", write)
 
 
-def _prepare(model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None) -> ExportedPolicy:
-    if not (vec_normalize is None or isinstance(vec_normalize, VecNormalize)):
-        raise ArgumentError("vec_normalize", vec_normalize, "a VecNormalize, or None")
+def _prepare(model: OffPolicyAlgorithm, vec_normalize: Statistics) -> ExportedPolicy:
+    if not (vec_normalize in (None, False) or isinstance(vec_normalize, VecNormalize)):
+        raise ArgumentError("vec_normalize", vec_normalize, "a VecNormalize, None or False")
+    statistics = model.get_vec_normalize_env() if vec_normalize is None else vec_normalize or None
+    if statistics is vec_normalize is None and getattr(model, "observations_normalized", False):
+        advice = (
+            "The model was trained with VecNormalize, whose statistics are in a file of their own: load_vec_normalize(file)."
+        )
+        raise ArgumentError("vec_normalize", None, "given", advice)
     env = model.get_env()
     # Without an environment nobody knows how images will come: then as the policy has them.
     channels_last = env is not None and is_vecenv_wrapped(env, VecTransposeImage)
-    return ExportedPolicy(model, vec_normalize or model.get_vec_normalize_env(), channels_last).eval()
+    return ExportedPolicy(model, statistics, channels_last).eval()
 
 
 def _normalizations(

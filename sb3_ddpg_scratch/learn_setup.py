@@ -1,5 +1,6 @@
 """What happens at the beginning of ``learn``: noise, checks of the first outputs, and continuing an interrupted one."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -7,8 +8,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from sb3_ddpg_scratch.environment_check import checked_outputs
+from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.noise import VectorNoise
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
@@ -25,13 +28,19 @@ class InterruptedLearn(NamedTuple):
 @contextmanager
 def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     """Around SB3's ``_setup_learn``: yields whether steps are counted from 0; noise is ours to restart, a reset is checked."""
-    assert model.env is not None, "no environment: call set_env() before learn()"
+    if model.env is None:
+        raise ArgumentError("env", None, "given", "Call set_env(env) before learn().")
+    statistics = model.get_vec_normalize_env()
+    # Saved, so that nobody exports the policy without the statistics.
+    model.observations_normalized = statistics is not None and statistics.norm_obs
     reset_num_timesteps = reset_num_timesteps and model._interrupted_learn is None
     resets = model._last_obs is None or reset_num_timesteps
     buffer, noise = model.replay_buffer, model.action_noise
     packed = isinstance(buffer, PackedReplayBuffer)
-    if resets and packed:
+    if packed and (resets or model._buffer_loaded):
+        # The next transition does not follow the last one in the buffer.
         buffer.truncate_last_trajectory()
+    model._buffer_loaded = False
     if model._interrupted_learn is not None:
         # The noise continues where it was.
         model.action_noise = None
@@ -57,6 +66,23 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     finally:
         if model.action_noise is None:
             model.action_noise = noise
+
+
+def warn_of_settings(model: Any) -> None:
+    """
+    Warn of a buffer smaller than a batch, and if ``learn`` ends before ``learning_starts``. Where trainings are episodes
+    apart, nobody knows beforehand where it ends.
+    """
+    if model.buffer_size < model.batch_size:
+        problem = f"buffer_size={model.buffer_size} is below batch_size={model.batch_size}"
+        warnings.warn(f"{problem}: every batch repeats transitions. Give a larger buffer_size.", stacklevel=5)
+    if model.train_freq.unit is not TrainFrequencyUnit.STEP or model.num_timesteps > model.learning_starts:
+        return
+    chunk = model.train_freq.frequency * model.env.num_envs
+    last = model.num_timesteps + math.ceil((model._total_timesteps - model.num_timesteps) / chunk) * chunk
+    if last <= model.learning_starts:
+        problem = f"No update will be made: learn() ends at step {last}, and updates begin after"
+        warnings.warn(f"{problem} learning_starts={model.learning_starts} steps.", stacklevel=5)
 
 
 def continue_interrupted(model: Any, total_timesteps: int, callback: BaseCallback) -> None:

@@ -83,12 +83,13 @@ def _make_packed_buffer(model: Any) -> PackedReplayBuffer:
 
 
 def make_updater(model: Any) -> UpdaterChoice:
-    """The updater of the model's networks; says at once if it is not the one that was asked for."""
-    choice, networks = UpdaterChoice(model.updater), model._networks()
-    objection = choice.objection(networks)
+    """The updater of the model's networks; ``"auto"`` warns of nothing that they are made with."""
+    choice = UpdaterChoice(model.updater, model.verbose)
     if model.updater == "auto":
-        choice.expect(objection)
-    name = choice.pick(networks).name
-    if objection is not None and model.verbose >= 1:
-        print(f"Using the {name!r} updater, since {objection}.")
+        choice.expect(choice.objection(model._networks()))
     return choice
+
+
+def updater_in_use(model: Any) -> str:
+    """The updater that would make the next update: the fastest that supports the networks as they are now."""
+    return model._updater.choose(model._networks())[0].name

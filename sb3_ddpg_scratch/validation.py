@@ -1,14 +1,17 @@
 """Checks of constructor arguments, before training starts."""
 
+import inspect
 import math
+from collections.abc import Callable, Iterable
+from functools import wraps
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
-from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError
+from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError, UnknownArgumentError, near
 
 
 def check_action_space(action_space: spaces.Space) -> None:
@@ -77,6 +80,33 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ArgumentError(name, value, "one of " + ", ".join(map(repr, choices)))
 
 
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
+# Words in which others name what ours, and SB3's, name differently.
+_SYNONYMS = {"lr": "learning_rate", "critic": "qf", "actor": "", "discount": "gamma", "polyak": "tau", "replay": "buffer"}
+
+
+def check_keywords(function: Callable[..., Any], given: Iterable[str], owner: str, elsewhere: str = "") -> None:
+    """Reject keywords that a function does not take; ``elsewhere`` is what to say where none of its own resembles one."""
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in given:
+        if name not in parameters:
+            ours = "_".join(filter(None, (_SYNONYMS.get(word, word) for word in name.split("_"))))
+            raise UnknownArgumentError(name, owner, near(ours, [key for key in parameters if key != "self"]) or elsewhere)
+
+
+def with_hints_for_keywords(init: Constructor) -> Constructor:
+    """A constructor that says of an unknown keyword which one was meant; its signature stays."""
+
+    @wraps(init)
+    def checked(self: Any, *arguments: Any, **named: Any) -> None:
+        check_keywords(init, named, type(self).__name__, "Arguments of the policy go into policy_kwargs.")
+        init(self, *arguments, **named)
+
+    return cast("Constructor", checked)
+
+
 def check_arguments(model: Any, policy_base: type, updaters: tuple[str, ...]) -> None:
     """Check the arguments that a ``ScratchDDPG`` was given, or that were loaded into it."""
     check_action_space(model.action_space)
@@ -100,5 +130,6 @@ def check_arguments(model: Any, policy_base: type, updaters: tuple[str, ...]) ->
     check_choice("updater", model.updater, updaters)
     if not isinstance(model.policy_class, type) or not issubclass(model.policy_class, policy_base):
         raise ArgumentError("policy", model.policy_class, f"a policy's name or a class derived from {policy_base.__name__}")
+    check_keywords(model.policy_class.__init__, model.policy_kwargs, "policy_kwargs")
     if model.policy_kwargs.get("norm") == "batch" and model.batch_size < 2:
         raise ArgumentError("batch_size", model.batch_size, "at least 2 with norm='batch', which needs a spread")

@@ -1,5 +1,10 @@
 """The command itself: its errors as users read them, in terminals of any width."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
@@ -9,7 +14,8 @@ from sb3_ddpg_scratch.cli import app, main
 from sb3_ddpg_scratch.cli.parity import _show
 from sb3_ddpg_scratch.parity import ParityResult
 
-LONG_NAME = "some_package.envs:A-Very-Long-Name-Of-An-Environment-That-Fits-No-Line-v0"
+ROOT = Path(__file__).resolve().parent.parent
+LONG_NAME = "some_namespace/A-Very-Long-Name-Of-An-Environment-That-Fits-No-Line-v0"
 
 
 def run(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
@@ -26,7 +32,9 @@ def test_version(monkeypatch, capsys):
 
 def test_a_name_in_an_error_is_never_broken_across_lines(monkeypatch, capsys):
     status, _, errors = run(monkeypatch, capsys, "bench", "--env", LONG_NAME)
-    assert (status, errors) == (2, f"Error: --env='{LONG_NAME}' is invalid: it must be a registered environment.\n")
+    assert status == 2
+    assert errors.startswith(f"Error: --env='{LONG_NAME}' is invalid: it must be a registered environment. ")
+    assert errors.count("\n") == 1
 
 
 def test_a_missing_option_is_required(monkeypatch, capsys):
@@ -53,3 +61,32 @@ def test_every_command_has_a_help_text():
     names = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert names >= {"parity", "demo", "report", "bench", "compare", "export", "presets", "train", "enjoy"}
     assert all(command.help or command.callback.__doc__ for command in app.registered_commands)
+
+
+def in_a_process(folder, hidden, *arguments):
+    """The command in a process that cannot import some packages, as if they were not installed."""
+    code = f"import sys; sys.modules |= dict.fromkeys({hidden!r}); from sb3_ddpg_scratch.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hidden", "extra"),
+    [
+        ("compare --env Pendulum-v1 --seeds 2 --out out", "pandas", "compare"),
+        ("compare --env Pendulum-v1 --seeds 2 --out out --executor ray", "ray", "cluster"),
+        ("presets --out out", "pandas", "compare"),
+        ("train --diagnostics", "plotly", "report"),
+        ("train --tensorboard-log logs", "tensorboard", "tensorboard"),
+        ("plot-train -e Pendulum-v1 -f logs", "seaborn", "plots"),
+        ("benchmark --log-dir logs --no-hub", "pandas", "plots"),
+        ("export agent.zip --out policy.onnx", "onnx", "onnx"),
+        ("report run", "plotly", "report"),
+    ],
+)
+def test_a_command_names_the_extra_that_it_lacks(tmp_path, arguments, hidden, extra):
+    done = in_a_process(tmp_path, [hidden], *arguments.split())
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert f"needs {hidden}, which is not installed: pip install 'sb3-ddpg-scratch[{extra}]'" in done.stderr
+    assert list(tmp_path.iterdir()) == []

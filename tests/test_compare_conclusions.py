@@ -73,8 +73,11 @@ def test_score_is_the_mean_of_the_last_ten_evaluations():
     scores = scores_of(type(results)(results.runs, shuffled, RANDOM, "sb3", [], ""))
     assert scores.of("ours", "Pendulum-v1")[4] == pytest.approx(expected)
     assert scores.notes == []
-    (note,) = scores_of(one_environment(evaluations=4)).notes
-    assert "the mean of its run's last 4" in note
+    few = scores_of(one_environment(evaluations=4))
+    assert few.of("ours", "Pendulum-v1") == pytest.approx(scores.of("ours", "Pendulum-v1"))
+    assert few.score == "mean of a run's 4 evaluations"
+    (note,) = few.notes
+    assert "A quick look" in note
 
 
 def two_environments(lander, baseline_lander):

@@ -2,12 +2,16 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
 
 from sb3_ddpg_scratch import ArgumentError
+from sb3_ddpg_scratch.cli import main
+from sb3_ddpg_scratch.cli.compare import write_example
 from sb3_ddpg_scratch.compare.experiment import (
+    KEYS,
     Arm,
     experiment_from,
     parse_arm,
@@ -126,7 +130,8 @@ def test_steps_are_the_baselines_for_every_arm():
         ({"seeds": 1}, "seeds=1 .*at least 2"),
         ({"seeds": "many"}, "seeds='many'"),
         ({"steps": 10_000}, "--steps=10000 .*at least 10001, when ours makes its first update"),
-        ({"evaluations": 9}, "evaluations=9 .*at least 10"),
+        ({"evaluations": 0}, "evaluations=0 .*at least 1"),
+        ({"gym_packages": [1]}, "gym_packages=.*a list of modules' names"),
         ({"margin": 0}, "margin=0"),
         ({"baseline": "sb33"}, "one of the arms"),
         ({"envs": {"Pendulum-v1": {"seed": 3}}}, "envs: Pendulum-v1: key='seed' .*Did you mean 'seeds'"),
@@ -250,3 +255,17 @@ def test_folder_of_something_else(tmp_path):
     (tmp_path / "experiment.json").write_text(json.dumps([1]))
     with pytest.raises(ArgumentError, match="--out"):
         check_folder(specs, tmp_path)
+
+
+def test_the_example_has_every_key_and_is_an_experiment(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["sb3-ddpg-scratch", "compare", "--example", "own.yml"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "Wrote own.yml" in capsys.readouterr().out
+    content = read_experiment("own.yml")
+    assert set(content) == set(KEYS)
+    plan = plan_comparison(experiment_from(content))
+    assert {spec.arm for spec in plan.specs} == {"plain", "layer_norm"}
+    with pytest.raises(ArgumentError, match=r"--example='own.yml' .*a new file"):
+        write_example(Path("own.yml"))

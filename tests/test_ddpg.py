@@ -1,6 +1,7 @@
 """ScratchDDPG inside SB3's contract: constructor, acting, learning, logging, saving, and exchange with SB3."""
 
 import inspect
+import pickle
 import warnings
 
 import gymnasium as gym
@@ -312,7 +313,7 @@ def warnings_of_a_second_learn(model):
         assert not said
         model.learn(10, reset_num_timesteps=False)
         assert not said
-        model.learn(10)
+        model.learn(25)
     return [(warning.category, str(warning.message)) for warning in said]
 
 
@@ -637,3 +638,52 @@ def test_the_same_seed_gives_the_same_training():
     runs = [snapshot(make_model(seed=seed).learn(100)) for seed in (3, 3, 4)]
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("critic_lr", "Did you mean 'qf_learning_rate'"),
+        ("lr", "Did you mean 'learning_rate'"),
+        ("replay_size", "Did you mean 'buffer_size'"),
+        ("net_arch", "Arguments of the policy go into policy_kwargs"),
+    ],
+)
+def test_an_unknown_argument_is_named_with_the_one_that_was_meant(given, advice):
+    with pytest.raises(TypeError, match=f"ScratchDDPG has no argument '{given}'. {advice}") as caught:
+        ScratchDDPG("MlpPolicy", "Pendulum-v1", **{given: 1})
+    assert isinstance(caught.value, ArgumentError)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    with pytest.raises(TypeError, match=r"policy_kwargs has no argument 'net_archs'. Did you mean 'net_arch'"):
+        ScratchDDPG("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_archs": [8]})
+
+
+def test_a_subclass_may_have_arguments_of_its_own():
+    class Own(ScratchDDPG):
+        def __init__(self, policy, env, extra=0, **others):
+            super().__init__(policy, env, **others)
+            self.extra = extra
+
+    assert Own("MlpPolicy", "Pendulum-v1", extra=3, buffer_size=100).extra == 3
+    with pytest.raises(TypeError, match=r"Own has no argument 'bufer_size'. Did you mean 'buffer_size'"):
+        Own("MlpPolicy", "Pendulum-v1", bufer_size=100)
+    assert list(inspect.signature(Own).parameters) == ["policy", "env", "extra", "others"]
+    assert list(inspect.signature(ScratchDDPG).parameters)[:3] == ["policy", "env", "learning_rate"]
+
+
+def test_learn_needs_an_environment(tmp_path):
+    ScratchDDPG("MlpPolicy", "Pendulum-v1", buffer_size=100).save(tmp_path / "model")
+    with pytest.raises(ArgumentError, match=r"env is required. Call set_env\(env\) before learn"):
+        ScratchDDPG.load(tmp_path / "model").learn(10)
+
+
+def test_warnings_of_a_training_that_would_come_to_nothing(recwarn):
+    settings = {"policy_kwargs": {"net_arch": [4]}, "batch_size": 8, "device": "cpu"}
+    model = ScratchDDPG("MlpPolicy", "Pendulum-v1", buffer_size=7, learning_starts=30, **settings)
+    with pytest.warns(UserWarning, match="ends at step 30, and updates begin after learning_starts=30"):
+        model.learn(30)
+    assert model._n_updates == 0
+    recwarn.clear()
+    model.learn(31)
+    assert model._n_updates == 1
+    assert ["buffer_size=7 is below batch_size=8" in str(warning.message) for warning in recwarn] == [True]

@@ -1,16 +1,22 @@
 """Exported policies against ``predict``: onnxruntime's numbers, and a torch program's, for every kind of observation."""
 
+from collections import OrderedDict
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+import yaml
 from conftest import POLICY_OF, PointEnv
 from gymnasium import spaces
+from stable_baselines3 import DDPG
+from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ddpg_scratch import ScratchDDPG
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
+from sb3_ddpg_scratch.cli.export import export
 from sb3_ddpg_scratch.errors import ExportError
 
 ort = pytest.importorskip("onnxruntime")
@@ -178,3 +184,59 @@ def test_the_command(tmp_path):
     raw = raw_observations(model, 3)
     np.testing.assert_allclose(onnx_actions(tmp_path / "policy.onnx", raw), expected_actions(model, raw), rtol=1e-5, atol=1e-5)
     assert CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "policy.txt")]).exit_code != 0
+
+
+@pytest.mark.parametrize("place", ["vecnormalize.pkl", "model/vecnormalize.pkl", "Env-v0/vecnormalize.pkl"])
+def test_statistics_beside_the_model_are_the_default(tmp_path, capsys, place):
+    model = trained(normalized(PointEnv()))
+    model.save(tmp_path / "model")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    model.get_vec_normalize_env().save(str(tmp_path / place))
+    export(tmp_path / "model.zip", tmp_path / "policy.onnx")
+    assert f"With the statistics of VecNormalize in {tmp_path / place}" in capsys.readouterr().out
+    raw = raw_observations(model, 5)
+    np.testing.assert_allclose(onnx_actions(tmp_path / "policy.onnx", raw), expected_actions(model, raw), rtol=1e-5, atol=1e-5)
+
+
+def test_a_checkpoints_own_statistics_come_first(tmp_path):
+    model = trained(normalized(PointEnv()))
+    callback = CheckpointCallback(30, str(tmp_path), save_vecnormalize=True, verbose=0)
+    model.learn(30, callback, reset_num_timesteps=False)
+    (checkpoint,) = tmp_path.glob("rl_model_*_steps.zip")
+    raw = raw_observations(model, 5)
+    expected = expected_actions(ScratchDDPG.load(checkpoint, env=model.get_env()), raw)
+    model.get_vec_normalize_env().obs_rms.mean += 100.0
+    model.get_vec_normalize_env().save(str(tmp_path / "vecnormalize.pkl"))
+    export(checkpoint, tmp_path / "policy.onnx")
+    np.testing.assert_allclose(onnx_actions(tmp_path / "policy.onnx", raw), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_policy_without_its_statistics_is_not_exported(tmp_path):
+    model = trained(normalized(PointEnv()))
+    model.save(tmp_path / "model")
+    with pytest.raises(ArgumentError, match=r"--vecnormalize is required. The model was trained with VecNormalize"):
+        export(tmp_path / "model.zip", tmp_path / "policy.pt2")
+    loaded = ScratchDDPG.load(tmp_path / "model")
+    with pytest.raises(ArgumentError, match=r"vec_normalize is required. The model was trained with VecNormalize"):
+        loaded.export_torch(tmp_path / "policy.pt2")
+    assert not (tmp_path / "policy.pt2").exists()
+    export(tmp_path / "model.zip", tmp_path / "policy.pt2", "none")
+    policy = th.export.load(tmp_path / "policy.pt2").module()
+    raw = raw_observations(model, 5)
+    normalized_already = model.get_vec_normalize_env().normalize_obs(raw)
+    actions = policy(th.as_tensor(normalized_already, dtype=th.float32)).detach().numpy()
+    np.testing.assert_allclose(actions, expected_actions(model, raw), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ArgumentError, match="None or False"):
+        loaded.export_torch(tmp_path / "policy.pt2", "none")
+
+
+def test_the_zoos_settings_say_normalize(tmp_path):
+    """An agent of SB3's DDPG says nothing about VecNormalize, but RL Zoo's settings beside it do."""
+    DDPG("MlpPolicy", "Pendulum-v1").save(tmp_path / "Pendulum-v1")
+    (tmp_path / "Pendulum-v1").mkdir()
+    settings = OrderedDict([("n_timesteps", 10), ("normalize", True)])
+    (tmp_path / "Pendulum-v1" / "config.yml").write_text(yaml.dump(settings))
+    with pytest.raises(ArgumentError, match="--vecnormalize is required"):
+        export(tmp_path / "Pendulum-v1.zip", tmp_path / "policy.pt2")
+    (tmp_path / "Pendulum-v1" / "config.yml").write_text(yaml.dump(settings | {"normalize": False}))
+    export(tmp_path / "Pendulum-v1.zip", tmp_path / "policy.pt2")

@@ -1,5 +1,6 @@
 """Reading models without running anybody's code: hostile files, damaged ones, and all the ordinary ones."""
 
+import importlib
 import io
 import itertools
 import json
@@ -19,7 +20,8 @@ from gymnasium import spaces
 from hostile import Reduces, calls, global_of, payloads, pickled, rewrite, tensors_with, text, with_settings
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from stable_baselines3 import DDPG, TD3, HerReplayBuffer
+from sb3_contrib import TQC
+from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
@@ -572,7 +574,7 @@ def described(value):
 
 def test_a_schedule_that_is_a_function_needs_a_word(tmp_path):
     DDPG("MlpPolicy", PointEnv(), learning_rate=get_linear_fn(1e-3, 1e-4, 0.5), **SMALL).save(tmp_path / "model")
-    with pytest.raises(UnsafeFileError, match=r"learning_rate.*cloudpickle.*custom_objects"):
+    with pytest.raises(UnsafeFileError, match=r"learning_rate.*it is a function.*custom_objects"):
         ScratchDDPG.load(tmp_path / "model")
     replaced = ScratchDDPG.load(tmp_path / "model", custom_objects={"learning_rate": LinearSchedule(1e-3, 1e-4, 0.5)})
     assert replaced.learning_rate(0.75) == ScratchDDPG.load(tmp_path / "model", trusted=True).learning_rate(0.75)
@@ -709,3 +711,65 @@ def test_settings_that_have_defaults_may_be_missing(tmp_path):
     model.save(tmp_path / "model", exclude=["verbose", "policy_kwargs", "gamma"])
     loaded = ScratchDDPG.load(tmp_path / "model", env=PointEnv(), policy_kwargs=model.policy_kwargs)
     assert (loaded.gamma, loaded.verbose) == (0.99, 0)
+
+
+# ------------------------------------------------------------------------------------------------ Classes of one's own
+
+PROGRAM = """
+import sys, warnings
+import torch as th
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from sb3_ddpg_scratch import ScratchDDPG
+
+class Own(FlattenExtractor):
+    pass
+
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    kwargs = {"net_arch": [4], "features_extractor_class": Own}
+    ScratchDDPG("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs=kwargs).save("model")
+print([str(warning.message) for warning in said])
+"""
+
+
+def saved_by(program, folder):
+    done = subprocess.run([sys.executable, program], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_a_class_of_main_is_warned_of_when_saved_and_named_when_loaded(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    said = saved_by("program.py", tmp_path)
+    assert "model.zip cannot be loaded without trusted=True" in said
+    message = "class Own is defined in __main__, so that the file holds its code: move it to a module and import that"
+    assert message in said
+    with pytest.raises(UnsafeFileError, match=message):
+        ScratchDDPG.load(tmp_path / "model")
+    assert ScratchDDPG.load(tmp_path / "model", trusted=True).policy_kwargs["features_extractor_class"].__name__ == "Own"
+
+
+def test_a_class_of_a_module_only_needs_its_import(tmp_path, monkeypatch):
+    (tmp_path / "own_module.py").write_text(PROGRAM)
+    (tmp_path / "program.py").write_text("import own_module")
+    assert saved_by("program.py", tmp_path) == "[]\n"
+    with pytest.raises(UnsafeFileError, match="own_module is not imported: if it is your own, import it first"):
+        ScratchDDPG.load(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    own_module = importlib.import_module("own_module")
+    assert ScratchDDPG.load(tmp_path / "model").policy_kwargs["features_extractor_class"] is own_module.Own
+
+
+def test_a_function_is_warned_of(tmp_path):
+    model = ScratchDDPG("MlpPolicy", "Pendulum-v1", learning_rate=lambda progress: 1e-3 * progress, buffer_size=10)
+    with pytest.warns(UserWarning, match="it is a function, so that the file holds its code"):
+        model.save(tmp_path / "model")
+    assert ScratchDDPG.load(tmp_path / "model", custom_objects={"learning_rate": 1e-3}).learning_rate == 1e-3
+
+
+@pytest.mark.parametrize("algorithm", [SAC, PPO, A2C, TQC])
+def test_a_model_of_another_algorithm_is_named(tmp_path, algorithm):
+    algorithm("MlpPolicy", "Pendulum-v1").save(tmp_path / "model")
+    with pytest.raises(ModelFileError, match=f"this is a {algorithm.__name__} model") as caught:
+        ScratchDDPG.load(tmp_path / "model")
+    assert "trust" not in str(caught.value)

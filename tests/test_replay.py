@@ -1,5 +1,6 @@
 """Packed rows against SB3's own buffers, time limits in the memory-saving mode, pickling, and memory."""
 
+import io
 import pickle
 import warnings
 from types import SimpleNamespace
@@ -223,6 +224,18 @@ def learn_in_a_new_environment(model):
     model.learn(10 * model.n_envs, reset_num_timesteps=False)
 
 
+def load_a_buffer(model, **options):
+    file = io.BytesIO()
+    model.save_replay_buffer(file)
+    file.seek(0)
+    model.load_replay_buffer(file, **options)
+    model.learn(10 * model.n_envs, reset_num_timesteps=False)
+
+
+def load_and_continue(model):
+    load_a_buffer(model, truncate_last_traj=False)
+
+
 def go_on(model):
     model.learn(10 * model.n_envs, reset_num_timesteps=False)
 
@@ -230,7 +243,14 @@ def go_on(model):
 @pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize("saving", [False, True])
 @pytest.mark.parametrize(
-    ("more", "rewards"), [(learn_again, [3, 2, 1, 6]), (learn_in_a_new_environment, [3, 2, 1, 6]), (go_on, [3, 3, 3, 3])]
+    ("more", "rewards"),
+    [
+        (learn_again, [3, 2, 1, 6]),
+        (learn_in_a_new_environment, [3, 2, 1, 6]),
+        (load_a_buffer, [3, 2, 1, 3]),
+        (load_and_continue, [3, 3, 3, 3]),
+        (go_on, [3, 3, 3, 3]),
+    ],
 )
 @pytest.mark.parametrize("before", [10, 35, 75])
 def test_n_step_returns_do_not_reach_over_a_reset(before, more, rewards, saving, n_envs):

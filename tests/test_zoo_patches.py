@@ -37,6 +37,7 @@ def command(monkeypatch, tmp_path):
     """Calls a function inside the Zoo's script ``enjoy``, as soon as it has parsed its arguments."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "logs" / ALGO).mkdir(parents=True)
+    (tmp_path / "logs" / ALGO / "Pendulum-v1.zip").touch()
 
     def call_inside(function, *options):
         returned = []

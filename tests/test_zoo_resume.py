@@ -78,6 +78,16 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(whole, tmp_path, monkeypatc
     assert all(th.equal(parameters[name], parameters_again[name]) for name in parameters)
 
 
+def test_a_run_of_a_preset_is_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_script("train", ["--preset", "tch_rs", "-n", "60", "--checkpoint-every", "30", *SETTINGS])
+    (run_in(tmp_path) / "Pendulum-v1.zip").unlink()
+    capsys.readouterr()
+    run_script("train", ["--resume", str(run_in(tmp_path))])
+    assert "Continuing from" in capsys.readouterr().out
+    assert (run_in(tmp_path) / "Pendulum-v1.zip").exists()
+
+
 def test_what_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, words in {

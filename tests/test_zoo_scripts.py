@@ -5,8 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import huggingface_hub
 import huggingface_sb3
@@ -19,6 +20,7 @@ from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.cli import app, main
 from sb3_ddpg_scratch.cli.zoo import HELP
 from sb3_ddpg_scratch.diagnostics.recording_reader import read_recording
+from sb3_ddpg_scratch.errors import MissingPackageError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
 
@@ -256,7 +258,9 @@ def test_runs_are_tracked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     begun, late = [], []
     run = SimpleNamespace(config=SimpleNamespace(setdefaults=late.append))
-    wandb = SimpleNamespace(init=lambda **given: begun.append(given | {"config": dict(given["config"])}) or run)
+    wandb = ModuleType("wandb")
+    wandb.__spec__ = ModuleSpec("wandb", None)
+    wandb.init = lambda **given: begun.append(given | {"config": dict(given["config"])}) or run
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     run_script("train", ["--track", "-tags", "a", "b", "-n", "30", "--eval-freq", "-1", "--seed", "3", *TINY])
     ((given,), (settings,)) = begun, late
@@ -265,7 +269,7 @@ def test_runs_are_tracked(tmp_path, monkeypatch):
     assert settings["saved_hyperparams"]["batch_size"] == 8
     assert list((tmp_path / "runs" / given["name"]).rglob("events.*"))
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ArgumentError, match=r"--track.*pip install wandb"):
+    with pytest.raises(MissingPackageError, match=r"--track needs wandb, which is not installed: pip install wandb$"):
         run_script("train", ["--track"])
 
 
@@ -285,6 +289,9 @@ def test_runs_are_tracked(tmp_path, monkeypatch):
         ("train", ["-conf", "missing.yml"], "No such file"),
         ("enjoy", ["--env", "Pendulm-v1"], "'Pendulum-v1'"),
         ("enjoy", [], "a folder with trained agents in logs/scratch_ddpg"),
+        ("record-video", [], "a folder with trained agents in logs/scratch_ddpg"),
+        ("plot-train", ["-e", "Pendulum-v1", "-f", "logs"], "--exp-folder='logs' .*a folder with runs in logs/scratch_ddpg"),
+        ("plot-from-file", ["-i", "gathered.pkl"], "--input='gathered.pkl' .*a file"),
     ],
 )
 def test_bad_input_makes_nothing(tmp_path, monkeypatch, name, arguments, message):
@@ -292,6 +299,27 @@ def test_bad_input_makes_nothing(tmp_path, monkeypatch, name, arguments, message
     with pytest.raises(ArgumentError, match=message):
         run_script(name, arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_plot_makes_no_picture(folder, monkeypatch):
+    """No run is as long as the window, and none is of that environment."""
+    monkeypatch.chdir(folder)
+    for arguments in (["-e", "Pendulum-v1", "-w", "50"], ["-e", "Ant-v5", "-w", "1"]):
+        with pytest.raises(ArgumentError, match=r"--exp-folder='logs' .*something to draw. .*--episode-window"):
+            run_script("plot-train", [*arguments, "-f", "logs", "--picture", "none.png"])
+    with pytest.raises(ArgumentError, match=r"--exp-folders=\['logs'\] .*something to draw"):
+        run_script("all-plots", ["-e", "Ant-v5", "-f", "logs", "--picture", "none.png"])
+    assert not Path("none.png").exists()
+
+
+def test_settings_are_read_before_anything_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("own.yml").write_text("default: {n_timesteps: 100, policy: MlpPolicy, critic_lr: 1e-3}")
+    with pytest.raises(ArgumentError, match=r"own.yml: default: key='critic_lr'"):
+        run_script("train", ["-conf", "own.yml"])
+    with pytest.raises(ArgumentError, match=r"-params over .*key='critic_lr'"):
+        run_script("train", ["-params", "critic_lr:1e-3"])
+    assert capsys.readouterr().out == ""
 
 
 def test_bad_picture_is_refused(folder, monkeypatch):

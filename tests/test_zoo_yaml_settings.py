@@ -7,13 +7,13 @@ import rl_zoo3
 import yaml
 
 from sb3_ddpg_scratch import ArgumentError
+from sb3_ddpg_scratch.errors import near
 from sb3_ddpg_scratch.zoo import ALGO, hyperparams_folder, preset_file, preset_names
 from sb3_ddpg_scratch.zoo.registry import check_env
 from sb3_ddpg_scratch.zoo.yaml_settings import (
     check_settings,
     default_file,
     mapping_from_text,
-    near,
     plain_numbers,
     read_settings,
     section_for,

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sb3_ddpg_scratch.bench.rounds import Setting
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
+from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 
 SIZES = (((64, 64), 64), ((256, 256), 256), ((400, 300), 256))
 
@@ -12,15 +13,16 @@ SIZES = (((64, 64), 64), ((256, 256), 256), ((400, 300), 256))
 Progress = Callable[[str, int, int], None]
 
 
-def plan(env: str, quick: bool, cores: Iterable[int]) -> list[list[Workload]]:
+def plan(env: RegisteredEnv, quick: bool, cores: Iterable[int]) -> list[list[Workload]]:
     """For each setting, the workloads of one round."""
     seconds = 0.5 if quick else 1.2
     names = [name for name in CONTENDERS if installed(name)]
     settings = []
+    common = Workload("", (), 256, 1, env=env.env_id, gym_packages=env.packages, seconds=seconds)
     for net_arch, batch_size in SIZES:
-        common = Workload("", net_arch, batch_size, 1, env=env, seconds=seconds)
-        settings.append([replace(common, contender=name, cores=c) for name in [*names, "floor"] for c in cores])
-    vectorized = Workload("", (256, 256), 256, 1, n_envs=8, gradient_steps=8, env=env, seconds=seconds)
+        sized = replace(common, net_arch=net_arch, batch_size=batch_size)
+        settings.append([replace(sized, contender=name, cores=c) for name in [*names, "floor"] for c in cores])
+    vectorized = replace(common, net_arch=(256, 256), n_envs=8, gradient_steps=8)
     settings.append([replace(vectorized, contender=name, cores=c) for name in names for c in cores])
     return settings
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_measurements
 from sb3_ddpg_scratch.bench.schedule import plan, run
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, installed
+from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 from sb3_ddpg_scratch.machine import describe_machine, usable_cores, versions
 
 _EXPLANATION = (
@@ -25,7 +26,7 @@ _PACKAGES = ("torch", "stable-baselines3", "sbx-rl", "jax", "numba", "numpy")
 _WIDTH = 130
 
 
-def run_bench(env: str, quick: bool, rounds: int, json: Path | None, console: Console) -> None:
+def run_bench(env: RegisteredEnv, quick: bool, rounds: int, json: Path | None, console: Console) -> None:
     """Measure everything, print a table for each setting, and write every measurement to ``json`` if given."""
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
@@ -41,7 +42,7 @@ def run_bench(env: str, quick: bool, rounds: int, json: Path | None, console: Co
     for failure in (text for setting in results for text in setting.failures):
         console.print(failure, markup=False, soft_wrap=True)
     for setting in results:
-        console.print(f"\n{env}, {setting.name}: {len(setting.rounds)} round(s)", markup=False, soft_wrap=True)
+        console.print(f"\n{env.env_id}, {setting.name}: {len(setting.rounds)} round(s)", markup=False, soft_wrap=True)
         shown = Table()
         for heading in HEADINGS:
             shown.add_column(heading, justify="left" if heading == "contender" else "right", no_wrap=True)
@@ -51,7 +52,9 @@ def run_bench(env: str, quick: bool, rounds: int, json: Path | None, console: Co
     console.print(_EXPLANATION)
 
 
-def _run(env: str, quick: bool, rounds: int, machine: dict[str, Any], json: Path | None, console: Console) -> list[Setting]:
+def _run(
+    env: RegisteredEnv, quick: bool, rounds: int, machine: dict[str, Any], json: Path | None, console: Console
+) -> list[Setting]:
     command = shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])
 
     def keep(results: list[Setting]) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from sb3_ddpg_scratch.bench.workload import Workload
+from sb3_ddpg_scratch.gym_packages import import_modules
 
 
 def rate(action: Callable[[], object], seconds: float, warm_up: int = 3) -> float:
@@ -30,6 +31,7 @@ def make_model(workload: Workload) -> Any:
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.noise import NormalActionNoise
 
+    import_modules(workload.gym_packages)
     env = make_vec_env(workload.env, n_envs=workload.n_envs, seed=0)
     zeros = np.zeros(env.action_space.shape or ())
     settings: dict[str, Any] = {
@@ -86,7 +88,7 @@ def time_model(workload: Workload, start: float) -> dict[str, float | str]:
         "steps_per_s": steps_per_s,
         "setup_s": clock.first - start,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "updater": model._updater.pick(model._networks()).name if workload.contender == "auto" else workload.contender,
+        "updater": model.updater_in_use if workload.contender == "auto" else workload.contender,
     }
 
 

@@ -22,6 +22,7 @@ class Workload:
     n_envs: int = 1
     gradient_steps: int = 1
     env: str = "Pendulum-v1"
+    gym_packages: tuple[str, ...] = ()
     seconds: float = 2.0
     buffer_size: int = 1_000_000
     filled: int = 2_000

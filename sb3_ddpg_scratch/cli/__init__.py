@@ -14,11 +14,18 @@ from sb3_ddpg_scratch.errors import (
     CheckpointError,
     EnvironmentOutputError,
     ExportError,
+    MissingPackageError,
     ModelFileError,
 )
+from sb3_ddpg_scratch.gym_packages import add_current_folder
 
 # Exit statuses; Typer itself ends with the second after Ctrl-C.
 WRONG_INPUT, INTERRUPTED = 2, 130
+
+REPORTED = (
+    *(ArgumentError, CheckpointError, EnvironmentOutputError, ExportError, MissingPackageError, ModelFileError),
+    gym.error.Error,
+)
 
 app = typer.Typer(
     name="sb3-ddpg-scratch",
@@ -44,9 +51,10 @@ zoo.add_zoo_commands(app)
 def main() -> None:
     """Run the command. Invalid input and interruptions end it with a message instead of a traceback."""
     console = Console(stderr=True)
+    add_current_folder()
     try:
         app()
-    except (ArgumentError, CheckpointError, EnvironmentOutputError, ExportError, ModelFileError, gym.error.Error) as error:
+    except REPORTED as error:
         console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(WRONG_INPUT) from error
     except SystemExit as ending:

@@ -3,22 +3,21 @@
 from pathlib import Path
 from typing import Annotated
 
-import gymnasium as gym
 import typer
 from rich.console import Console
 
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.cli.options import GymPackages
+from sb3_ddpg_scratch.gym_packages import registered_env
 
 
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="One short round: enough to see, not to quote.")] = False,
     json: Annotated[Path | None, typer.Option(help="Also write every measurement to this file.")] = None,
-    env: Annotated[str, typer.Option(help="A registered environment with bounded Box actions.")] = "Pendulum-v1",
+    env: Annotated[str, typer.Option(help="A registered environment with bounded Box actions, or module:Id.")] = "Pendulum-v1",
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    gym_packages: GymPackages = None,
 ) -> None:
     """Time our updaters against SB3's DDPG, SBX's and the bare matrix products, each in its own process."""
     from sb3_ddpg_scratch.bench.show import run_bench
 
-    if env not in gym.registry:
-        raise ArgumentError("--env", env, "a registered environment")
-    run_bench(env, quick, 1 if quick else rounds, json, Console())
+    run_bench(registered_env(env, gym_packages or ()), quick, 1 if quick else rounds, json, Console())

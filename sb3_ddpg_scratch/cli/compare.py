@@ -8,9 +8,19 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.atomic import write_whole
+from sb3_ddpg_scratch.cli.options import GymPackages
+from sb3_ddpg_scratch.errors import ArgumentError, require
 
 WORSE = 1
+EXAMPLE = Path(__file__).resolve().parent.parent / "compare" / "example.yml"
+
+
+def write_example(path: Path) -> None:
+    if path.exists():
+        raise ArgumentError("--example", str(path), "a new file")
+    write_whole(path, EXAMPLE.read_text())
+    typer.echo(f"Wrote {path}. Change it, and run: sb3-ddpg-scratch compare {shlex.quote(str(path))}")
 
 
 def compare(
@@ -24,7 +34,7 @@ def compare(
         list[str] | None,
         typer.Option(help="NAME=ALGO[:key=value,...], once for each; default: ours and SB3's DDPG with the same settings."),
     ] = None,
-    env: Annotated[list[str] | None, typer.Option(help="A registered environment, once for each.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="A registered environment, or module:Id; once for each.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds for each arm on each environment, from 0.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for everything; finished runs in it are not repeated.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of each run; default: the Zoo's for the environment.")] = None,
@@ -47,20 +57,30 @@ def compare(
     ] = None,
     executor: Annotated[Literal["local", "ray"], typer.Option(help="Where runs are executed.")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without it Ray runs on this machine.")] = None,
+    gym_packages: GymPackages = None,
+    example: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Only write a commented experiment, with every key, to this new file.")
+    ] = None,
     fail_on: Annotated[Literal["worse"] | None, typer.Option(help="Exit with 1 if an arm is worse than the baseline.")] = None,
 ) -> None:
     """Train arms with several seeds on environments; say whether they are the same, better or worse, and show it."""
-    from sb3_ddpg_scratch.compare.comparison import check_extras, run_comparison
+    if example is not None:
+        write_example(example)
+        return
+    require("compare", "compare", "pandas", "scipy", "rliable", "plotly", "matplotlib")
+    if executor == "ray":
+        require("--executor ray", "cluster", "ray")
+    from sb3_ddpg_scratch.compare.comparison import run_comparison
     from sb3_ddpg_scratch.compare.experiment import experiment_from, read_experiment, with_options
     from sb3_ddpg_scratch.compare.plan import plan_comparison
 
     if ray_address is not None and executor != "ray":
         raise ArgumentError("--ray-address", ray_address, "left out without --executor ray")
-    check_extras()
     options: dict[str, Any] = {
         **{"arms": arm, "envs": env, "seeds": seeds, "out": out, "steps": steps, "evaluations": evaluations},
         **{"eval_episodes": eval_episodes, "jobs": jobs, "threads": threads, "device": device, "margin": margin},
         **{"baseline": baseline, "diagnostics": diagnostics, "checkpoint_every": checkpoint_every},
+        **{"gym_packages": gym_packages},
     }
     given = {key: value for key, value in options.items() if value is not None}
     content = with_options(read_experiment(experiment) if experiment is not None else {}, given)

@@ -13,7 +13,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from sb3_ddpg_scratch.compare.random_policy import random_score
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import MissingPackageError
+from sb3_ddpg_scratch.folder_lock import hold_folder
 
 ENV_ID = "Pendulum-v1"
 SOLVED_RETURN = -200.0
@@ -27,7 +28,8 @@ def demo(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train on Pendulum-v1 until it is solved, print the score beside a random policy's, save the model, draw a report."""
-    run_demo(out, seed, Console(soft_wrap=True))
+    with hold_folder(out, "--out"):
+        run_demo(out, seed, Console(soft_wrap=True))
 
 
 def run_demo(out: Path, seed: int, console: Console) -> float:
@@ -72,7 +74,7 @@ def _draw_report(folder: Path, console: Console) -> None:
 
     try:
         result = write_report([folder], folder / "report.html")
-    except ArgumentError as error:
+    except MissingPackageError as error:
         console.print(f"No report: {error}", markup=False)
     else:
         console.print(f"What happened is in {result.path}, a page to open in a browser")

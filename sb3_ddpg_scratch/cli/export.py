@@ -1,29 +1,81 @@
 """The subcommand ``export``."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ddpg_scratch.cli.options import GymPackages
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.export import require_onnx
+from sb3_ddpg_scratch.gym_packages import import_modules
 from sb3_ddpg_scratch.model_file import load_vec_normalize
+
+STATISTICS = "vecnormalize.pkl"
+_CHECKPOINT = re.compile(r"(.*)_(\d+_steps)\.zip")
 
 
 def export(
     model: Annotated[Path, typer.Argument(help="A saved model (.zip).")],
     out: Annotated[Path, typer.Option(help="The file: .onnx, or .pt2 for torch.export.")],
     vecnormalize: Annotated[
-        Path | None, typer.Option(help="VecNormalize's statistics, for a model trained with them.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="VecNormalize's statistics; default: those beside the model, if any. 'none' for a policy that takes "
+            "observations which are normalized already.",
+        ),
     ] = None,
+    gym_packages: GymPackages = None,
 ) -> None:
     """Write a model's policy for use without this package: observation in, action in environment units out."""
-    if not model.is_file():
-        raise ArgumentError("MODEL", str(model), "a saved model")
+    import_modules(gym_packages or ())
     if out.suffix not in (".onnx", ".pt2"):
         raise ArgumentError("--out", str(out), "a file that ends in .onnx or .pt2")
+    if out.suffix == ".onnx":
+        require_onnx()
+    if not model.is_file():
+        raise ArgumentError("MODEL", str(model), "a saved model")
     loaded = ScratchDDPG.load(model, device="cpu", buffer_size=1)
-    statistics = None if vecnormalize is None else load_vec_normalize(vecnormalize, None)
+    statistics = _statistics(model, vecnormalize, loaded)
     write = loaded.export_onnx if out.suffix == ".onnx" else loaded.export_torch
     write(out, statistics)
     typer.echo(f"Wrote {out}")
+
+
+def _statistics(model: Path, given: str | None, loaded: ScratchDDPG) -> VecNormalize | Literal[False] | None:
+    """VecNormalize's statistics as asked for, else those beside the model; rejects a model that lacks those it needs."""
+    if given == "none":
+        return False
+    path = _beside(model) if given is None else Path(given)
+    if path is None:
+        if loaded.observations_normalized or _says_normalize(model):
+            advice = (
+                "The model was trained with VecNormalize. Give its file, or 'none' if observations are normalized already."
+            )
+            raise ArgumentError("--vecnormalize", None, "given", advice)
+        return None
+    if not path.is_file():
+        raise ArgumentError("--vecnormalize", given, "a file that VecNormalize.save wrote, or none")
+    statistics = load_vec_normalize(path, None)
+    if given is None:
+        typer.echo(f"With the statistics of VecNormalize in {path}")
+    return statistics
+
+
+def _beside(model: Path) -> Path | None:
+    """The statistics that were saved with a model: by SB3's CheckpointCallback, or by RL Zoo for the whole run."""
+    checkpoint = _CHECKPOINT.fullmatch(model.name)
+    own = [model.with_name(f"{checkpoint[1]}_vecnormalize_{checkpoint[2]}.pkl")] if checkpoint else []
+    candidates = [*own, model.with_name(STATISTICS), model.with_suffix("") / STATISTICS, *model.parent.glob(f"*/{STATISTICS}")]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _says_normalize(model: Path) -> bool:
+    """Whether the settings that RL Zoo saved with a model have ``normalize``."""
+    from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
+
+    return any(read_saved(path).get("normalize") for path in model.parent.glob("*/config.yml"))

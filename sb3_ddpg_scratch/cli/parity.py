@@ -8,14 +8,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sb3_ddpg_scratch.cli.options import GymPackages
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.gym_packages import registered_env
 from sb3_ddpg_scratch.parity import Algorithm, Noise, ParityResult, run_parity
 
 DIFFERENT = 1
 
 
 def parity(
-    env: Annotated[str, typer.Option(help="A registered environment with bounded Box actions.")] = "Pendulum-v1",
+    env: Annotated[str, typer.Option(help="A registered environment with bounded Box actions, or module:Id.")] = "Pendulum-v1",
     steps: Annotated[int, typer.Option(min=1, help="Environment steps for each side.")] = 1000,
     n_envs: Annotated[int, typer.Option(min=1, help="Environments; with several, one update per transition.")] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -23,6 +25,7 @@ def parity(
     noise: Annotated[Noise, typer.Option(help="Action noise of both sides.")] = "gaussian",
     net_arch: Annotated[str, typer.Option(help="Hidden layers, as in 64,64; default: SB3's.")] = "",
     json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    gym_packages: GymPackages = None,
 ) -> None:
     """Train SB3's DDPG and ours with the same seed and noise; exit 0 if every parameter and optimizer entry is equal."""
     layers = None
@@ -31,6 +34,7 @@ def parity(
             layers = tuple(int(width) for width in net_arch.split(","))
         except ValueError as error:
             raise ArgumentError("--net-arch", net_arch, "widths joined by commas, as in 64,64") from error
+    env_id = registered_env(env, gym_packages or ()).env_id
     console = Console()
     columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as display:
@@ -39,7 +43,7 @@ def parity(
         def show_progress(name: str, done: int) -> None:
             display.update(tasks[name], completed=min(done, steps))
 
-        result = run_parity(env, steps, n_envs, seed, algo, noise, layers, show_progress)
+        result = run_parity(env_id, steps, n_envs, seed, algo, noise, layers, show_progress)
     if json is not None:
         result.write_json(json)
     _show(console, result)

@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from sb3_ddpg_scratch.errors import require
+
 
 def report(
     dirs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders in which DiagnosticsCallback recorded runs.")],
@@ -15,6 +17,7 @@ def report(
     model: Annotated[Path | None, typer.Option(help="For --video of one run: a saved model with the weights to play.")] = None,
 ) -> None:
     """Draw recorded runs side by side, as one HTML page that works offline."""
+    require("report", "report", "plotly")
     from sb3_ddpg_scratch.diagnostics.report import default_path, write_report
 
     result = write_report(dirs, out or default_path(dirs), video, model)

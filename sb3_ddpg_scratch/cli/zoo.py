@@ -9,6 +9,9 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from sb3_ddpg_scratch.cli.options import GymPackages
+from sb3_ddpg_scratch.errors import require
+
 HELP = {
     "train": "Train, tune (-optimize), continue (-i) or --resume an agent with RL Zoo; --preset NAME for a known DDPG.",
     "enjoy": "Play episodes with a trained agent.",
@@ -47,7 +50,7 @@ def add_zoo_commands(app: typer.Typer) -> None:
 
 def presets(
     out: Annotated[Path, typer.Option(help="Folder for everything; finished runs in it are not repeated.")],
-    env: Annotated[str, typer.Option(help="A registered environment.")] = "Pendulum-v1",
+    env: Annotated[str, typer.Option(help="A registered environment, or module:Id.")] = "Pendulum-v1",
     preset: Annotated[list[str] | None, typer.Option(help="A preset, once for each; default: all of them.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds for each, from 0.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time, with one thread each.")] = 1,
@@ -58,13 +61,17 @@ def presets(
     evaluations: Annotated[int, typer.Option(min=1, help="Evaluations in each run, evenly spaced.")] = 20,
     eval_episodes: Annotated[int, typer.Option(min=1, help="Noise-free episodes in each evaluation.")] = 10,
     device: Annotated[str, typer.Option(help="Device of the networks.")] = "cpu",
+    gym_packages: GymPackages = None,
 ) -> None:
     """Train every preset with several seeds; write a table, a summary and a picture of the learning curves."""
+    require("presets", "compare", "pandas", "matplotlib")
     from sb3_ddpg_scratch.compare.presets import plan_runs, run_presets
+    from sb3_ddpg_scratch.zoo.registry import check_env
 
-    specs = plan_runs(env, preset or (), seeds, steps, evaluations, eval_episodes, device)
+    env_id, packages = check_env(env, gym_packages or ())
+    specs = plan_runs(env_id, preset or (), seeds, steps, evaluations, eval_episodes, device)
     command = shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])
     console = Console()
-    failed = run_presets(specs, out, jobs, console, command)
+    failed = run_presets(specs, out, jobs, console, command, packages)
     if failed:
         raise typer.Exit(1)

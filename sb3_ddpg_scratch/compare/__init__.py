@@ -1,1 +1,26 @@
-"""Holding ScratchDDPG against SB3's algorithms."""
+"""
+Arms compared on environments with several seeds: experiment, runs, statistics, verdict and report; the presets side by side.
+
+What a program or notebook needs is exported here, and imported when it is asked for: all of it needs the ``compare`` extra.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "experiment_from": "experiment",
+    "figures": "notebook",
+    "plan_comparison": "plan",
+    "read_experiment": "experiment",
+    "read_results": "results_file",
+    "run_comparison": "comparison",
+    "score_table": "notebook",
+    "verdict_table": "notebook",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

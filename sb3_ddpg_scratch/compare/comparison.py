@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import pandas as pd
@@ -14,7 +13,6 @@ from sb3_ddpg_scratch.compare.folder import check_folder, claim_folder
 from sb3_ddpg_scratch.compare.plan import Plan, Protocol, try_out
 from sb3_ddpg_scratch.compare.random_policy import random_score
 from sb3_ddpg_scratch.compare.results_file import COLUMNS, FILE, Results, Run
-from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.machine import usable_cores
@@ -32,14 +30,6 @@ class Outcome:
 
     failed: list[RunSpec]
     summary: dict[str, Any] | None
-
-
-def check_extras() -> None:
-    """Raise ``ArgumentError`` if what statistics and report need is not installed."""
-    for package in ("scipy", "rliable", "plotly"):
-        if find_spec(package) is None:
-            advice = "The comparison needs it: pip install 'sb3-ddpg-scratch[compare]'."
-            raise ArgumentError("compare", package, "installed", advice)
 
 
 def run_comparison(plan: Plan, console: Console, command: str, ray_address: str | None = None, ray: bool = False) -> Outcome:
@@ -69,12 +59,12 @@ def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -
     if ray:
         from sb3_ddpg_scratch.runs.ray_executor import RayRuns
 
-        with RayRuns(experiment.out, experiment.threads, ray_address) as runs:
+        with RayRuns(experiment.out, experiment.threads, ray_address, experiment.gym_packages) as runs:
             return perform_runs(plan.specs, experiment.out, runs, RUNS_IN_RAY, console)
     jobs = min(experiment.jobs, max(usable_cores() // experiment.threads, 1))
     if jobs < experiment.jobs:
         console.print(f"{jobs} runs at a time instead of {experiment.jobs}: there are {usable_cores()} cores.")
-    processes = RunProcesses(experiment.out, experiment.threads, experiment.checkpoint_every)
+    processes = RunProcesses(experiment.out, experiment.threads, experiment.checkpoint_every, experiment.gym_packages)
     return perform_runs(plan.specs, experiment.out, processes, jobs, console)
 
 

@@ -26,7 +26,6 @@ from sb3_ddpg_scratch.compare.statistics import (
 from sb3_ddpg_scratch.compare.verdict import WORST_FIRST, Comparison, decide, reasons
 from sb3_ddpg_scratch.json_values import plain
 from sb3_ddpg_scratch.report.formatting import number, percent
-from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS
 from sb3_ddpg_scratch.validation import check_number
 
 OVERALL = "overall"
@@ -50,7 +49,7 @@ def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> di
         "baseline": results.baseline,
         "environments": scores.envs,
         "margin": margin,
-        "score": f"mean of a run's last {SCORED_EVALUATIONS} evaluations",
+        "score": scores.score,
         "random_scores": scores.random,
         "missing": [{"arm": arm, "env": env, "seed": seed, "why": why} for arm, env, seed, why in results.missing],
         "notes": scores.notes + _left_out(scores),

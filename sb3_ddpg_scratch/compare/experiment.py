@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.machine import usable_cores
-from sb3_ddpg_scratch.runs.training_run import CHECKPOINT_EVERY, SCORED_EVALUATIONS
+from sb3_ddpg_scratch.runs.training_run import CHECKPOINT_EVERY
 from sb3_ddpg_scratch.validation import check_number, check_whole_number
-from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, hyperparams_folder, near, plain_numbers
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, hyperparams_folder, plain_numbers
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _ARM_FORM = "NAME=ALGO or NAME=ALGO:key=value,key=value"
@@ -33,7 +33,7 @@ class Arm:
     overrides: dict[str, Any]
 
 
-PER_ENVIRONMENT = {"seeds": 2, "steps": 1, "evaluations": SCORED_EVALUATIONS, "eval_episodes": 1}
+PER_ENVIRONMENT = {"seeds": 2, "steps": 1, "evaluations": 1, "eval_episodes": 1}
 """What an environment may set for itself, and the least that each may be."""
 # Both with RL Zoo's settings and SB3's noise.
 DEFAULT_ARMS = (Arm("ours", ALGO, "rl_zoo", None, {}), Arm("sb3", "ddpg", "rl_zoo", None, {}))
@@ -48,6 +48,7 @@ class Experiment:
     a stored result; ``None`` is the first arm that is not ``scratch_ddpg``, or the first. ``diagnostics`` records the first
     seed's Q, targets and probe states and draws them side by side. ``jobs`` are runs at a time on this machine, ``threads``
     those of each run; ``checkpoint_every`` the steps between the checkpoints of a run, ``None`` for no checkpoints.
+    ``gym_packages`` are modules that every process imports.
     """
 
     arms: tuple[Arm, ...]
@@ -64,6 +65,7 @@ class Experiment:
     jobs: int = usable_cores()
     threads: int = 1
     checkpoint_every: int | None = CHECKPOINT_EVERY
+    gym_packages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -114,6 +116,11 @@ def experiment_from(settings: Mapping[str, Any]) -> Experiment:
     else:
         content["arms"] = _arms(arms)
     content["envs"] = _envs(content["envs"])
+    packages = content.get("gym_packages") or []
+    packages = [packages] if isinstance(packages, str) else packages
+    if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
+        raise ArgumentError("gym_packages", packages, "a list of modules' names")
+    content["gym_packages"] = tuple(dict.fromkeys(packages))
     for key in ("out", "baseline", "device"):
         if not isinstance(content.get(key, ""), (str, Path, type(None))):
             raise ArgumentError(key, content[key], "a string")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import rl_zoo3
 from sb3_ddpg_scratch.compare.experiment import Arm, Experiment
 from sb3_ddpg_scratch.compare.results_file import Results, read_results
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.runs.training_run import RunSpec, prepare
 from sb3_ddpg_scratch.validation import check_action_space, check_whole_number
 from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class, check_env
@@ -23,7 +24,6 @@ from sb3_ddpg_scratch.zoo.yaml_settings import (
     as_data,
     check_settings,
     default_file,
-    near,
     preset_file,
     settings_for,
 )
@@ -49,8 +49,14 @@ class Plan:
 
 def plan_comparison(experiment: Experiment) -> Plan:
     """The runs of a comparison; rejects an algorithm, key, environment or baseline that does not exist or does not fit."""
+    found = [check_env(env_id, experiment.gym_packages) for env_id in experiment.envs]
+    packages = [*experiment.gym_packages, *chain.from_iterable(env.packages for env in found)]
+    experiment = replace(
+        experiment,
+        envs={env.env_id: own for env, own in zip(found, experiment.envs.values(), strict=True)},
+        gym_packages=tuple(dict.fromkeys(packages)),
+    )
     for env_id in experiment.envs:
-        check_env(env_id)
         env = gym.make(env_id)
         check_action_space(env.action_space)
         env.close()

@@ -55,12 +55,14 @@ def plan_runs(
     return [run for spec in specs for run in seeded([spec], seeds)]
 
 
-def run_presets(specs: Sequence[RunSpec], out: Path, jobs: int, console: Console, command: str) -> list[RunSpec]:
+def run_presets(
+    specs: Sequence[RunSpec], out: Path, jobs: int, console: Console, command: str, gym_packages: Sequence[str] = ()
+) -> list[RunSpec]:
     """Perform what is not finished; write table, summary and picture, also if interrupted; return the runs that failed."""
     check_whole_number("jobs", jobs, 1)
     with hold_folder(out, "--out"):
         try:
-            return perform_runs(specs, out, RunProcesses(out), jobs, console)
+            return perform_runs(specs, out, RunProcesses(out, gym_packages=gym_packages), jobs, console)
         finally:
             results = [result for spec in specs if (result := finished_result(spec, out)) is not None]
             if results:

@@ -30,19 +30,22 @@ LINES_SHOWN = 12
 def write_report(results: Results, summary: Mapping[str, Any], out: Path) -> Path:
     """Write ``report.html``, and ``learning_curves.png`` for papers; returns the page's path."""
     scores = scores_of(results)
-    by_env = list(enumerate(curves_of(results, scores).items()))
-    over_steps, over_time = (
-        [learning_curves(curves, env, place, scores.random[env], over) for place, (env, curves) in by_env]
-        for over in ("steps", "seconds")
-    )
-    figures = [figure for pair in zip(over_steps, over_time, strict=True) for figure in pair]
+    figures = all_figures(results, scores, summary)
     path = out / "report.html"
-    write_whole(path, _page(results, scores, figures + _score_figures(scores, summary), summary))
+    write_whole(path, _page(results, scores, figures, summary))
+    over_steps = figures[: 2 * len(scores.envs) : 2]
     write_picture(over_steps, out / "learning_curves.png")
     return path
 
 
-def _score_figures(scores: Scores, summary: Mapping[str, Any]) -> list[Figure]:
+def all_figures(results: Results, scores: Scores, summary: Mapping[str, Any]) -> list[Figure]:
+    """The page's: of each environment the learning curves over steps and over time, and then the scores."""
+    by_env = enumerate(curves_of(results, scores).items())
+    learning = [
+        learning_curves(curves, env, place, scores.random[env], over)
+        for place, (env, curves) in by_env
+        for over in ("steps", "seconds")
+    ]
     several = len(scores.envs) > 1
     if several:
         strata = {arm: scores.normalized(arm, envs) for arm in scores.arms if (envs := comparable(scores, arm))}
@@ -50,7 +53,7 @@ def _score_figures(scores: Scores, summary: Mapping[str, Any]) -> list[Figure]:
         strata = {arm: list(own.values()) for arm, own in scores.counted.items() if own}
     distributions = [score_distribution(scores, summary, env, place) for place, env in enumerate(scores.envs)]
     verdicts = [differences(summary, scores)] if len(scores.arms) > 1 else []
-    return [*distributions, profiles(strata, scores.arms, several), *verdicts]
+    return [*learning, *distributions, profiles(strata, scores.arms, several), *verdicts]
 
 
 def _page(results: Results, scores: Scores, figures: list[Figure], summary: Mapping[str, Any]) -> str:

@@ -60,8 +60,9 @@ class Results:
         return Results(runs, table, scores, name, [], self.command, {env: self.protocol[env] for env in envs})
 
 
-def read_results(path: Path) -> Results:
+def read_results(path: Path | str) -> Results:
     """Read a comparison's ``results.json``, given by itself or by its folder."""
+    path = Path(path)
     file = path / FILE if path.is_dir() else path
     try:
         content: dict[str, Any] = json.loads(file.read_text())

@@ -25,6 +25,7 @@ class Scores:
     baseline: str
     arms: list[str]
     envs: list[str]
+    score: str
     notes: list[str]
 
     def of(self, arm: str, env: str) -> np.ndarray:
@@ -64,7 +65,7 @@ def scores_of(results: Results) -> Scores:
         seeds[arm][env] = np.array(own)
         measured[arm][env] = np.array([_number(found.get((arm, env, seed))) for seed in own])
     worst: dict[str, float] = {}
-    notes = _few_evaluations(last)
+    score, notes = _what_a_score_is(last)
     for env in envs:
         columns = [measured[arm][env] for arm in arms if env in measured[arm]]
         known = np.concatenate([*columns, [random[env]]])
@@ -75,7 +76,7 @@ def scores_of(results: Results) -> Scores:
                 values = measured[arm][env]
                 counted[arm][env] = np.where(np.isfinite(values), values, worst[env])
                 notes += _diverged(arm, env, values)
-    return Scores(measured, counted, seeds, random, worst, results.baseline, arms, envs, notes)
+    return Scores(measured, counted, seeds, random, worst, results.baseline, arms, envs, score, notes)
 
 
 def last_evaluations(evaluations: pd.DataFrame) -> pd.DataFrame:
@@ -88,13 +89,13 @@ def _number(value: float | None) -> float:
     return float(value) if value is not None and np.isfinite(value) else np.nan
 
 
-def _few_evaluations(last: pd.DataFrame) -> list[str]:
+def _what_a_score_is(last: pd.DataFrame) -> tuple[str, list[str]]:
+    """What a score is the mean of, and a note if that is less than it should be."""
     counts = last.groupby(["arm", "env", "seed"]).size()
     if counts.empty or counts.min() >= SCORED_EVALUATIONS:
-        return []
-    return [
-        f"Some runs have fewer than {SCORED_EVALUATIONS} evaluations: a score is the mean of its run's last {span(counts)}."
-    ]
+        return f"mean of a run's last {SCORED_EVALUATIONS} evaluations", []
+    note = f"A quick look: runs with fewer than {SCORED_EVALUATIONS} evaluations are scored by all of them, from the first on."
+    return f"mean of a run's {span(counts)} evaluations", [note]
 
 
 def _diverged(arm: str, env: str, values: np.ndarray) -> list[str]:

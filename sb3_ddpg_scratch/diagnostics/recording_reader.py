@@ -84,7 +84,7 @@ def find_recording(folder: Path) -> Path:
     raise UnreadableRecordingError(f"{folder}: no diagnostics in it (no {RECORDING_FILE}).{advice}")
 
 
-def read_recording(folder: Path) -> Recording:
+def read_recording(folder: Path | str) -> Recording:
     """
     Read a recording. Nothing in the file is ever run; invalid lines are skipped and listed in ``problems``.
 
@@ -92,7 +92,7 @@ def read_recording(folder: Path) -> Recording:
     :return: what could be read
     :raises UnreadableRecordingError: if there is no recording, it has another format, or its header is torn
     """
-    path = find_recording(folder)
+    path = find_recording(Path(folder))
     header = read_header(path)
     lines = path.read_bytes().split(b"\n")
     records: list[dict[str, Any]] = []

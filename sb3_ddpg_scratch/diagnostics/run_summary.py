@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from sb3_ddpg_scratch.diagnostics.recording_reader import Recording
 from sb3_ddpg_scratch.report.formatting import duration, number, percent
@@ -17,7 +16,10 @@ NOTABLE_SHARE = 0.1
 
 def moving_average(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
     """For each value the mean of it and the ``window - 1`` before it (fewer at the beginning)."""
-    return pd.Series(values).rolling(window, min_periods=1).mean().to_numpy()
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - window, 0)
+    return (sums[last] - sums[first]) / (last - first)
 
 
 @dataclass

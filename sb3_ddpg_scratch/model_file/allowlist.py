@@ -140,7 +140,11 @@ def _class_in_settings(module: str, name: str) -> type | None:
 def own_class(module: str, name: str) -> type | None:
     """The class, if the running program has imported it from its own code, not from Python's or an installed package's."""
     loaded = sys.modules.get(module)
-    if loaded is None or module.partition(".")[0] in _KNOWN_PACKAGES or not _is_own(module, getattr(loaded, "__file__", None)):
+    if (
+        loaded is None
+        or module.partition(".")[0] in _KNOWN_PACKAGES
+        or not is_own_module(module, getattr(loaded, "__file__", None))
+    ):
         return None
     kind = vars(loaded).get(name)
     if not isinstance(kind, type) or kind.__module__ != module or kind.__qualname__ != name:
@@ -148,7 +152,8 @@ def own_class(module: str, name: str) -> type | None:
     return kind
 
 
-def _is_own(module: str, file: str | None) -> bool:
+def is_own_module(module: str, file: str | None) -> bool:
+    """Whether a loaded module is neither Python's nor an installed package's."""
     if file is None:
         # An interactive session, or `python -c`.
         return module == "__main__"

@@ -5,7 +5,9 @@ import binascii
 import inspect
 import io
 import json
+import re
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +24,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file.archive import MAX_BYTES, read_members
-from sb3_ddpg_scratch.model_file.pickles import TRUST, unpickle_value
+from sb3_ddpg_scratch.model_file.pickles import TRUST, texts_in, unpickle_value
 from sb3_ddpg_scratch.model_file.tensors import read_tensors
 
 _DATA, _SYSTEM_INFO = "data", "system_info.txt"
@@ -40,8 +42,11 @@ _SB3_NOT_SAVED += ("_logger", "_custom_logger")
 # What this package's models do not save, besides SB3's.
 NOT_SAVED = (
     *("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread", "_outputs_checked"),
+    "_buffer_loaded",
     *("last_checkpoint", "_interrupted_learn", "_resumed_from", "_after_learn"),
 )
+# Where other algorithms have their policies; those of PPO and A2C are common.
+_POLICIES = re.compile(r"(stable_baselines3|sb3_contrib|sbx)\.(\w+)\.policies")
 _HOLD_CLASSES = ("policy_class", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
 _NEEDED = ("policy_class", "observation_space", "action_space")
 
@@ -121,6 +126,13 @@ def read_model(
     return ModelContents(data, {name.removesuffix(".pth"): value for name, value in tensors.items()})
 
 
+def read_settings(path: Path, model_class: type) -> dict[str, Any]:
+    """The settings in a model's file, as :func:`read_model` reads them."""
+    with path.open("rb") as file:
+        members = read_members(file, path, lambda name: name == _DATA, MAX_BYTES)
+    return _read_settings(members[_DATA], path, model_class, {})
+
+
 def _is_state(name: str) -> bool:
     return name.endswith(".pth")
 
@@ -132,6 +144,8 @@ def _read_settings(content: bytes, path: Any, model_class: type, custom_objects:
         raise ModelFileError(path, f"it is not JSON ({str(error)[:200]})", _DATA) from error
     if not isinstance(entries, dict):
         raise ModelFileError(path, "it is not a mapping of settings", _DATA)
+    if "policy_class" not in custom_objects:
+        _check_algorithm(entries, path, model_class)
     settings = {}
     arguments = set(inspect.signature(model_class).parameters)
     for key, entry in entries.items():
@@ -144,6 +158,24 @@ def _read_settings(content: bytes, path: Any, model_class: type, custom_objects:
         if key not in settings:
             raise ModelFileError(path, "it lacks this setting", _DATA, key, f"Give custom_objects={{{key!r}: ...}}.")
     return settings
+
+
+def _check_algorithm(entries: dict[str, Any], path: Any, model_class: type) -> None:
+    """Say so if a model is another algorithm's: the module of its policy class tells."""
+    entry = entries.get("policy_class")
+    serialized = entry.get(":serialized:") if isinstance(entry, dict) else None
+    texts: list[str] = []
+    with suppress(binascii.Error, ValueError):
+        texts = texts_in(base64.b64decode(serialized)) if isinstance(serialized, str) else []
+    found = _POLICIES.fullmatch(texts[0]) if texts else None
+    if found is None or found[0] == "stable_baselines3.td3.policies":
+        return
+    package, name = found[1], found[2].upper()
+    if name == "COMMON":
+        name = "PPO" if "clip_range" in entries else "A2C"
+    raise ModelFileError(
+        path, f"this is a {name} model of {package}", advice=f"{model_class.__name__} loads DDPG's and TD3's."
+    )
 
 
 def _check_name(key: str, path: Any, model_class: type) -> None:

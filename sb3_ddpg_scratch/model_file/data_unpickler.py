@@ -4,6 +4,7 @@ Python's own unpickler with each instruction replaced that could call something 
 """
 
 import pickle
+import sys
 from collections import OrderedDict, deque
 from enum import Enum
 from struct import unpack
@@ -61,7 +62,9 @@ class DataUnpickler(_PythonUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = look_up(module, name, self._classes_are_values)
         if found is None:
-            raise RefusedError(f"it names {module}.{name}, which is not among the types that are read as data")
+            unknown = f"it names {module}.{name}, which is not among the types that are read as data"
+            hint = "" if module in sys.modules else f", and {module} is not imported: if it is your own, import it first"
+            raise RefusedError(unknown + hint)
         return found
 
     def _call(self) -> None:

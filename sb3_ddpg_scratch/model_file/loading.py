@@ -1,6 +1,7 @@
 """Loading of a model, its weights and its replay buffer, as SB3's algorithms do it but without running code from a file."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError
-from sb3_ddpg_scratch.model_file.contents import ModelContents, read_model
+from sb3_ddpg_scratch.model_file.contents import ModelContents, read_model, read_settings
 from sb3_ddpg_scratch.model_file.pickles import read_pickle
 from sb3_ddpg_scratch.model_file.tensors import check_parameters
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
@@ -108,10 +109,10 @@ def read_parameters(
 
 
 @contextmanager
-def whole_model_file(path: ModelPath) -> Iterator[io.BufferedIOBase]:
+def whole_model_file(path: ModelPath, model_class: type) -> Iterator[io.BufferedIOBase]:
     """
     Save the model as a zip file, which SB3 and RL Zoo read as well. The file is whole or absent: it is written to a
-    temporary file first.
+    temporary file first. A warning says if it will need ``trusted=True``, since it holds code.
 
     :param path: the file, to which ``.zip`` is added if it has no suffix, or an open file
     :param exclude: attributes to leave out besides those that always are
@@ -127,6 +128,10 @@ def whole_model_file(path: ModelPath) -> Iterator[io.BufferedIOBase]:
         target = Path(f"{target}_2")
     with whole_file(target) as file:
         yield cast("io.BufferedIOBase", file)
+    try:
+        read_settings(target, model_class)
+    except ModelFileError as error:
+        warnings.warn(f"{target} cannot be loaded without trusted=True or custom_objects: {error.reason}.", stacklevel=5)
 
 
 def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = True, trusted: bool = False) -> None:
@@ -134,7 +139,7 @@ def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = T
     Load a replay buffer that ``save_replay_buffer`` has written, without running code from the file.
 
     :param path: the file, with or without ``.pkl``, or an open one
-    :param truncate_last_traj: with ``HerReplayBuffer``, whether the episode under way ends there
+    :param truncate_last_traj: whether the episode under way ends there, at the next ``learn``; ``False`` to continue it
     :param trusted: read whatever the file holds, as SB3 does, which runs code from it
     :raises UnsafeFileError: for a file that would run code
     :raises ModelFileError: for a file that is damaged, or a buffer that is not of this model's spaces
@@ -152,6 +157,7 @@ def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = T
             buffer.truncate_last_trajectory()
     buffer.device = model.device
     model.replay_buffer = buffer
+    model._buffer_loaded = truncate_last_traj
 
 
 def _parameter_owners(model: OffPolicyAlgorithm) -> dict[str, Any]:

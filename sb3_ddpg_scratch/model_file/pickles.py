@@ -2,6 +2,8 @@
 
 import io
 import os
+import pickletools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file.data_unpickler import DataUnpickler, RefusedError
 
+_BEFORE_THE_NAME = ("_make_skeleton_class", "builtins", "type", "abc", "ABCMeta")
 TRUST = "If you trust whoever made the file, {}, which loads as SB3 does and runs code from the file."
 
 
@@ -26,10 +29,37 @@ def unpickle(file: BinaryIO, size: int, classes_are_values: bool, path: Any, mem
         raise ModelFileError(path, reason, member, key, advice) from error
 
 
+def texts_in(content: bytes) -> list[str]:
+    """The texts in a pickle, among them the names of what it needs; nothing of it is built or called."""
+    texts: list[str] = []
+    with suppress(Exception):  # whatever a damaged pickle makes of it
+        for _, argument, _ in pickletools.genops(content):
+            if isinstance(argument, str):
+                texts.append(argument)
+    return texts
+
+
+def _code_in(texts: list[str]) -> str:
+    """Which class or function is stored as code, in words; empty if none is."""
+    if "_make_skeleton_class" in texts:
+        after = [text for text in texts[texts.index("_make_skeleton_class") :] if text not in _BEFORE_THE_NAME]
+        place = after[after.index("__module__") + 1] if "__module__" in after[:-1] else "a function"
+        return f"class {after[0]} is defined in {place}, so that the file holds its code: move it to a module and import that"
+    if "_make_function" in texts:
+        return "it is a function, so that the file holds its code"
+    return ""
+
+
 def unpickle_value(content: bytes, classes_are_values: bool, path: Any, member: str, key: str) -> Any:
     """The value of one entry of a model's settings."""
     advice = f"Give custom_objects={{{key!r}: ...}} in its place. {TRUST.format('pass trusted=True')}"
-    return unpickle(io.BytesIO(content), len(content), classes_are_values, path, member, key, advice)
+    try:
+        return unpickle(io.BytesIO(content), len(content), classes_are_values, path, member, key, advice)
+    except UnsafeFileError as error:
+        code = _code_in(texts_in(content))
+        if code:
+            raise UnsafeFileError(path, code, member, key, advice) from error
+        raise
 
 
 def read_pickle(path: str | Path | io.BufferedIOBase, verbose: int = 0, trusted: bool = False) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import require
 from sb3_ddpg_scratch.report.figure import Figure, color_style
 from sb3_ddpg_scratch.report.formatting import number, percent
 
@@ -23,12 +23,9 @@ _TEMPLATES.filters |= {"number": number, "percent": percent, "color_style": colo
 
 def render(package: str, figures: Sequence[Figure], **parts: Any) -> str:
     """A package's ``report.html``, style and script, which extend the shared ones; ``parts`` are the template's variables."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ArgumentError(
-            "report", "plotly", "installed", "The report needs Plotly: pip install 'sb3-ddpg-scratch[report]'."
-        ) from error
+    require("A report", "report", "plotly")
+    from plotly.offline import get_plotlyjs
+
     return _TEMPLATES.get_template(f"{package}/report.html").render(
         style=_asset("report/base.css") + _asset(f"{package}/page.css"),
         script=_asset("report/theme.js") + _asset(f"{package}/page.js"),

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch as th
 
 import sb3_ddpg_scratch
+from sb3_ddpg_scratch.gym_packages import import_modules
 from sb3_ddpg_scratch.runs.batch import StepsMade
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result, perform
 
@@ -25,14 +27,17 @@ def thread_limits(threads: int) -> dict[str, str]:
 
 class RunProcesses:
     """
-    Performs runs in processes of ``threads`` threads each, which can be ended from another thread; with ``checkpoint_every``,
-    a run that was interrupted continues.
+    Performs runs in processes of ``threads`` threads each, which import ``gym_packages`` and can be ended from another thread;
+    with ``checkpoint_every``, a run that was interrupted continues.
     """
 
-    def __init__(self, out: Path, threads: int = 1, checkpoint_every: int | None = None) -> None:
+    def __init__(
+        self, out: Path, threads: int = 1, checkpoint_every: int | None = None, gym_packages: Sequence[str] = ()
+    ) -> None:
         self.out = out
         self.threads = threads
         self.checkpoint_every = checkpoint_every
+        self.gym_packages = gym_packages
         self._running: set[subprocess.Popen[str]] = set()
         self._ended = False
         self._lock = threading.Lock()
@@ -42,7 +47,7 @@ class RunProcesses:
         log = spec.log_file(self.out)
         log.parent.mkdir(parents=True, exist_ok=True)
         module = "sb3_ddpg_scratch.runs.processes"
-        arguments = [str(self.out), json.dumps(asdict(spec)), str(self.threads), json.dumps(self.checkpoint_every)]
+        settings = [json.dumps(asdict(spec)), str(self.threads), json.dumps(self.checkpoint_every)]
         package = Path(sb3_ddpg_scratch.__file__).parent.parent
         path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
         with log.open("w") as file:
@@ -51,7 +56,7 @@ class RunProcesses:
                     return False
                 # In a session of its own: Ctrl-C reaches this process alone, which then ends the others.
                 process = subprocess.Popen(
-                    [sys.executable, "-m", module, *arguments],
+                    [sys.executable, "-m", module, str(self.out), *settings, *self.gym_packages],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=file,
@@ -89,6 +94,7 @@ def main() -> None:
     out, spec, threads = Path(sys.argv[1]), RunSpec(**json.loads(sys.argv[2])), int(sys.argv[3])
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     th.set_num_threads(threads)
+    import_modules(sys.argv[5:])
     every = max(spec.steps // 100, 1)
     progress = sys.stdout
     told = 0

@@ -1,14 +1,17 @@
 """Runs on a Ray cluster: each in its own process on whichever node is free; the files that it leaves are sent back."""
 
+import importlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import sb3_ddpg_scratch
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import ArgumentError, require
+from sb3_ddpg_scratch.model_file.allowlist import is_own_module
 from sb3_ddpg_scratch.runs.batch import StepsMade
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
@@ -20,19 +23,23 @@ LOCAL_OBJECT_STORE = 200 * 2**20
 
 
 class RayRuns:
-    """Runs as Ray tasks, on a cluster or locally. Nodes share no disk with this machine: files come back as bytes."""
+    """
+    Runs as Ray tasks, on a cluster or locally. Nodes share no disk with this machine: files come back as bytes, and of
+    ``gym_packages``, which are imported already, those that are not installed packages are sent along.
+    """
 
-    def __init__(self, out: Path, threads: int = 1, address: str | None = None) -> None:
-        ray = _ray()
+    def __init__(self, out: Path, threads: int = 1, address: str | None = None, gym_packages: Sequence[str] = ()) -> None:
+        require("--executor ray", "cluster", "ray")
+        ray: Any = importlib.import_module("ray")
         self.out = out
         self._ray = ray
         self._ended = False
         local = {} if address or os.environ.get("RAY_ADDRESS") else {"object_store_memory": LOCAL_OBJECT_STORE}
-        package = str(Path(sb3_ddpg_scratch.__file__).parent)
+        modules = [str(Path(sb3_ddpg_scratch.__file__).parent), *_sent_along(gym_packages)]
         try:
             ray.init(
                 address,
-                runtime_env={"py_modules": [package]},
+                runtime_env={"py_modules": modules},
                 include_dashboard=False if local else None,
                 log_to_driver=False,
                 logging_level="ERROR",
@@ -47,6 +54,7 @@ class RayRuns:
         self._board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
         self._task = ray.remote(_perform_there).options(num_cpus=threads, max_retries=RETRIES)
         self._threads = threads
+        self._gym_packages = tuple(gym_packages)
 
     def __enter__(self) -> "RayRuns":
         return self
@@ -60,7 +68,7 @@ class RayRuns:
         if self._ended:
             return False
         name = f"{spec.arm}/{spec.env_id}/{spec.seed}"
-        task = self._task.remote(spec, self._threads, self._board, name)
+        task = self._task.remote(spec, self._threads, self._gym_packages, self._board, name)
         while not ray.wait([task], timeout=POLL_SECONDS)[0]:
             if self._ended:
                 ray.cancel(task, force=True)
@@ -84,13 +92,14 @@ class RayRuns:
         self._ended = True
 
 
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        advice = "It needs Ray: pip install 'sb3-ddpg-scratch[cluster]'."
-        raise ArgumentError("--executor", "ray", "local, as Ray is not installed", advice) from error
-    return ray
+def _sent_along(gym_packages: Sequence[str]) -> list[str]:
+    """The files and folders of those modules that the nodes cannot be expected to have."""
+    sent = []
+    for name in dict.fromkeys(name.partition(".")[0] for name in gym_packages):
+        file = importlib.import_module(name).__file__
+        if file is not None and is_own_module(name, file):
+            sent.append(str(Path(file).parent if Path(file).name == "__init__.py" else file))
+    return sent
 
 
 class _Board:
@@ -106,9 +115,10 @@ class _Board:
         return self._steps.get(name, 0)
 
 
-def _perform_there(spec: RunSpec, threads: int, board: Any, name: str) -> dict[str, bytes]:
+def _perform_there(spec: RunSpec, threads: int, gym_packages: tuple[str, ...], board: Any, name: str) -> dict[str, bytes]:
     """On a node: perform a run and return the files that it leaves, including its log, by path."""
     with tempfile.TemporaryDirectory() as folder:
-        RunProcesses(Path(folder), threads).run(spec, lambda steps: board.write.remote(name, steps))
+        runs = RunProcesses(Path(folder), threads, gym_packages=gym_packages)
+        runs.run(spec, lambda steps: board.write.remote(name, steps))
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
         return {str(path.relative_to(folder)): path.read_bytes() for path in files}

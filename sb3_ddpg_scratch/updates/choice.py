@@ -1,5 +1,6 @@
 """Which updater makes the next updates: the fastest that supports the networks as they are at that moment."""
 
+import math
 import warnings
 from typing import Any
 
@@ -8,6 +9,7 @@ from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater
 from sb3_ddpg_scratch.updates.autograd import AutogradUpdater
 from sb3_ddpg_scratch.updates.compiled import CompiledActor, CompiledUpdater
+from sb3_ddpg_scratch.updates.inspection import every_reason
 from sb3_ddpg_scratch.updates.interface import Networks
 
 Updater = CompiledUpdater | AutogradUpdater
@@ -20,19 +22,27 @@ _TO_TRY: dict[str, tuple[type[Updater], ...]] = {
     "autograd": (AutogradUpdater,),
 }
 UPDATERS = tuple(_TO_TRY)
+# Time of an update in units of a compiled one's, by the widest hidden layer: the tables of docs/benchmarks.md.
+_COSTS = (
+    (128, {"compiled": 1.0, "analytic": 2.3, "autograd": 12.0}),
+    (320, {"compiled": 1.0, "analytic": 1.2, "autograd": 2.1}),
+    (math.inf, {"compiled": 1.0, "analytic": 1.0, "autograd": 1.3}),
+)
 
 
 class UpdaterChoice:
     """
     Before each series of updates, the fastest updater that supports the networks.
 
-    Where it is not the one that was asked for, a warning says why, once for each reason.
+    Where it is not the one that was asked for, a warning says why, once for each reason. The first training says which it is.
 
     :param name: one of :data:`UPDATERS`, the fastest to use
+    :param verbose: 0 to leave that unsaid
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, verbose: int = 0) -> None:
         self.wanted = name
+        self._announced = verbose < 1
         self._updaters = [updater() for updater in _TO_TRY[name]]
         self._may_compile = name in ("auto", "compiled")
         self.compiled_actor = CompiledActor()
@@ -58,19 +68,23 @@ class UpdaterChoice:
         """Give no warning for this reason."""
         self._known_reasons |= {reason} if reason else set()
 
-    def pick(self, networks: Networks) -> Updater:
-        """The fastest updater for these networks."""
-        if self._settled is not None:
-            return self._settled
+    def choose(self, networks: Networks) -> tuple[Updater, str | None]:
+        """The fastest updater for these networks, and why it is not the one that was asked for, if it is not."""
         reason = self._updaters[0].objection(networks)
         if reason is None:
-            if self.trusted:
-                self._settled = self._updaters[0]
-                trained = [module for network in networks[:2] for module in network.modules()]
-                self._modes = [vars(module) for module in trained]
-            return self._updaters[0]
-        updater = next(updater for updater in self._updaters[1:] if updater.objection(networks) is None)
-        if reason not in self._known_reasons:
+            return self._updaters[0], None
+        return next(updater for updater in self._updaters[1:] if updater.objection(networks) is None), reason
+
+    def pick(self, networks: Networks) -> Updater:
+        """The fastest updater for these networks; gives the warning."""
+        if self._settled is not None:
+            return self._settled
+        updater, reason = self.choose(networks)
+        if reason is None and self.trusted:
+            self._settled = updater
+            trained = [module for network in networks[:2] for module in network.modules()]
+            self._modes = [vars(module) for module in trained]
+        elif reason is not None and reason not in self._known_reasons:
             self._known_reasons.add(reason)
             warnings.warn(f"Using the {updater.name!r} updater while {reason}.", stacklevel=4)
         return updater
@@ -94,8 +108,22 @@ class UpdaterChoice:
 
     def train(self, networks: Networks, *arguments: Any, **named: Any) -> None:
         """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.train`."""
-        self._last = self.pick(networks)
-        self._last.train(networks, *arguments, **named)
+        self._last = updater = self.pick(networks)
+        if not self._announced:
+            self._announced = True
+            print(self._announcement(updater, networks))
+        updater.train(networks, *arguments, **named)
+
+    def _announcement(self, updater: Updater, networks: Networks) -> str:
+        said = f"Training with the {updater.name!r} updater"
+        fastest = self._updaters[0].name
+        if updater.name == fastest:
+            return f"{said}."
+        width = max(networks.actor.net_arch, default=0)
+        costs = next(costs for widest, costs in _COSTS if width <= widest)
+        cost = costs[updater.name] / costs[fastest]
+        slower = f", about {cost:.2g} x slower than {fastest!r}" if cost > 1 else ""
+        return f"{said}{slower}: {', '.join(every_reason(networks, fastest == 'compiled'))}."
 
     def read_losses(self) -> dict[str, float]:
         """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.read_losses`."""
@@ -107,11 +135,11 @@ class UpdaterChoice:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy inspects and allocates for the networks that it meets; what can be read stays.
-        state = (self._known_reasons.copy(), self.read_losses(), self.read_statistics())
+        state = (self._known_reasons.copy(), self._announced, self.read_losses(), self.read_statistics())
         return UpdaterChoice, (self.wanted,), state
 
-    def __setstate__(self, state: tuple[set[str], dict[str, float], dict[str, float]]) -> None:
-        self._known_reasons, losses, statistics = state
+    def __setstate__(self, state: tuple[set[str], bool, dict[str, float], dict[str, float]]) -> None:
+        self._known_reasons, self._announced, losses, statistics = state
         self._last = _Readings(losses, statistics)
 
 

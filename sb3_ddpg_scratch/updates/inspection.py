@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork
 from sb3_ddpg_scratch.replay import packable
+from sb3_ddpg_scratch.updates.interface import Networks
 
 # Activations whose passes are written by hand, with the attributes that they read.
 ACTIVATIONS: dict[type[nn.Module], tuple[str, ...]] = {
@@ -136,6 +137,9 @@ def _why_not_these_parameters(name: str, network: nn.Module, trained: bool) -> s
     return None
 
 
+NO_COMPILER = "Numba and SciPy are not installed: pip install 'sb3-ddpg-scratch[fast]'"
+
+
 @cache
 def compiler_installed() -> bool:
     """Whether there are Numba and SciPy, whose BLAS it multiplies by."""
@@ -145,7 +149,7 @@ def compiler_installed() -> bool:
 def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
     """See :func:`why_not_by_hand`; the kernels also need float32 on the CPU, and layers as ScratchDDPG makes them."""
     if not compiler_installed():
-        return "Numba and SciPy are not installed: pip install 'sb3-ddpg-scratch[fast]'"
+        return NO_COMPILER
     space = networks[0].observation_space
     if not packable(space):  # type: ignore[arg-type]
         return f"the observations are not a Box of floating-point numbers: {space}"
@@ -324,3 +328,33 @@ class AdamWatch:
             and not (groups[0]["amsgrad"] or groups[0]["maximize"] or groups[0]["capturable"] or groups[0]["differentiable"])
             and type(groups[0]["lr"]) is float
         )
+
+
+def every_reason(networks: Networks, compiled: bool) -> list[str]:
+    """All that keeps networks from updates by hand (or compiled ones), in the words of ``policy_kwargs`` where it has them."""
+    reasons = []
+    for name, network in zip(("actor", "critic"), networks, strict=False):
+        reported: list[str] = []
+        for path, module in network.named_modules():
+            if type(module) not in _KNOWN_MODULES and not path.startswith(tuple(f"{above}." for above in reported)):
+                reported.append(path)
+                reasons.append(_in_words(name, path, module, network))
+    if compiled:
+        for name, network in zip(("actor", "critic"), networks, strict=False):
+            parameters = list(network.parameters())
+            reason = why_not_adam(name, network.optimizer, parameters)
+            reasons.append(reason or why_not_its_state(name, network.optimizer, parameters) or "")
+    if compiled and not compiler_installed():
+        reasons.append(NO_COMPILER)
+    if not any(reasons):
+        reasons.append((why_not_compiled if compiled else why_not_by_hand)(networks, 2) or "")
+    return [reason for reason in dict.fromkeys(reasons) if reason]
+
+
+def _in_words(name: str, path: str, module: nn.Module, network: Any) -> str:
+    kind = type(module).__name__
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return "norm='batch'"
+    if path == "features_extractor":
+        return f"features extractor {kind}"
+    return f"activation {kind}" if type(module) is network.activation_fn else f"{name}.{path} is a {kind}".replace(". ", " ")

@@ -10,6 +10,7 @@ scripts::
 
 from sb3_ddpg_scratch.zoo.manager import ScratchExperimentManager
 from sb3_ddpg_scratch.zoo.registry import register
+from sb3_ddpg_scratch.zoo.scripts import run_script
 from sb3_ddpg_scratch.zoo.search import convert_scratch_ddpg_params, sample_scratch_ddpg_params
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, hyperparams_folder, preset_file, preset_names
 
@@ -23,5 +24,6 @@ __all__ = [
     "preset_file",
     "preset_names",
     "register",
+    "run_script",
     "sample_scratch_ddpg_params",
 ]

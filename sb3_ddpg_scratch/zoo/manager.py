@@ -23,6 +23,7 @@ from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.zoo.saved_yaml import CHECKPOINTS, read_saved, saved_file
 from sb3_ddpg_scratch.zoo.yaml_settings import (
+    ALGO,
     as_data,
     check_settings,
     default_file,
@@ -33,8 +34,27 @@ from sb3_ddpg_scratch.zoo.yaml_settings import (
 
 FOLDERS_HELD = ExitStack()
 """Locks of the folders that this process trains in, released when the command ends."""
+YAML = (".yml", ".yaml")
 # What a VectorNoise changes while it runs; its other attributes are how it was made.
 _NOISE_STATE = ("state", "num_steps", "n_envs", "_generator")
+
+
+def check_file(arguments: Any) -> None:
+    """Check the settings that ``train`` will read, from its parsed arguments, before it prints or makes anything."""
+    config = arguments.conf_file or str(default_file())
+    if arguments.algo != ALGO or arguments.resume is not None or not config.endswith(YAML):
+        return
+    # The file by itself first: the command line may not repair it.
+    section, where = _checked_section(config, arguments.env)
+    check_settings(as_data(section | (arguments.hyperparams or {}), f"-params over {where}"), f"-params over {where}")
+
+
+def _checked_section(config: str, env_id: str) -> tuple[dict[str, Any], str]:
+    content = read_settings(Path(config))
+    section = section_for(content, env_id, config)
+    where = f"{config}: {section}"
+    check_settings(as_data(content[section], where), where)
+    return content[section], where
 
 
 class CommandManager(ExperimentManager):
@@ -90,12 +110,8 @@ class ScratchExperimentManager(CommandManager):
         env_id, where = self.env_name.gym_id, self.config
         if self._option("resume") is not None:
             return self._settings_of_run(Path(self.params_path) / "config.yml")
-        if self.config.endswith((".yml", ".yaml")):
-            content = read_settings(Path(self.config))
-            section = section_for(content, env_id, self.config)
-            where = f"{self.config}: {section}"
-            # Checked by itself: the command line may not repair a file.
-            check_settings(as_data(content[section], where), where)
+        if self.config.endswith(YAML):
+            _, where = _checked_section(self.config, env_id)
         settings, _ = super().read_hyperparameters()
         where = f"-params over {where}" if self.custom_hyperparams else where
         settings = as_data(settings, where)

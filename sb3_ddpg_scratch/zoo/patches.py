@@ -10,7 +10,7 @@ import importlib
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,16 +62,17 @@ def parsed_by(parse: Callable[[argparse.ArgumentParser, Callable[..., Any]], arg
 
 
 @contextmanager
-def own_subprocesses() -> Iterator[None]:
+def own_subprocesses(gym_packages: Sequence[str]) -> Iterator[None]:
     """``benchmark`` and ``record_training`` start the Zoo's scripts as new processes, in which ours is not registered."""
     original = subprocess.call
+    packages = ["--gym-packages", *gym_packages] if gym_packages else []
 
     def call(command: Any, *args: Any, **kwargs: Any) -> int:
         own = [sys.executable, "-m", "sb3_ddpg_scratch"]
         if isinstance(command, list) and command[:2] == ["python", "enjoy.py"]:
-            command = [*own, "enjoy", *command[2:]]
+            command = [*own, "enjoy", *command[2:], *packages]
         elif isinstance(command, list) and command[:3] == ["python", "-m", "rl_zoo3.record_video"]:
-            command = [*own, "record-video", *command[3:]]
+            command = [*own, "record-video", *command[3:], *packages]
         return original(command, *args, **kwargs)
 
     with mock.patch.object(subprocess, "call", call):
@@ -176,18 +177,25 @@ def gathered_results(trusted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def shown_in(picture: str | None) -> Iterator[None]:
-    """The plotting scripts end with ``plt.show()``: with a picture's name, this saves the figures there instead."""
+def shown_in(picture: str | None, option: str, read: Any) -> Iterator[None]:
+    """
+    The plotting scripts end with ``plt.show()``: with a picture's name, this saves the figures there instead. Where they have
+    found nothing to draw in what the option names, they show an empty figure, and this is an error.
+    """
     from matplotlib import pyplot as plt
 
     original, before = plt.show, plt.get_fignums()
 
     def show(*args: Any, **kwargs: Any) -> None:
+        figures = [plt.figure(number) for number in plt.get_fignums() if number not in before]
+        drawn = [figure for figure in figures if any(axes.has_data() for axes in figure.axes)]
+        if not drawn:
+            advice = "plot-train draws runs of at least --episode-window episodes, and all-plots draws evaluations."
+            raise ArgumentError(option, read, "where there is something to draw", advice)
         if picture is None:
             original(*args, **kwargs)
             return
         path = Path(picture)
-        drawn = [plt.figure(number) for number in plt.get_fignums() if number not in before]
         for number, figure in enumerate(drawn, start=1):
             target = path.with_name(f"{path.stem}-{number}{path.suffix}") if len(drawn) > 1 else path
             save_figure(figure, target)

@@ -1,18 +1,17 @@
 """What is registered with RL Zoo: our algorithm and SBX's; and whether an environment is."""
 
-import importlib
 from collections.abc import Sequence
 
-import gymnasium as gym
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import ArgumentError, near, require
+from sb3_ddpg_scratch.gym_packages import RegisteredEnv, registered_env
 from sb3_ddpg_scratch.zoo.patches import choose_manager
 from sb3_ddpg_scratch.zoo.search import convert_scratch_ddpg_params, sample_scratch_ddpg_params
-from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, near
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO
 
 SBX_ALGO = "sbx_ddpg"
 
@@ -35,11 +34,9 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
     """The class of one of RL Zoo's algorithms, or of ``sbx_ddpg``, registered on first use since JAX is slow to import."""
     register()
     if name == SBX_ALGO and name not in ALGOS:
-        try:
-            import sbx
-        except ImportError as error:
-            advice = "It needs SBX: pip install 'sb3-ddpg-scratch[bench]'."
-            raise ArgumentError("algorithm", name, "installed", advice) from error
+        require(f"The algorithm {name}", "bench", "sbx", "jax")
+        import sbx
+
         ALGOS[SBX_ALGO] = sbx.DDPG
     if name not in ALGOS:
         names = sorted({*ALGOS, SBX_ALGO})
@@ -47,12 +44,8 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
     return ALGOS[name]
 
 
-def check_env(env_id: str, gym_packages: Sequence[str] = ()) -> None:
-    """Raise ``ArgumentError`` unless the environment is registered, by the Zoo or by one of these modules."""
+def check_env(env_id: str, gym_packages: Sequence[str] = ()) -> RegisteredEnv:
+    """The environment that is registered by the Zoo or by one of these modules; raises ``ArgumentError`` if none is."""
     import rl_zoo3.import_envs  # noqa: F401  # registers the Zoo's environments
 
-    for module in gym_packages:
-        importlib.import_module(module)
-    if env_id not in gym.registry:
-        allowed = "a registered environment (--gym-packages imports modules that register theirs)"
-        raise ArgumentError("--env", env_id, allowed, near(env_id, gym.registry))
+    return registered_env(env_id, gym_packages)

@@ -5,13 +5,16 @@ import importlib
 import runpy
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from sb3_ddpg_scratch.errors import ArgumentError
+from rl_zoo3.utils import get_model_path
+
+from sb3_ddpg_scratch.errors import ArgumentError, require
+from sb3_ddpg_scratch.gym_packages import import_modules
 from sb3_ddpg_scratch.zoo import patches
-from sb3_ddpg_scratch.zoo.manager import FOLDERS_HELD
+from sb3_ddpg_scratch.zoo.manager import FOLDERS_HELD, check_file
 from sb3_ddpg_scratch.zoo.registry import check_env, register
 from sb3_ddpg_scratch.zoo.train import train, train_parser
 from sb3_ddpg_scratch.zoo.train_options import add_train_options, adopt_run, check_train_options
@@ -33,7 +36,8 @@ SCRIPTS: dict[str, tuple[str, str | None]] = {
     "load-from-hub": ("rl_zoo3.load_from_hub", None),
 }
 _PLAY_BACK = ("enjoy", "record-video", "record-training", "push-to-hub")
-_DRAW = ("plot-train", "plot-from-file", "all-plots")
+# The plotting commands, each with the option for what it reads.
+_DRAW = {"plot-train": "exp_folder", "plot-from-file": "input", "all-plots": "exp_folders"}
 
 
 def run_script(command: str, arguments: Sequence[str]) -> None:
@@ -50,6 +54,8 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
     :raises SystemExit: for ``--help``, or arguments that the script does not know
     """
     register()
+    if command in (*_DRAW, "benchmark"):
+        require(command, "plots", "pandas", "matplotlib", "seaborn")
     with ExitStack() as stack:
 
         def parse(parser: argparse.ArgumentParser, parse_args: Callable[..., Any]) -> argparse.Namespace:
@@ -83,9 +89,10 @@ def _enter_patches(command: str, parsed: argparse.Namespace, stack: ExitStack) -
     if trusted or small:
         stack.enter_context(patches.loading_with(trusted=trusted, **small))
     if command in ("benchmark", "record-training"):
-        stack.enter_context(patches.own_subprocesses())
+        stack.enter_context(patches.own_subprocesses(parsed.gym_packages))
     if command in _DRAW:
-        stack.enter_context(patches.shown_in(parsed.picture))
+        option = _DRAW[command]
+        stack.enter_context(patches.shown_in(parsed.picture, f"--{option.replace('_', '-')}", getattr(parsed, option)))
     if command == "plot-from-file":
         stack.enter_context(patches.gathered_results(trusted))
 
@@ -98,7 +105,7 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
             actions[dest].default, actions[dest].required = default, False
     ours = parser.add_argument_group("added by sb3-ddpg-scratch")
     ours.description = f"Without --algo it is {ALGO}; its settings are this package's."
-    _add_options(command, ours)
+    _add_options(command, ours, "gym_packages" in actions)
     theirs = {
         dest: actions[dest].default
         for dest in OUR_DEFAULTS
@@ -115,10 +122,14 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
                 chosen = OUR_DEFAULTS[dest] if arguments.algo == ALGO else default
                 kind = actions[dest].type
                 setattr(arguments, dest, kind(chosen) if callable(kind) else chosen)
+        _settle_env(command, arguments)
         if command == "train":
             check_train_options(arguments)
-        elif command == "enjoy":
-            _check_enjoy(arguments)
+            check_file(arguments)
+        elif command in _DRAW:
+            _check_results(command, arguments)
+        elif command in _PLAY_BACK and command != "record-training":
+            _check_agent(arguments)
         elif command == "benchmark":
             # The hub has none of ours.
             arguments.no_hub |= (Path(arguments.log_dir) / ALGO).is_dir()
@@ -126,20 +137,48 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
     return finish
 
 
-def _add_options(command: str, group: argparse._ArgumentGroup) -> None:
+def _add_options(command: str, group: argparse._ArgumentGroup, takes_packages: bool) -> None:
     if command == "train":
         add_train_options(group)
     if command in _DRAW:
         text = "Save the plot to this file (.png, .svg, .pdf; several get numbers) and show nothing"
         group.add_argument("--picture", metavar="FILE", help=text)
+    if command in (*_PLAY_BACK, "benchmark") and not takes_packages:
+        text = "Modules to import, which register environments"
+        group.add_argument("--gym-packages", metavar="MODULE", nargs="+", default=[], help=text)
     if command in (*_PLAY_BACK, "train", "plot-from-file"):
         group.add_argument("--trusted", action="store_true", help="Read files as the Zoo does, which runs code from them")
 
 
-def _check_enjoy(arguments: argparse.Namespace) -> None:
-    check_env(arguments.env.gym_id, arguments.gym_packages)
-    runs = Path(arguments.folder) / arguments.algo
-    # The Zoo downloads its own agents into a folder of that name.
-    if "rl-trained-agents" in arguments.folder or runs.is_dir():
+def _settle_env(command: str, arguments: argparse.Namespace) -> None:
+    """Import the modules of environments; ``--env module:Id`` becomes ``--env Id`` with that module."""
+    if command in ("train", *_PLAY_BACK):
+        env_id = getattr(arguments.env, "gym_id", arguments.env)
+        found = check_env(env_id, arguments.gym_packages)
+        arguments.env, arguments.gym_packages = type(arguments.env)(found.env_id), list(found.packages)
+    elif command == "benchmark":
+        import_modules(arguments.gym_packages)
+    elif command in ("plot-train", "all-plots"):
+        arguments.env = [env_id.rpartition(":")[2] for env_id in arguments.env]
+
+
+def _check_results(command: str, arguments: argparse.Namespace) -> None:
+    if command == "plot-from-file" and not Path(arguments.input).is_file():
+        raise ArgumentError("--input", arguments.input, "a file that all-plots has written (-o)")
+    if command != "plot-train":
         return
-    raise ArgumentError("--folder", arguments.folder, f"a folder with trained agents in {runs}", "Train one, or give -f.")
+    runs = Path(arguments.exp_folder) / arguments.algo
+    if not runs.is_dir():
+        raise ArgumentError("--exp-folder", arguments.exp_folder, f"a folder with runs in {runs}", "Train first, or give -f.")
+
+
+def _check_agent(arguments: argparse.Namespace) -> None:
+    if "rl-trained-agents" in arguments.folder:  # the Zoo downloads its own agents into a folder of that name
+        return
+    choice = (arguments.load_best, arguments.load_checkpoint, arguments.load_last_checkpoint)
+    try:
+        with redirect_stdout(None):
+            get_model_path(arguments.exp_id, arguments.folder, arguments.algo, arguments.env, *choice)
+    except (AssertionError, ValueError) as error:
+        allowed = f"a folder with trained agents in {Path(arguments.folder) / arguments.algo} ({error})"
+        raise ArgumentError("--folder", arguments.folder, allowed, "Train one, or give -f.") from error

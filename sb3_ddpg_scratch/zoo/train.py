@@ -14,7 +14,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS, StoreDict
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import require
 from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO
 
@@ -110,12 +110,9 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def _track(arguments: argparse.Namespace) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise ArgumentError(
-            "--track", True, "left out without wandb", "It needs Weights and Biases: pip install wandb"
-        ) from error
+    require("--track", "", "wandb")
+    import wandb
+
     arguments.command = " ".join(sys.orig_argv)
     name = f"{arguments.env}__{arguments.algo}__{arguments.seed}__{int(time.time())}"
     arguments.tensorboard_log = f"runs/{name}"

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from sb3_ddpg_scratch.checkpoint.storage import checkpoints_in
-from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.zoo.registry import check_env
+from sb3_ddpg_scratch.errors import ArgumentError, require
 from sb3_ddpg_scratch.zoo.saved_yaml import CHECKPOINTS, read_saved, saved_file
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, preset_file, preset_names
 
@@ -51,15 +50,19 @@ def check_train_options(arguments: argparse.Namespace) -> None:
     if arguments.diagnostics and arguments.optimize_hyperparameters:
         advice = "Train with the best trial's settings, then look."
         raise ArgumentError("--diagnostics", True, "left out beside -optimize", advice)
+    if arguments.diagnostics:
+        require("--diagnostics", "report", "plotly")
+    if arguments.tensorboard_log:
+        require("--tensorboard-log", "tensorboard", "tensorboard")
     _check_checkpoints(arguments)
-    if arguments.preset is not None:
+    # A resumed run has the preset's file already.
+    if arguments.preset is not None and arguments.resume is None:
         path = preset_file(arguments.preset)
         if arguments.algo != ALGO:
             raise ArgumentError("--preset", arguments.preset, f"left out with --algo {arguments.algo}")
         if arguments.conf_file is not None:
             raise ArgumentError("--preset", arguments.preset, "left out beside --conf-file", "Give one of the two.")
         arguments.conf_file = str(path)
-    check_env(arguments.env, arguments.gym_packages)
     agent = Path(arguments.trained_agent)
     if arguments.trained_agent and not (agent.suffix == ".zip" and agent.is_file()):
         raise ArgumentError("--trained-agent", arguments.trained_agent, "the .zip of a trained agent")

@@ -1,10 +1,9 @@
 """YAML files of settings: those that ship with the package, reading any of them, and checking what they hold."""
 
 import ast
-import difflib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.policies import ACTIVATIONS, ScratchDDPGPolicy
 
 ALGO = "scratch_ddpg"
@@ -83,13 +82,6 @@ def preset_file(name: str) -> Path:
     if name not in names:
         raise ArgumentError("--preset", name, f"one of {', '.join(names)}", near(name, names))
     return hyperparams_folder() / f"{name}.yml"
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """``Did you mean ...?`` with up to five names that resemble this one, whatever their case; empty if none does."""
-    by_lower = {candidate.lower(): candidate for candidate in names}
-    close = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=5)]
-    return f"Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def read_settings(path: Path) -> dict[str, dict[str, Any]]:

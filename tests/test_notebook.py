@@ -1,0 +1,75 @@
+"""What a notebook needs: figures that Plotly takes, tables with the numbers of the files, paths as text."""
+
+import json
+
+import numpy as np
+import pytest
+from made_up_results import made_up_results
+from plotly import graph_objects as go
+
+import sb3_ddpg_scratch.compare as compare
+import sb3_ddpg_scratch.zoo as zoo
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
+from sb3_ddpg_scratch import diagnostics as diagnosed
+from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, UnreadableRecordingError, read_recording
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recorded")
+    settings = {"policy_kwargs": {"net_arch": [4]}, "buffer_size": 500, "learning_starts": 10, "batch_size": 8, "seed": 0}
+    model = ScratchDDPG("MlpPolicy", "Pendulum-v1", device="cpu", updater="analytic", **settings)
+    model.learn(450, DiagnosticsCallback(folder, every=50, snapshot_every=150))
+    return folder
+
+
+def colors_in(figure):
+    return [text for text in json.dumps(figure.to_plotly_json(), default=str).split('"') if text.startswith("theme:")]
+
+
+def test_a_recording(folder):
+    recording = read_recording(str(folder))
+    figures = diagnosed.figures(recording)
+    assert {"Episode return", "TD error", "Critic loss"} <= set(figures)
+    for figure in figures.values():
+        assert isinstance(figure, go.Figure)
+        assert colors_in(figure) == []
+    table = diagnosed.table(recording, "update")
+    line = figures["Critic loss"].data[0]
+    np.testing.assert_allclose(np.array(line.y, float), table["critic_loss"], rtol=1e-4)
+    np.testing.assert_array_equal(line.x, table["step"])
+    moving = [figure for figure in figures.values() if figure.frames]
+    assert moving
+    assert {frame.name for frame in moving[0].frames} == {step.args[0][0] for step in moving[0].layout.sliders[0].steps}
+    with pytest.raises(ArgumentError, match="kind='updates'"):
+        diagnosed.table(recording, "updates")
+
+
+def test_two_recordings_have_colors_of_their_own(folder):
+    recording = read_recording(folder)
+    first, second = diagnosed.figures(recording, recording)["TD error"].data
+    assert first.line.color != second.line.color
+
+
+def test_text_that_is_no_recording_is_no_traceback():
+    with pytest.raises(UnreadableRecordingError, match="nowhere: there is no such folder"):
+        read_recording("nowhere")
+
+
+def test_a_comparison(tmp_path):
+    scores = {"ours": {"Pendulum-v1": np.array([-100.0, -120.0])}, "sb3": {"Pendulum-v1": np.array([-150.0, -160.0])}}
+    made_up_results(scores, {"Pendulum-v1": -1200.0}, "sb3").write(tmp_path / "results.json")
+    results = compare.read_results(str(tmp_path))
+    for figure in compare.figures(results).values():
+        assert isinstance(figure, go.Figure)
+        assert colors_in(figure) == []
+    table = compare.score_table(results)
+    assert table.groupby("arm")["score"].apply(list).to_dict() == {"ours": [-100.0, -120.0], "sb3": [-150.0, -160.0]}
+    (verdict,) = compare.verdict_table(results).itertuples()
+    assert (verdict.a, verdict.difference) == ("ours", pytest.approx(45.0))
+
+
+@pytest.mark.parametrize("package", [compare, zoo, diagnosed])
+def test_what_is_exported_is_there(package):
+    for name in package.__all__:
+        assert getattr(package, name) is not None
