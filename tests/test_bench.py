@@ -7,11 +7,40 @@ import pytest
 from typer.testing import CliRunner
 
 from sb3_ddpg_scratch.bench import schedule
+from sb3_ddpg_scratch.bench import workload as workload_module
 from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_measurements
-from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
+from sb3_ddpg_scratch.bench.worker import make_model
+from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure, missing
 from sb3_ddpg_scratch.cli import app
 
 TINY = Workload("", (16, 12), 8, cores=1, seconds=0.05, filled=50)
+
+
+def test_td3_and_layer_norm_are_timed_as_such(monkeypatch):
+    made = []
+    monkeypatch.setattr("sb3_ddpg_scratch.ScratchDDPG", lambda *args, **settings: made.append(settings))
+    for workload in (replace(TINY, contender="compiled", td3=True), replace(TINY, contender="compiled", layer_norm=True)):
+        make_model(workload)
+    assert made[0]["policy_kwargs"] == {"net_arch": [16, 12], "n_critics": 2}
+    assert (made[0]["policy_delay"], made[0]["target_policy_noise"]) == (2, 0.2)
+    assert made[1]["policy_kwargs"] == {"net_arch": [16, 12], "norm": "layer"}
+    assert replace(TINY, td3=True).setting == "[16,12]/8, TD3"
+    assert replace(TINY, layer_norm=True).setting == "[16,12]/8, layer norm"
+
+
+def test_what_rltools_lacks_is_said(monkeypatch):
+    monkeypatch.setattr(workload_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(workload_module, "find_library", lambda name: None)
+    monkeypatch.setattr(workload_module.shutil, "which", lambda name: None)
+    assert missing("rltools") == "rltools needs rltools, a C++ compiler, BLAS (libopenblas-dev)"
+    assert not installed("rltools")
+
+
+def test_rltools_has_steps_and_no_updates():
+    rounds = [{("rltools", 1): {"steps_per_s": 40.0}, ("compiled", 1): {"updates_per_s": 90.0, "steps_per_s": 50.0}}]
+    first, second = (dict(zip(HEADINGS, row, strict=True)) for row in table(Setting("x", rounds)))
+    assert (first["updates/s"], first["spread"], first["env steps/s"]) == ("-", "-", "40")
+    assert second["vs RLtools"] == "- / 1.25"
 
 
 @pytest.mark.parametrize("contender", [*CONTENDERS, "auto", "floor"])
@@ -25,6 +54,14 @@ def test_every_contender_is_measured_in_its_own_process(contender):
         assert 0.1 < result["setup_s"] < 120
         assert 50 < result["peak_mb"] < 10_000
         assert result["updater"] == contender or contender == "auto"
+
+
+def test_rltools_is_measured_where_it_is_installed():
+    if (reason := missing("rltools")) is not None:
+        pytest.skip(reason)
+    result = measure(replace(TINY, contender="rltools", td3=True, net_arch=(16, 16), filled=100))
+    assert 10 < result["steps_per_s"] < 10**6
+    assert "updates_per_s" not in result
 
 
 def test_several_environments_and_updates():
@@ -67,6 +104,7 @@ def test_ratios_are_within_rounds_at_the_better_number_of_cores():
         "env steps/s": "500",
         "vs SB3": "5.00 / 8.33",
         "vs SBX": "- / -",
+        "vs RLtools": "- / -",
         "x floor": "2.00",
         "set-up s": "3.2",
         "peak MB": "310",
@@ -121,6 +159,6 @@ def test_command(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["bench", "--quick", "--json", str(path)], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     assert "Pendulum-v1, [64,64]/64: 1 round(s)" in result.output
-    assert "8 envs x 8 updates" in result.output
+    assert "[64,64]/64, TD3: 1 round(s)" in result.output
     assert len(json.loads(path.read_text())["settings"]) == 4
     assert CliRunner().invoke(app, ["bench", "--env", "Nowhere-v0"]).exit_code != 0

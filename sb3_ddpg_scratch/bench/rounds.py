@@ -10,7 +10,8 @@ from sb3_ddpg_scratch.json_values import write_json
 # The measurements of one round, by contender and number of cores.
 Round = dict[tuple[str, int], dict[str, float | str]]
 
-HEADINGS = ("contender", "cores", "updates/s", "spread", "env steps/s", "vs SB3", "vs SBX", "x floor", "set-up s", "peak MB")
+_SPEED = ("contender", "cores", "updates/s", "spread", "env steps/s")
+HEADINGS = (*_SPEED, "vs SB3", "vs SBX", "vs RLtools", "x floor", "set-up s", "peak MB")
 
 
 @dataclass
@@ -68,21 +69,22 @@ def table(setting: Setting) -> list[list[str]]:
 
 
 def _row(setting: Setting, contender: str) -> list[str]:
-    cores = setting.best_cores(contender, "updates_per_s")
+    steps_cores = setting.best_cores(contender, "steps_per_s")
+    cores = setting.best_cores(contender, "updates_per_s") or steps_cores
     if cores is None:
         return []
     updates = setting.values(contender, cores, "updates_per_s")
-    steps_cores = setting.best_cores(contender, "steps_per_s")
     steps = setting.values(contender, steps_cores, "steps_per_s") if steps_cores else []
     floor = setting.ratios("floor", contender, "updates_per_s") if contender != "floor" else []
     return [
         contender,
         f"{cores}" if steps_cores in (cores, None) else f"{cores} / {steps_cores}",
         _median(updates, ",.0f"),
-        f"{min(updates):,.0f} to {max(updates):,.0f}",
+        f"{min(updates):,.0f} to {max(updates):,.0f}" if updates else "-",
         _median(steps, ",.0f"),
         _against(setting, contender, "sb3"),
         _against(setting, contender, "sbx"),
+        _against(setting, contender, "rltools"),
         _median(floor, ".2f"),
         _median(setting.values(contender, cores, "setup_s"), ".1f"),
         _median(setting.values(contender, cores, "peak_mb"), ".0f"),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from sb3_ddpg_scratch.bench.rounds import Setting
-from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure
+from sb3_ddpg_scratch.bench.workload import CONTENDERS, RLTOOLS, Workload, installed, measure
 from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 
 SIZES = (((64, 64), 64), ((256, 256), 256), ((400, 300), 256))
@@ -14,17 +14,25 @@ Progress = Callable[[str, int, int], None]
 
 
 def plan(env: RegisteredEnv, quick: bool, cores: Iterable[int]) -> list[list[Workload]]:
-    """For each setting, the workloads of one round."""
+    """For each setting, the workloads of one round. A quick one is for one core and leaves out what has no quick answer."""
     seconds = 0.5 if quick else 1.2
-    names = [name for name in CONTENDERS if installed(name)]
-    settings = []
     common = Workload("", (), 256, 1, env=env.env_id, gym_packages=env.packages, seconds=seconds)
-    for net_arch, batch_size in SIZES:
-        sized = replace(common, net_arch=net_arch, batch_size=batch_size)
-        settings.append([replace(sized, contender=name, cores=c) for name in [*names, "floor"] for c in cores])
-    vectorized = replace(common, net_arch=(256, 256), n_envs=8, gradient_steps=8)
-    settings.append([replace(vectorized, contender=name, cores=c) for name in names for c in cores])
-    return settings
+    sizes = [replace(common, net_arch=net_arch, batch_size=batch_size) for net_arch, batch_size in SIZES]
+    small, middle, _ = sizes
+    names = ("sb3", "sbx", "compiled") if quick else CONTENDERS
+    plans = [(size, (*names, "floor")) for size in sizes]
+    plans.append((replace(small, td3=True), (RLTOOLS, "compiled")))
+    if not quick:
+        plans += [
+            (replace(middle, td3=True), (RLTOOLS, "compiled")),
+            (replace(middle, layer_norm=True), ("sbx", "autograd", "compiled")),
+            (replace(middle, n_envs=8, gradient_steps=8), names),
+        ]
+    counts = [1] if quick else cores
+    return [
+        [replace(workload, contender=name, cores=c) for name in filter(installed, contenders) for c in counts]
+        for workload, contenders in plans
+    ]
 
 
 def run(

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_measurements
 from sb3_ddpg_scratch.bench.schedule import plan, run
-from sb3_ddpg_scratch.bench.workload import CONTENDERS, installed
+from sb3_ddpg_scratch.bench.workload import CONTENDERS, RLTOOLS, missing
 from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 from sb3_ddpg_scratch.machine import describe_machine, usable_cores, versions
 
@@ -21,7 +21,7 @@ _EXPLANATION = (
     "the rounds of the ratio of updates/s, and of environment steps/s. x floor: an update's time over that of its bare "
     "hidden-layer products on the fastest library."
 )
-_PACKAGES = ("torch", "stable-baselines3", "sbx-rl", "jax", "numba", "numpy")
+_PACKAGES = ("torch", "stable-baselines3", "sbx-rl", "jax", "rltools", "numba", "numpy")
 # Columns of the output where it is not a terminal.
 _WIDTH = 130
 
@@ -33,9 +33,9 @@ def run_bench(env: RegisteredEnv, quick: bool, rounds: int, json: Path | None, c
     machine = describe_machine() | {"python": platform.python_version()}
     machine |= dict.fromkeys(_PACKAGES, "not installed") | versions(_PACKAGES)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
-    missing = [name for name in CONTENDERS if not installed(name)]
-    if missing:
-        console.print(f"Not installed, and left out: {', '.join(missing)} (extras: bench for sbx, fast for compiled).")
+    lacking = [reason for name in (*CONTENDERS, RLTOOLS) if (reason := missing(name))]
+    if lacking:
+        console.print(f"Left out: {'; '.join(lacking)} (the extra bench brings SBX and RLtools).", soft_wrap=True)
     results = _run(env, quick, rounds, machine, json, console)
     if json is not None:
         console.print(f"Wrote {json}", soft_wrap=True)

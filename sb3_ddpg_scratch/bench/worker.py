@@ -12,6 +12,9 @@ from typing import Any
 from sb3_ddpg_scratch.bench.workload import Workload
 from sb3_ddpg_scratch.gym_packages import import_modules
 
+# Environment steps in one call of ``learn`` while they are timed; a whole number of steps of eight environments.
+STEPS_AT_ONCE = 200
+
 
 def rate(action: Callable[[], object], seconds: float, warm_up: int = 3) -> float:
     """Repetitions per second, after ``warm_up`` ones that do not count."""
@@ -46,6 +49,8 @@ def make_model(workload: Workload) -> Any:
     if workload.contender == "sbx":
         import sbx
 
+        if workload.layer_norm:
+            settings["policy_kwargs"]["layer_norm"] = True
         return sbx.DDPG("MlpPolicy", env, **settings)
     if workload.contender == "sb3":
         from stable_baselines3 import DDPG
@@ -53,43 +58,60 @@ def make_model(workload: Workload) -> Any:
         return DDPG("MlpPolicy", env, device="cpu", **settings)
     from sb3_ddpg_scratch import ScratchDDPG
 
+    if workload.layer_norm:
+        settings["policy_kwargs"]["norm"] = "layer"
+    if workload.td3:
+        settings |= {"policy_delay": 2, "target_policy_noise": 0.2}
+        settings["policy_kwargs"]["n_critics"] = 2
     return ScratchDDPG("MlpPolicy", env, device="cpu", updater=workload.contender, **settings)
 
 
 def time_model(workload: Workload, start: float) -> dict[str, float | str]:
     """See :func:`~sb3_ddpg_scratch.bench.workload.measure`; ``start`` is when the process was started, in epoch seconds."""
-    from stable_baselines3.common.callbacks import BaseCallback
+    model = make_model(workload)
 
-    class Clock(BaseCallback):
-        """Records the time of the first step, and times the steps after the first hundred that trained."""
+    def learn(steps: int) -> None:
+        model.learn(steps, log_interval=None, reset_num_timesteps=False)
 
-        first = 0.0
-        steps = 0
-        start = 0.0
-        elapsed = 0.0
-
-        def _on_step(self) -> bool:
-            now = time.perf_counter()
-            if not self.first:
-                self.first = time.time()
-            if self.num_timesteps >= workload.filled + 100 * workload.n_envs:
-                self.start = self.start or now
-                self.elapsed = now - self.start
-                self.steps += 1
-            return self.elapsed < workload.seconds
-
-    model, clock = make_model(workload), Clock()
-    model.learn(10**9, callback=clock, log_interval=None)
-    # The first counted step started the clock, so one fewer was timed.
-    steps_per_s = (clock.steps - 1) * workload.n_envs / clock.elapsed
+    learn(1)
+    set_up = time.time() - start
+    learn(workload.filled + 100 * workload.n_envs)
+    steps_per_s = rate(lambda: learn(STEPS_AT_ONCE), workload.seconds, warm_up=0) * STEPS_AT_ONCE
     updates = rate(lambda: model.train(workload.gradient_steps, workload.batch_size), workload.seconds)
     return {
         "updates_per_s": updates * workload.gradient_steps,
         "steps_per_s": steps_per_s,
-        "setup_s": clock.first - start,
+        "setup_s": set_up,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "updater": model.updater_in_use if workload.contender == "auto" else workload.contender,
     }
+
+
+def time_rltools(workload: Workload, start: float) -> dict[str, float | str]:
+    """Environment steps per second of RLtools' TD3, each with an update, on Gymnasium's Python environment; see there."""
+    import gymnasium as gym
+    import numpy as np
+    from rltools import TD3
+
+    import_modules(workload.gym_packages)
+    (units,) = set(workload.net_arch)
+    module = TD3(
+        lambda: gym.wrappers.RescaleAction(gym.make(workload.env), np.float32(-1), np.float32(1)),
+        enable_evaluation=False,
+        interface_name=f"bench_{units}_{workload.batch_size}",
+        ACTOR_BATCH_SIZE=workload.batch_size,
+        CRITIC_BATCH_SIZE=workload.batch_size,
+        ACTOR_HIDDEN_DIM=units,
+        CRITIC_HIDDEN_DIM=units,
+        N_WARMUP_STEPS=workload.filled,
+        REPLAY_BUFFER_CAP=100_000,
+        STEP_LIMIT=100_000_000,
+    )
+    state = module.State(0)
+    first = time.time()
+    steps = rate(state.step, workload.seconds, warm_up=workload.filled + 100)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"steps_per_s": steps, "setup_s": first - start, "peak_mb": peak, "updater": workload.contender}
 
 
 def time_floor(workload: Workload) -> dict[str, float | str]:
@@ -121,6 +143,9 @@ def main() -> None:
     if cores:
         os.sched_setaffinity(0, cores)
     workload = Workload(**fields | {"net_arch": tuple(fields["net_arch"])})
+    if workload.contender == "rltools":
+        print(json.dumps(time_rltools(workload, start)))
+        return
     if workload.contender != "sbx":
         import torch as th
 

@@ -2,13 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from ctypes.util import find_library
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 
 CONTENDERS = ("sb3", "sbx", "autograd", "analytic", "compiled")
+# TD3 in C++, compiled for each configuration: only where TD3 is timed.
+RLTOOLS = "rltools"
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,31 @@ class Workload:
     seconds: float = 2.0
     buffer_size: int = 1_000_000
     filled: int = 2_000
+    td3: bool = False
+    layer_norm: bool = False
 
     @property
     def setting(self) -> str:
         """What the contenders of one comparison have in common."""
         envs = "" if self.n_envs == 1 else f", {self.n_envs} envs x {self.gradient_steps} updates"
-        return f"[{','.join(map(str, self.net_arch))}]/{self.batch_size}{envs}"
+        options = "".join(f", {name}" for name, on in (("TD3", self.td3), ("layer norm", self.layer_norm)) if on)
+        return f"[{','.join(map(str, self.net_arch))}]/{self.batch_size}{options}{envs}"
+
+
+def missing(contender: str) -> str | None:
+    """What a contender lacks here, in words; ``None`` if nothing."""
+    needed = {"sbx": ("sbx", "jax"), "compiled": ("numba", "scipy"), RLTOOLS: (RLTOOLS,)}.get(contender, ())
+    lacking = [package for package in needed if find_spec(package) is None]
+    if contender == RLTOOLS and not (shutil.which("g++") or shutil.which("clang++")):
+        lacking.append("a C++ compiler")
+    if contender == RLTOOLS and find_library("blas") is None:
+        lacking.append("BLAS (libopenblas-dev)")
+    return f"{contender} needs {', '.join(lacking)}" if lacking else None
 
 
 def installed(contender: str) -> bool:
     """Whether what a contender needs is installed."""
-    needed = {"sbx": ("sbx", "jax"), "compiled": ("numba", "scipy")}.get(contender, ())
-    return all(find_spec(package) is not None for package in needed)
+    return missing(contender) is None
 
 
 def measure(workload: Workload) -> dict[str, float | str]:
@@ -47,7 +64,8 @@ def measure(workload: Workload) -> dict[str, float | str]:
     module = "sb3_ddpg_scratch.bench.worker"
     finished = subprocess.run(
         [sys.executable, "-m", module, json.dumps(asdict(workload)), repr(time.time()), json.dumps(cores)],
-        env=os.environ | threads | {"JAX_PLATFORMS": "cpu"},
+        # RLtools refuses MKL beside torch, and takes OpenBLAS.
+        env=os.environ | threads | {"JAX_PLATFORMS": "cpu", "RL_TOOLS_DISABLE_MKL": "1"},
         capture_output=True,
         text=True,
         check=False,

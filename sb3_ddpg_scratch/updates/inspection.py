@@ -137,7 +137,7 @@ def _why_not_these_parameters(name: str, network: nn.Module, trained: bool) -> s
     return None
 
 
-NO_COMPILER = "Numba and SciPy are not installed: pip install 'sb3-ddpg-scratch[fast]'"
+NO_COMPILER = "Numba and SciPy cannot be imported: pip install numba scipy"
 
 
 @cache
