@@ -31,7 +31,7 @@ def test_bench_measures_it_in_other_processes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     planned = schedule.plan(registered_env(f"trolley:{ENV_ID}"), True, [1])
-    (first,) = (one for one in planned[0] if one.contender == "analytic")
+    (first,) = (one for one in planned[0] if one.contender == "compiled")
     small = {"seconds": 0.01, "filled": 100, "buffer_size": 1000}
     assert workload.measure(type(first)(**vars(first) | small))["updates_per_s"] > 0
 
