@@ -84,7 +84,7 @@ def page(results: Results, root: Path) -> str:
         firsts = [
             next((str(entry["score"]) for entry in found if entry["algorithm"] == name), "–") for name in ("DDPG", "TD3")
         ]
-        minutes = np.mean([run.training_seconds for run in results.runs if run.env == env]) / 60
+        minutes = np.median([run.training_seconds for run in results.runs if run.env == env]) / 60
         low, high = own["ci"][env] or (float("nan"),) * 2
         scores = np.array(own["scores"][env], float)
         steps, seeds = f"{results.protocol[env]['steps']:,}", str(len(scores))
