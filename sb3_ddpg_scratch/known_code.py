@@ -6,7 +6,6 @@ not where every callback, environment, noise and schedule is a class of the pack
 """
 
 from collections.abc import Iterator
-from types import FunctionType, MethodType
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +16,7 @@ _PACKAGES = frozenset({"gymnasium", "rl_zoo3", "sb3_ddpg_scratch", "stable_basel
 
 
 def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:
-    """Whether all code that runs while this model learns belongs to known packages, none of its methods replaced."""
+    """Whether all code that runs while this model learns belongs to known packages, down to what their objects call."""
     schedules = [schedule.value_schedule for schedule in (model.lr_schedule, model.qf_lr_schedule) if schedule is not None]
     noise = getattr(model.action_noise, "base_noise", model.action_noise)
     writers = model._logger.output_formats
@@ -28,8 +27,8 @@ def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:
 def _is_known(part: Any) -> bool:
     if part is None:
         return True
-    replaced = any(isinstance(value, (FunctionType, MethodType)) for value in getattr(part, "__dict__", {}).values())
-    return type(part).__module__.partition(".")[0] in _PACKAGES and not replaced
+    called = [value for value in getattr(part, "__dict__", {}).values() if callable(value) and not isinstance(value, type)]
+    return all(type(one).__module__.partition(".")[0] in _PACKAGES for one in (part, *called))
 
 
 def _environments(env: Any) -> Iterator[Any]:

@@ -37,6 +37,7 @@ def collect_rollouts(
     self._updater.set_training_mode(self.policy, False)
     num_collected_steps, num_collected_episodes, continue_training = 0, 0, True
     assert isinstance(env, VecEnv), "You must pass a VecEnv"
+    assert train_freq.frequency > 0, "Should at least collect one step or episode."
     if env.num_envs > 1:
         assert train_freq.unit == TrainFrequencyUnit.STEP, "You must use only one env when doing episodic training."
     if self._updater.trusted is None:
@@ -72,7 +73,7 @@ def collect_rollouts(
 _DUMMY_METHODS = frozenset({"step", "step_async", "step_wait", "_save_obs", "_obs_from_buf"})
 _STEP_WAIT = DummyVecEnv.step_wait
 # Copies of these are the same objects.
-_IMMUTABLE = frozenset({bool, int, float, str, type(None)})
+_IMMUTABLE = frozenset({bool, int, float, str, type(None), np.float64, np.float32, np.int64, np.bool_})
 
 
 def step(env: VecEnv, actions: np.ndarray, outputs_checked: bool = True) -> VecEnvStepReturn:
@@ -140,8 +141,7 @@ def _noise(action_noise: ActionNoise | None, action_shape: tuple[int, ...], n_en
     if action_noise is None:
         return None
     noise = action_noise()
-    if np.shape(noise) != (n_envs, *action_shape):
-        check_noise_sample(noise, action_shape, n_envs)
+    check_noise_sample(noise, action_shape, n_envs)
     return noise
 
 

@@ -12,6 +12,9 @@ import sb3_ddpg_scratch.zoo as zoo
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch import diagnostics as diagnosed
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, UnreadableRecordingError, read_recording
+from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure
+from sb3_ddpg_scratch.report.light_colors import light_color
+from sb3_ddpg_scratch.report.plotly_figure import plotly_figures
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +76,15 @@ def test_a_comparison(tmp_path):
 def test_what_is_exported_is_there(package):
     for name in package.__all__:
         assert getattr(package, name) is not None
+
+
+def test_every_color_of_a_run_is_known():
+    """As many as figures may name, paler ones too."""
+    colors = [light_color(f"theme:run{number}") for number in range(RUN_COLORS)]
+    assert len({color for color, _ in colors}) == RUN_COLORS
+    assert light_color("theme:faint12") == (colors[12][0], 0.4)
+    trace = {"type": "scatter", "x": [0, 1], "y": [0, 1], "line": {"color": "theme:run12"}, "fillcolor": "theme:wash12"}
+    (made,) = plotly_figures([Figure("name", "section", "Title", "", [trace], {})]).values()
+    red, green, blue = (int(colors[12][0][place : place + 2], 16) for place in (1, 3, 5))
+    assert made.data[0].line.color == colors[12][0]
+    assert made.data[0].fillcolor == f"rgba({red}, {green}, {blue}, 0.17)"

@@ -1,5 +1,7 @@
 """Rollouts of our own against SB3's: the same calls, the same local variables, the same outputs of environments."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -148,6 +150,8 @@ def test_known_code_is_that_of_known_packages(tmp_path):
     evaluation = EvalCallback(make_vec_env("Pendulum-v1"), callback_on_new_best=None)
     assert trusted()
     assert trusted([evaluation, CheckpointCallback(10, str(tmp_path))])
+    assert trusted(env="HalfCheetah-v5")
+    assert trusted(env="LunarLanderContinuous-v3")
     assert trusted(env=VecNormalize(make_vec_env("Pendulum-v1", 2)))
     assert trusted(action_noise=NormalActionNoise(np.zeros(1), np.ones(1)))
 
@@ -161,6 +165,7 @@ def test_known_code_is_that_of_known_packages(tmp_path):
         {"callback": EvalCallback(make_vec_env(ShortEnv))},
         {"env": ShortEnv()},
         {"env": gym.wrappers.TransformReward(gym.make("Pendulum-v1"), lambda reward: reward)},
+        {"env": gym.wrappers.TransformReward(gym.make("Pendulum-v1"), partial(round, ndigits=2))},
         {"learning_rate": lambda progress: 1e-3},
         {"qf_learning_rate": lambda progress: 1e-3},
         {"change": lambda model: setattr(model, "_on_step", lambda: None)},

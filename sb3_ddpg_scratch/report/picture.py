@@ -1,8 +1,6 @@
 """A page's figures as one static picture, for papers and documentation, by Matplotlib: a browser may not be installed."""
 
-import re
 from collections.abc import Sequence
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,10 @@ import numpy as np
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.report.figure import Figure
+from sb3_ddpg_scratch.report.light_colors import light_color
 
 MOST_COLUMNS = 3
 DOTS_PER_INCH = 200
-# The opacities that theme.js gives these colors in light mode.
-_OPACITIES = {"faint": 0.4, "wash": 0.17}
 
 
 def write_picture(figures: Sequence[Figure], path: Path, title: str = "", same_scale: bool = False) -> None:
@@ -69,13 +66,8 @@ def _draw(figure: Figure, axes: Any) -> dict[str, Any]:
 
 
 def _color(name: str) -> dict[str, Any]:
-    """A theme's color in light mode, which comes first in the page's style."""
-    kind, place = name.removeprefix("theme:").rstrip("0123456789"), re.search(r"\d*$", name)
-    assert place is not None
-    variable = f"run{place.group()}" if place.group() else kind
-    found = re.search(rf"--{variable}: (#\w+)", files("sb3_ddpg_scratch.report").joinpath("base.css").read_text())
-    assert found is not None, name
-    return {"color": found.group(1), "alpha": _OPACITIES.get(kind, 1.0)}
+    color, opacity = light_color(name)
+    return {"color": color, "alpha": opacity}
 
 
 def _literal(text: str) -> str:

@@ -1,21 +1,13 @@
 """The figures of a page as Plotly's own objects, which a notebook shows by itself."""
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sb3_ddpg_scratch.errors import require
 from sb3_ddpg_scratch.report.figure import Figure
+from sb3_ddpg_scratch.report.light_colors import light_color
 
 _SCALES = {"diverging": "RdBu_r", "sequential": "Magma"}
-_PACKAGE = Path(__file__).resolve().parent.parent
-# The pages' colors in light mode, by name.
-_COLORS: dict[str, str] = {
-    name: color
-    for style in ("report/base.css", "compare/page.css")
-    for name, color in re.findall(r"--([a-z]+\d?): (#[0-9a-f]{6})", (_PACKAGE / style).read_text().partition("@media")[0])
-}
 
 
 def plotly_figures(figures: Sequence[Figure]) -> dict[str, Any]:
@@ -53,14 +45,9 @@ def _resolved(value: Any) -> Any:
         return [_resolved(entry) for entry in value]
     if not isinstance(value, str) or not value.startswith("theme:"):
         return value
-    name = value.removeprefix("theme:")
-    # As in theme.js: paler than a run's own color.
-    for kind, alpha in (("faint", "66"), ("wash", "2b")):
-        if name.startswith(kind):
-            return _rgba(_COLORS[name.replace(kind, "run")] + alpha)
-    return _SCALES.get(name) or _COLORS[name]
-
-
-def _rgba(color: str) -> str:
-    red, green, blue, alpha = (int(color[place : place + 2], 16) for place in (1, 3, 5, 7))
-    return f"rgba({red}, {green}, {blue}, {alpha / 255:.3f})"
+    scale = _SCALES.get(value.removeprefix("theme:"))
+    if scale is not None:
+        return scale
+    color, opacity = light_color(value)
+    red, green, blue = (int(color[place : place + 2], 16) for place in (1, 3, 5))
+    return color if opacity == 1 else f"rgba({red}, {green}, {blue}, {opacity})"

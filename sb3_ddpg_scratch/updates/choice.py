@@ -100,10 +100,9 @@ class UpdaterChoice:
 
     def may_act(self, actor: Actor) -> bool:
         """Whether the compiled actor does what this actor does."""
-        if not self.compiled_actor.inspected:
-            if not self._may_compile or self.compiled_actor.objection(actor) is not None:
-                return False
-            self.compiled_actor.inspected = bool(self.trusted)
+        if not self._may_compile or self.compiled_actor.objection(actor) is not None:
+            return False
+        self.compiled_actor.inspected = bool(self.trusted)
         return True
 
     def train(self, networks: Networks, *arguments: Any, **named: Any) -> None:
