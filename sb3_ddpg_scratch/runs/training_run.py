@@ -35,6 +35,8 @@ SCORED_EVALUATIONS = 10
 """A run's score is the mean of so many evaluations, its last ones."""
 CHECKPOINT_EVERY = 50_000
 """Environment steps between checkpoints of a run: writing them takes less than a hundredth of its time."""
+EVALUATED_AT_ONCE = 10
+"""Environments of an evaluation: its episodes run side by side, with one call of the actor for all."""
 SPEC_FILE = "spec.json"
 PACKAGES = ("torch", "numpy", "stable-baselines3", "gymnasium", "rl-zoo3")
 
@@ -134,6 +136,7 @@ def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
         n_timesteps=spec.steps,
         eval_freq=max(spec.steps // spec.evaluations, 1),
         n_eval_episodes=spec.eval_episodes,
+        n_eval_envs=min(spec.eval_episodes, EVALUATED_AT_ONCE),
         hyperparams=_classes_named_in(spec),
         seed=spec.seed,
         log_interval=-1,
