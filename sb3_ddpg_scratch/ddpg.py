@@ -20,7 +20,6 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import update_learning_rate
 from typing_extensions import Self
 
 from sb3_ddpg_scratch import export, learn_setup, model_file, model_setup, rollout, training_log, validation
@@ -187,15 +186,11 @@ class ScratchDDPG(OffPolicyAlgorithm):
         """Sample minibatches and update the networks with each; raises ``DivergenceError`` if a loss is not finite."""
         assert self.replay_buffer is not None
         self._updater.set_training_mode(self.policy, True)
-        actor_rate, critic_rate = self._learning_rates(self._current_progress_remaining)
-        update_learning_rate(self.actor.optimizer, actor_rate)
-        update_learning_rate(self.critic.optimizer, critic_rate)
+        self._follow_schedules()
         self._statistics_unread = True
         if gradient_steps <= 0:
             return
-        smoothing = (self.target_policy_noise, self.target_noise_clip)
-        settings = UpdateSettings(self.gamma, self.tau, self.max_grad_norm, self.policy_delay, *smoothing)
-        updates_before, env = self._n_updates, self._vec_normalize_env
+        settings, updates_before, env = self._update_settings(), self._n_updates, self._vec_normalize_env
         self._n_updates += gradient_steps
         # Samples, and calls td_target, critic_loss, actor_loss and soft_update, or the same in compiled code.
         self._updater.train(self._networks(), self.replay_buffer, gradient_steps, batch_size, settings, updates_before, env)
@@ -203,8 +198,25 @@ class ScratchDDPG(OffPolicyAlgorithm):
         if self.device.type == "cpu":
             training_log.check_losses(self)
 
+    # What a rollout does without in a learn that nobody interferes with.
+    _replaced_while_steady = (_sample_action, _store_transition, train)
+
     def _networks(self) -> Networks:
         return Networks(self.actor, self.critic, self.actor_target, self.critic_target)
+
+    def _update_settings(self) -> UpdateSettings:
+        smoothing = (self.target_policy_noise, self.target_noise_clip)
+        return UpdateSettings(self.gamma, self.tau, self.max_grad_norm, self.policy_delay, *smoothing)
+
+    def _follow_schedules(self) -> bool:
+        """Set the learning rates of both optimizers; returns whether they changed."""
+        changed = False
+        rates = self._learning_rates(self._current_progress_remaining)
+        for optimizer, rate in zip((self.actor.optimizer, self.critic.optimizer), rates, strict=True):
+            for group in optimizer.param_groups:
+                changed = changed or group["lr"] != rate
+                group["lr"] = rate
+        return changed
 
     def _learning_rates(self, progress_remaining: float) -> tuple[float, float]:
         """The learning rates of actor and critic when that share of training (1 to 0) remains."""

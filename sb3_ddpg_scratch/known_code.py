@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
 _PACKAGES = frozenset({"gymnasium", "rl_zoo3", "sb3_ddpg_scratch", "stable_baselines3"})
@@ -22,6 +22,13 @@ def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:
     writers = model._logger.output_formats
     parts = [model, model.policy, model.replay_buffer, noise, *schedules, *writers, *_environments(env), *_callbacks(callback)]
     return all(map(_is_known, parts))
+
+
+def watches_rollouts(callback: BaseCallback) -> bool:
+    """Whether a callback does anything where rollouts begin or end."""
+    methods = ("_on_rollout_start", "_on_rollout_end")
+    leaves = [type(one) for one in _callbacks(callback) if not isinstance(one, CallbackList)]
+    return any(getattr(one, name) is not getattr(BaseCallback, name) for one in leaves for name in methods)
 
 
 def _is_known(part: Any) -> bool:

@@ -179,28 +179,41 @@ class PackedReplayBuffer(ReplayBuffer):
         """Store one transition of every environment; ``TimeLimit.truncated`` in its info marks a truncation."""
         first = self.pos * self.n_envs
         here = slice(first, first + self.n_envs)
-        rows = self.rows[here]
         observation, next_observation = obs.reshape(self.n_envs, -1), next_obs.reshape(self.n_envs, -1)
-        columns = [observation, action.reshape(self.n_envs, -1), reward.reshape(self.n_envs, 1), self._ones]
         if self.optimize_memory_usage:
             self._close_broken_trajectories(here, observation)
-        else:
+        ends = self.ends_of(done, infos)
+        columns = [observation, action.reshape(self.n_envs, -1), reward.reshape(self.n_envs, 1), self.continuations(ends)]
+        if not self.optimize_memory_usage:
             columns.append(next_observation)
         # In the order of BatchColumns.
-        np.concatenate(columns, axis=1, out=rows, casting="same_kind")
-        self._ends[here] = _ONGOING
-        for index in np.flatnonzero(done) if done.any() else ():
-            truncated = self.handle_timeout_termination and infos[index].get("TimeLimit.truncated", False)
-            self._ends[first + index] = _TRUNCATED if truncated else _TERMINATED
-            if not truncated:
-                rows[index, self.columns.continuation] = 0.0
+        np.concatenate(columns, axis=1, out=self.rows[here], casting="same_kind")
+        self.move_on(ends)
+        if self.optimize_memory_usage:
+            self._open_next_rows(next_observation)
 
+    def ends_of(self, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray | None:
+        """How the episodes end with these transitions, uint8 ``(n_envs,)``; ``None`` if none does."""
+        if not done.any():
+            return None
+        ends = np.full(self.n_envs, _ONGOING, np.uint8)
+        for index in np.flatnonzero(done):
+            truncated = self.handle_timeout_termination and infos[index].get("TimeLimit.truncated", False)
+            ends[index] = _TRUNCATED if truncated else _TERMINATED
+        return ends
+
+    def continuations(self, ends: np.ndarray | None) -> np.ndarray:
+        """Those of such transitions, float32 ``(n_envs, 1)``."""
+        return self._ones if ends is None else (ends != _TERMINATED).astype(np.float32)[:, None]
+
+    def move_on(self, ends: np.ndarray | None) -> None:
+        """Count the rows at ``pos``, which were written, as stored."""
+        first = self.pos * self.n_envs
+        self._ends[first : first + self.n_envs] = _ONGOING if ends is None else ends
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True
             self.pos = 0
-        if self.optimize_memory_usage:
-            self._open_next_rows(next_observation)
 
     def truncate_last_trajectory(self) -> None:
         """

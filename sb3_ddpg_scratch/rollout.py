@@ -1,6 +1,5 @@
 """Acting and storing: SB3's ``collect_rollouts`` with next to nothing around the environment's step."""
 
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import should_collect_more_steps
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ddpg_scratch.environment_check import all_finite, check_outputs, checked_outputs, stop_if_not_finite
-from sb3_ddpg_scratch.known_code import only_known_code
-from sb3_ddpg_scratch.noise import check_noise_sample
+from sb3_ddpg_scratch.environment_check import all_finite, check_outputs, stop_if_not_finite
+from sb3_ddpg_scratch.known_code import only_known_code, watches_rollouts
+from sb3_ddpg_scratch.noise import GaussianNoise, OUNoise, check_noise_sample
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
+from sb3_ddpg_scratch.training_log import check_losses
+from sb3_ddpg_scratch.updates.steady_step import SteadyStep
+from sb3_ddpg_scratch.vec_env_step import step
 
 # Of all environments, in environment units and normalized.
 Actions = tuple[np.ndarray, np.ndarray]
@@ -35,7 +36,6 @@ def collect_rollouts(
 ) -> RolloutReturn:
     """See SB3's ``OffPolicyAlgorithm``. Callbacks get the same calls in the same order, and the same local variables."""
     self._updater.set_training_mode(self.policy, False)
-    num_collected_steps, num_collected_episodes, continue_training = 0, 0, True
     assert isinstance(env, VecEnv), "You must pass a VecEnv"
     assert train_freq.frequency > 0, "Should at least collect one step or episode."
     if env.num_envs > 1:
@@ -43,6 +43,23 @@ def collect_rollouts(
     if self._updater.trusted is None:
         self._updater.trust(only_known_code(self, env, callback))
     callback.on_rollout_start()
+    steady = begin_steadily(self, train_freq, replay_buffer, action_noise, learning_starts)
+    if steady is not None:
+        return collect_steadily(self, env, callback, train_freq, replay_buffer, action_noise, log_interval, steady)
+    return _collect(self, env, callback, train_freq, replay_buffer, action_noise, learning_starts, log_interval)
+
+
+def _collect(
+    self: Any,
+    env: VecEnv,
+    callback: BaseCallback,
+    train_freq: TrainFreq,
+    replay_buffer: ReplayBuffer,
+    action_noise: ActionNoise | None,
+    learning_starts: int,
+    log_interval: int | None,
+) -> RolloutReturn:
+    num_collected_steps, num_collected_episodes, continue_training = 0, 0, True
     while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
         actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
         new_obs, rewards, dones, infos = step(env, actions, self._outputs_checked)
@@ -66,42 +83,6 @@ def collect_rollouts(
                     self.dump_logs()
     callback.on_rollout_end()
     return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
-
-
-# --------------------------------------------------------------------------------------------------------- Environment
-
-_DUMMY_METHODS = frozenset({"step", "step_async", "step_wait", "_save_obs", "_obs_from_buf"})
-_STEP_WAIT = DummyVecEnv.step_wait
-# Copies of these are the same objects.
-_IMMUTABLE = frozenset({bool, int, float, str, type(None), np.float64, np.float32, np.int64, np.bool_})
-
-
-def step(env: VecEnv, actions: np.ndarray, outputs_checked: bool = True) -> VecEnvStepReturn:
-    """``env.step(actions)``, whose outputs are checked if they have not been yet."""
-    if not outputs_checked:
-        with checked_outputs(env, "step"):
-            return env.step(actions)
-    # SB3's DummyVecEnv as it is, with arrays as observations.
-    plain = type(env) is DummyVecEnv and DummyVecEnv.step_wait is _STEP_WAIT and vars(env).keys().isdisjoint(_DUMMY_METHODS)
-    return _step_dummy(env, actions) if plain and None in env.buf_obs else env.step(actions)  # type: ignore[attr-defined, arg-type]
-
-
-def _step_dummy(env: DummyVecEnv, actions: np.ndarray) -> VecEnvStepReturn:
-    """What ``DummyVecEnv.step`` does; it copies arrays and infos of a few numbers by ``deepcopy``, as long as all the rest."""
-    env.actions = actions
-    observations = env.buf_obs[None]  # type: ignore[index]
-    rewards, dones, infos = env.buf_rews, env.buf_dones, env.buf_infos
-    for index, one in enumerate(env.envs):
-        observation, rewards[index], terminated, truncated, info = one.step(actions[index])
-        infos[index] = info
-        dones[index] = terminated or truncated
-        info["TimeLimit.truncated"] = truncated and not terminated
-        if dones[index]:
-            info["terminal_observation"] = observation
-            observation, env.reset_infos[index] = one.reset()
-        observations[index] = observation
-    copies = [info.copy() if _IMMUTABLE.issuperset(map(type, info.values())) else deepcopy(info) for info in infos]
-    return observations.copy(), rewards.copy(), dones.copy(), copies
 
 
 # -------------------------------------------------------------------------------------------------------------- Acting
@@ -185,13 +166,129 @@ def store_packed(
         stop_if_not_finite(new_obs, reward, infos, model.num_timesteps, model.last_checkpoint)
     if model._vec_normalize_env is not None or not isinstance(replay_buffer, PackedReplayBuffer):
         return False
-    next_obs = new_obs
-    if any_done:
-        next_obs = new_obs.copy()
-        for index in np.flatnonzero(dones):
-            if infos[index].get("terminal_observation") is not None:
-                next_obs[index] = infos[index]["terminal_observation"]
+    next_obs = last_observations(new_obs, dones, infos) if any_done else new_obs
     replay_buffer.add(model._last_obs, next_obs, buffer_action, reward, dones, infos)
     model._last_original_obs = model._last_obs
     model._last_obs = new_obs
     return True
+
+
+def last_observations(new_obs: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+    """The new observations, with the last one of each episode that ended in place of the next one's first."""
+    next_obs = new_obs.copy()
+    for index in np.flatnonzero(dones):
+        if infos[index].get("terminal_observation") is not None:
+            next_obs[index] = infos[index]["terminal_observation"]
+    return next_obs
+
+
+# ------------------------------------------------------------------------------------------------------------ Steadily
+
+
+def begin_steadily(
+    model: Any, train_freq: TrainFreq, replay_buffer: ReplayBuffer, noise: ActionNoise | None, learning_starts: int
+) -> SteadyStep | None:
+    """
+    What :func:`collect_steadily` goes on with. ``None`` where it cannot: actions are still random, a noise draws from the
+    generator that batches are drawn from, or the updater needs more than a single call of compiled code.
+    """
+    random_steps = learning_starts if model.random_steps is None else model.random_steps
+    if (
+        train_freq.unit is not TrainFrequencyUnit.STEP
+        or model.num_timesteps < max(random_steps, learning_starts + 1)
+        or not model._outputs_checked
+        or model._vec_normalize_env is not None
+        or type(noise) not in (type(None), GaussianNoise, OUNoise)
+        or any(getattr(type(model), method.__name__) is not method for method in model._replaced_while_steady)
+        or not _acts_compiled(model)
+    ):
+        return None
+    settings = model._update_settings()
+    count = _updates_of_a_rollout(model, train_freq)
+    return model._updater.steady_step(model._networks(), replay_buffer, model.batch_size, count, settings)
+
+
+def _updates_of_a_rollout(model: Any, train_freq: TrainFreq) -> int:
+    return model.gradient_steps if model.gradient_steps >= 0 else train_freq.frequency * model.n_envs
+
+
+def _count_episodes(model: Any, dones: np.ndarray, action_noise: ActionNoise | None, log_interval: int | None) -> int:
+    ended = np.flatnonzero(dones)
+    for idx in ended:
+        model._episode_num += 1
+        if action_noise is not None:
+            kwargs = {"indices": [idx]} if len(dones) > 1 else {}
+            action_noise.reset(**kwargs)
+        if log_interval is not None and model._episode_num % log_interval == 0:
+            model.dump_logs()
+    return len(ended)
+
+
+def collect_steadily(
+    self: Any,
+    env: VecEnv,
+    callback: BaseCallback,
+    train_freq: TrainFreq,
+    replay_buffer: ReplayBuffer,
+    action_noise: ActionNoise | None,
+    log_interval: int | None,
+    steady: SteadyStep,
+) -> RolloutReturn:
+    """
+    All rollouts until training ends, and the updates between them, by one compiled call a step.
+
+    SB3's loop would call :func:`collect_rollouts` and ``train`` in turns; only the last ``train`` is left to it. Callbacks get
+    the same calls in the same order; between them, what there is to do is put off to one call unless one of them looks.
+    """
+    num_collected_steps, num_collected_episodes, continue_training = 0, 0, True
+    watched = watches_rollouts(callback)
+    steady.act(None if action_noise is None else action_noise(), self._last_obs)
+    steady.run()
+    while True:
+        actions, buffer_actions = steady.actions()
+        new_obs: Any
+        new_obs, rewards, dones, infos = step(env, actions)
+        self.num_timesteps += env.num_envs
+        num_collected_steps += 1
+        callback.update_locals(locals())
+        if not callback.on_step():
+            return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training=False)
+        self._update_info_buffer(infos, dones)
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        next_obs = new_obs
+        if dones.any():
+            stop_if_not_finite(new_obs, rewards, infos, self.num_timesteps, self.last_checkpoint)
+            next_obs = last_observations(new_obs, dones, infos)
+            num_collected_episodes += _count_episodes(self, dones, action_noise, log_interval)
+        steady.store(new_obs, next_obs, rewards, dones, infos)
+        ends_rollout = num_collected_steps == train_freq.frequency
+        ends_training = ends_rollout and self.num_timesteps >= self._total_timesteps
+        if watched or ends_training:
+            _run(self, steady, new_obs, rewards, infos)
+        if ends_rollout:
+            callback.on_rollout_end()
+            if ends_training:
+                return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
+            if self._follow_schedules():
+                steady.read_learning_rates()
+            steady.update(self._n_updates)
+            num_collected_steps, num_collected_episodes = 0, 0
+            if watched:
+                _run(self, steady, new_obs, rewards, infos)
+                callback.on_rollout_start()
+        steady.act(None if action_noise is None else action_noise())
+        _run(self, steady, new_obs, rewards, infos)
+
+
+def _run(model: Any, steady: SteadyStep, new_obs: np.ndarray, rewards: np.ndarray, infos: list[dict[str, Any]]) -> None:
+    """Do what was asked for, and note in the model that it was done."""
+    stores, updates = steady.stores, steady.updates
+    if not steady.run():
+        stop_if_not_finite(new_obs.astype(np.float32), rewards, infos, model.num_timesteps, model.last_checkpoint)
+    if stores:
+        model._last_original_obs, model._last_obs = model._last_obs, new_obs
+    if updates:
+        model._n_updates += updates
+        model._statistics_unread = True
+        if not steady.losses_are_finite():
+            check_losses(model)

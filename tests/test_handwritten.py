@@ -423,10 +423,10 @@ def test_actions_are_those_of_predict(updater):
 
 
 def test_whole_numbers_do_not_compile_anew():
-    from sb3_ddpg_scratch.updates.kernels import updates
+    from sb3_ddpg_scratch.updates.kernels import advance
 
     train(CompiledUpdater, make_policy(), 2)
-    known = len(updates.signatures)
+    known = len(advance.signatures)
     for policy_kwargs, numbers in (({"critic_weight_decay": 0.1}, {"tau": 1, "gamma": 0}), ({}, {"max_grad_norm": 1})):
         train(CompiledUpdater, make_policy(**policy_kwargs), 2, target_noise_clip=1, **numbers)
-    assert len(updates.signatures) == known
+    assert len(advance.signatures) == known

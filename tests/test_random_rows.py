@@ -7,13 +7,27 @@ import pytest
 from test_handwritten import make_buffer, make_policy
 
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
+from sb3_ddpg_scratch.updates.kernel_memory import Frame, load_kernels
 from sb3_ddpg_scratch.updates.random_rows import RowSampler
+
+NO_LAYERS, NO_TABLE = np.zeros((0, 10), np.int64), np.zeros((0, 8), np.int64)
+
+
+def sample(buffer, batches):
+    """Draw batches by the kernel, without an update."""
+    kernels = load_kernels()
+    frame, numbers = Frame(kernels), np.zeros((4, 9))
+    numbers[kernels.SIZES, :2] = buffer.columns.observation_dim, buffer.columns.action_dim
+    frame.place_batches(batches)
+    frame.table[kernels.DRAWN] = len(batches)
+    with frame.place_buffer(buffer, RowSampler(), buffer.size()):
+        kernels.advance(numbers, NO_LAYERS, NO_TABLE, frame.table, np.zeros((0, 6)))
 
 
 @pytest.mark.parametrize("n_envs", [1, 3, 4])
 @pytest.mark.parametrize("bits", [np.random.MT19937, np.random.PCG64])
 def test_rows_are_those_of_sample(n_envs, bits):
-    buffer, sampler = make_buffer(make_policy(), n_envs=n_envs), RowSampler()
+    buffer = make_buffer(make_policy(), n_envs=n_envs)
     before = np.random.get_bit_generator()
     np.random.set_bit_generator(bits(5))
     try:
@@ -25,7 +39,7 @@ def test_rows_are_those_of_sample(n_envs, bits):
             number = np.random.random_sample()
             np.random.get_bit_generator().state = state
             drawn = np.zeros_like(expected)
-            sampler(buffer, drawn)
+            sample(buffer, drawn)
             np.testing.assert_array_equal(drawn, expected)
             assert np.random.random_sample() == number
     finally:
@@ -41,7 +55,7 @@ def test_every_number_of_stored_transitions(stored):
         buffer.add(np.tile(row, (1, 3)), np.zeros((1, 3)), np.zeros((1, 2)), np.zeros(1), np.array([False]), [{}])
     drawn = np.zeros((1, 2000, buffer.columns.width), np.float32)
     np.random.seed(1)
-    RowSampler()(buffer, drawn)
+    sample(buffer, drawn)
     np.random.seed(1)
     np.testing.assert_array_equal(drawn[0, :, 0], np.random.randint(0, stored, 2000))
 
@@ -59,7 +73,7 @@ def test_not_every_buffer_is_supported():
 
 def test_threads_share_the_generator():
     """Two threads draw at once, one of them by NumPy: the generator's state stays whole."""
-    buffer, sampler = make_buffer(make_policy()), RowSampler()
+    buffer = make_buffer(make_policy())
     batches = np.zeros((1, 64, buffer.columns.width), np.float32)
 
     def by_numpy():
@@ -69,5 +83,5 @@ def test_threads_share_the_generator():
     thread = threading.Thread(target=by_numpy)
     thread.start()
     while thread.is_alive():
-        sampler(buffer, batches)
+        sample(buffer, batches)
     assert 0 <= np.random.get_state()[2] <= 624

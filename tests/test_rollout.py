@@ -5,15 +5,18 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3 import DDPG
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_ddpg_scratch import ScratchDDPG
+from sb3_ddpg_scratch import ScratchDDPG, known_code, rollout
+from sb3_ddpg_scratch.errors import DivergenceError
 from sb3_ddpg_scratch.known_code import only_known_code
-from sb3_ddpg_scratch.rollout import step
+from sb3_ddpg_scratch.vec_env_step import step
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 10, "batch_size": 4, "seed": 3, "device": "cpu"}
 
@@ -204,3 +207,143 @@ def test_after_learn_every_update_inspects_again():
     with pytest.warns(UserWarning, match="actor.mu.0.weight is frozen"):
         model.train(3, 4)
     assert (weight == before).all()
+
+
+# ------------------------------------------------------------------------------------------------------------ Steadily
+
+
+def learned(monkeypatch, steadily, n_envs=1, callback=None, env="Pendulum-v1", **settings):
+    """A model after two ``learn``, and how many rollouts went on to the end."""
+    calls = []
+    collect = rollout.collect_steadily
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout, "collect_steadily", lambda *args: calls.append(1) or collect(*args))
+        if not steadily:
+            patch.setattr(rollout, "only_known_code", lambda *_: False)
+        model = ScratchDDPG("MlpPolicy", make_vec_env(env, n_envs, seed=5), **SMALL | settings)
+        # On past the end of an episode, through a full buffer, and to a rollout that would end after the last step.
+        model.learn(300 * n_envs, callback=callback).learn(101, callback=callback, reset_num_timesteps=False)
+    return model, len(calls)
+
+
+def tensors_of(model):
+    moments = [entry for network in (model.actor, model.critic) for entry in network.optimizer.state.values()]
+    return [*model.policy.state_dict().values(), *(value for entry in moments for value in entry.values())]
+
+
+@pytest.mark.parametrize(
+    ("n_envs", "settings"),
+    [
+        (1, {}),
+        (1, {"policy_delay": 2, "target_policy_noise": 0.2, "policy_kwargs": {"net_arch": [8], "n_critics": 2}}),
+        (1, {"learning_rate": LinearSchedule(1e-2, 1e-4, 1.0), "qf_learning_rate": 3e-3, "action_noise": None}),
+        (1, {"train_freq": 4, "gradient_steps": 3, "max_grad_norm": 0.1, "action_noise": "gaussian"}),
+        (3, {"train_freq": 2, "gradient_steps": -1, "buffer_size": 300}),
+        (1, {"env": "Hopper-v5", "buffer_size": 100, "policy_kwargs": {"net_arch": [8], "norm": "layer"}}),
+    ],
+)
+def test_steady_rollouts_leave_what_single_ones_leave(monkeypatch, n_envs, settings):
+    """To the last bit: networks, moments, replay buffer, generators, episodes, counters, what is logged."""
+    (model, steady), (expected, single) = (learned(monkeypatch, steadily, n_envs, **settings) for steadily in (True, False))
+    assert (steady, single) == (2, 0)
+    assert model._updater.read_statistics() == expected._updater.read_statistics()
+    for name in ("_n_updates", "num_timesteps", "_episode_num", "_current_progress_remaining"):
+        assert getattr(model, name) == getattr(expected, name)
+    strip = lambda infos: [{key: info[key] for key in "rl"} for info in infos]  # noqa: E731
+    assert strip(model.ep_info_buffer) == strip(expected.ep_info_buffer)
+    np.testing.assert_array_equal(model._last_obs, expected._last_obs)
+    for name in ("rows", "_ends", "pos", "full"):
+        np.testing.assert_array_equal(getattr(model.replay_buffer, name), getattr(expected.replay_buffer, name))
+    assert all(map(th.equal, tensors_of(model), tensors_of(expected)))
+    assert model.actor.optimizer.param_groups[0]["lr"] == expected.actor.optimizer.param_groups[0]["lr"]
+
+
+def test_generators_stand_where_single_rollouts_leave_them(monkeypatch):
+    states = []
+    for steadily in (True, False):
+        model, _ = learned(monkeypatch, steadily, target_policy_noise=0.1)
+        states.append((np.random.random_sample(), th.rand(1).item(), model.action_noise()[0]))
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize(("n_envs", "train_freq"), [(1, 1), (1, 3), (3, 2)])
+def test_callbacks_see_the_same_in_steady_rollouts(monkeypatch, n_envs, train_freq):
+    monkeypatch.setattr(known_code, "_PACKAGES", known_code._PACKAGES | {Diary.__module__})
+    diaries = []
+    for steadily in (True, False):
+        diary = Diary()
+        _, steady = learned(monkeypatch, steadily, n_envs, callback=diary, env=ShortEnv, train_freq=train_freq)
+        assert steady == steadily
+        diaries.append(diary.entries)
+    for found, expected in zip(*diaries, strict=True):
+        if not isinstance(expected, tuple):
+            assert found == expected
+            continue
+        assert found[:3] == expected[:3]
+        # These are of SB3's loop over ended episodes, and an argument that no longer matters.
+        left_out = {"idx", "done", "kwargs", "learning_starts"}
+        assert found[3].items() >= {name: value for name, value in expected[3].items() if name not in left_out}.items()
+
+
+class BadEnv(ShortEnv):
+    """Returns NaN once the agent has been learning for a while."""
+
+    total = 0
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        self.total += 1
+        return np.full_like(observation, np.nan) if self.total == 40 else observation, *rest
+
+
+def test_what_is_not_finite_stops_a_steady_rollout(monkeypatch):
+    monkeypatch.setattr(known_code, "_PACKAGES", known_code._PACKAGES | {BadEnv.__module__})
+    model = ScratchDDPG("MlpPolicy", DummyVecEnv([BadEnv]), **SMALL)
+    with pytest.raises(DivergenceError, match=r"observation\[0\] = nan at environment step 40. It was not stored"):
+        model.learn(100)
+    assert model.replay_buffer.pos == 39
+    assert model._n_updates == 29
+    assert all(th.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
+def test_losses_that_are_not_finite_stop_a_steady_rollout(monkeypatch):
+    model = ScratchDDPG("MlpPolicy", "Pendulum-v1", **SMALL).learn(50)
+    steady = rollout.collect_steadily
+
+    def spoiled(self, *args):
+        with th.no_grad():
+            self.critic.qf0[0].weight[:] = np.nan
+        return steady(self, *args)
+
+    monkeypatch.setattr(rollout, "collect_steadily", spoiled)
+    with pytest.raises(DivergenceError, match="critic_loss=nan in update"):
+        model.learn(50, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"callback": Foreign()},
+        {"normalize": True},
+        {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))},
+        {"train_freq": (1, "episode")},
+        {"updater": "analytic"},
+        {"n_steps": 3},
+        {"optimize_memory_usage": True},
+    ],
+    ids=str,
+)
+def test_where_a_rollout_goes_by_single_steps(monkeypatch, change):
+    settings = dict(change)
+    callback, normalize = settings.pop("callback", None), settings.pop("normalize", False)
+    env = make_vec_env("Pendulum-v1")
+    monkeypatch.setattr(rollout, "collect_steadily", lambda *_: pytest.fail("went on steadily"))
+    ScratchDDPG("MlpPolicy", VecNormalize(env) if normalize else env, **SMALL | settings).learn(40, callback=callback)
+
+
+def test_a_class_with_a_train_of_its_own_is_asked(monkeypatch):
+    calls = []
+    train = ScratchDDPG.train
+    monkeypatch.setattr(ScratchDDPG, "train", lambda self, *args, **kwargs: calls.append(1) or train(self, *args, **kwargs))
+    ScratchDDPG("MlpPolicy", "Pendulum-v1", **SMALL).learn(40)
+    assert len(calls) == 30

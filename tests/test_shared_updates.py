@@ -14,7 +14,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 from sb3_ddpg_scratch.updates import kernels
-from sb3_ddpg_scratch.updates.compiled import CompiledActor, CompiledUpdater
+from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
+from sb3_ddpg_scratch.updates.compiled_actor import CompiledActor
 from sb3_ddpg_scratch.updates.interface import UpdateSettings
 from sb3_ddpg_scratch.updates.thread_pool import run_together
 
@@ -79,10 +80,8 @@ def test_no_update_and_no_action_wakes_threads_of_blas(monkeypatch):
     with threadpool_limits(2):
         before = blas_threads()
         assert set(before) == {2}
-        for name in ("explore", "updates"):
-            kernel = getattr(kernels, name)
-            watched = lambda *args, kernel=kernel: seen.extend(blas_threads()) or kernel(*args)  # noqa: E731
-            monkeypatch.setattr(kernels, name, watched)
+        kernel = kernels.advance
+        monkeypatch.setattr(kernels, "advance", lambda *args: seen.extend(blas_threads()) or kernel(*args))
         actor.act(np.zeros((8, 3), np.float32), None)
         assert len(seen) == len(before)
         updater.train(networks_of(policy), make_buffer(policy), 1, 16, UpdateSettings(gamma=0.95, tau=0.01), 0)

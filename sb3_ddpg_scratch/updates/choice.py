@@ -8,9 +8,11 @@ from sb3_ddpg_scratch.networks import Actor
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater
 from sb3_ddpg_scratch.updates.autograd import AutogradUpdater
-from sb3_ddpg_scratch.updates.compiled import CompiledActor, CompiledUpdater
+from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
+from sb3_ddpg_scratch.updates.compiled_actor import CompiledActor
 from sb3_ddpg_scratch.updates.inspection import every_reason
 from sb3_ddpg_scratch.updates.interface import Networks
+from sb3_ddpg_scratch.updates.steady_step import SteadyStep
 
 Updater = CompiledUpdater | AutogradUpdater
 
@@ -88,6 +90,11 @@ class UpdaterChoice:
             self._known_reasons.add(reason)
             warnings.warn(f"Using the {updater.name!r} updater while {reason}.", stacklevel=4)
         return updater
+
+    def steady_step(self, networks: Networks, *arguments: Any) -> SteadyStep | None:
+        """See :meth:`~sb3_ddpg_scratch.updates.compiled.CompiledUpdater.steady_step`; ``None`` where something may change."""
+        updater = self._settled
+        return updater.steady_step(networks, *arguments) if isinstance(updater, CompiledUpdater) else None
 
     def set_training_mode(self, policy: ScratchDDPGPolicy, mode: bool) -> None:
         """``policy.set_training_mode``, which looks for the modules anew each time."""

@@ -30,9 +30,13 @@ from sb3_ddpg_scratch.updates.operations import (
     normalize_gradient,
     tanh_backward,
 )
+from sb3_ddpg_scratch.updates.random_rows import sample_rows
 
 # Products with no more inputs or outputs than this are faster as loops: calling a library costs more than their arithmetic.
 FEW = 4
+
+# A constant that is written out in a call would have the function compiled for that value by itself.
+FIRST = np.int64(0)
 
 # Columns of a table of layers, int64 (layers, 10): sizes, addresses of parameters and their gradients, and the same of the
 # layer normalization that follows, or 0.
@@ -120,8 +124,18 @@ class Sums(NamedTuple):
 # Rows of a table of numbers, float64 (4, 9), whose columns are the fields of Sizes, Settings and twice Adam. Python hands over
 # an array in a twentieth of the time that it takes for the fields of a tuple.
 SIZES, SETTINGS, ACTOR_ADAM, CRITIC_ADAM = range(4)
-# Columns of the results, float64 (updates, 4): losses, of the actor where it was updated, and means of Q and target.
-CRITIC_LOSS, ACTOR_LOSS, Q, TARGET_Q = range(4)
+# Columns of the results, float64 (updates, 6): losses, of the actor where it was updated, means of Q and target, and the norms
+# of gradients before clipping, where they are limited.
+CRITIC_LOSS, ACTOR_LOSS, Q, TARGET_Q, CRITIC_NORM, ACTOR_NORM = range(6)
+# Columns of a frame, int64: how much there is to do, and addresses. Of the replay buffer,
+STORED, PLACE, ROWS, CAPACITY, ENVS = range(5)
+# batches,
+DRAWN, DRAWN_FROM, NEXT_UINT32, GENERATOR, UPDATES, BATCH_SIZE, BATCHES, SMOOTHING = range(5, 13)
+# and of acting.
+ACTING, ACTOR, OBSERVATIONS, LAST_OBSERVATIONS, NEXT_OBSERVATIONS, REWARDS, CONTINUATIONS = range(13, 20)
+EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, FRAME_SIZE = range(20, 25)
+# The bits of a float32 that are all set in NaN and infinity.
+EXPONENT = np.uint32(0x7F800000)
 
 
 # -------------------------------------------------------------------------------------------------------------- Memory
@@ -168,29 +182,46 @@ def memory_for(layers, sizes, batch):
 
 
 @internal()
-def part_of(layers, memory, column, index, batch):
-    """The values of one layer (size, batch) in memory where those of all layers lie one behind the other."""
-    size = layers[index, column]
-    if len(memory) == 0:
-        return memory.reshape((0, batch))
+def input_of(layers, memory, index, batch):
+    """The inputs of one layer (size, batch), in memory where those of all layers lie one behind the other."""
     start = 0
     for before in range(index):
-        start += layers[before, column]
+        start += layers[before, N_IN]
+    size = layers[index, N_IN]
     return memory[start * batch : (start + size) * batch].reshape((size, batch))
 
 
 @internal()
-def write_inputs(layers, memory, observation, action, action_layer):
-    """Write observations (batch, size) as the first layer's inputs, and actions (size, batch) as inputs of their layer."""
-    batch = len(observation)
-    first = part_of(layers, memory.inputs, N_IN, 0, batch)
-    for j in range(observation.shape[1]):
+def output_of(layers, memory, index, batch):
+    """The same of what there is of each output, if anything is kept."""
+    if len(memory) == 0:
+        return memory.reshape((0, batch))
+    start = 0
+    for before in range(index):
+        start += layers[before, N_OUT]
+    size = layers[index, N_OUT]
+    return memory[start * batch : (start + size) * batch].reshape((size, batch))
+
+
+@internal()
+def write_observations(layers, memory, rows, first, size):
+    """Write the observations that stand in ``rows`` (batch, width) from column ``first`` on as the first layer's inputs."""
+    batch = len(rows)
+    inputs = input_of(layers, memory.inputs, FIRST, batch)
+    for j in range(size):
         for i in range(batch):
-            first[j, i] = observation[i, j]
-    joined = part_of(layers, memory.inputs, N_IN, action_layer, batch)
+            inputs[j, i] = rows[i, first + j]
+
+
+@internal()
+def write_actions(layers, memory, action, action_layer):
+    """Write actions (size, batch) as inputs of their layer."""
+    batch = action.shape[1]
+    inputs = input_of(layers, memory.inputs, action_layer, batch)
+    first = len(inputs) - len(action)
     for j in range(len(action)):
         for i in range(batch):
-            joined[len(joined) - len(action) + j, i] = action[j, i]
+            inputs[first + j, i] = action[j, i]
 
 
 # ---------------------------------------------------------------------------------------------- Forward beside backward
@@ -237,16 +268,16 @@ def forward(layers, sizes, memory, output):
         layer = layers[index]
         bias = vector(layer[BIAS], layer[N_OUT])
         # In front of the action, where it joins the next layer.
-        hidden = part_of(layers, memory.inputs, N_IN, index + 1, batch)[: layer[N_OUT]]
-        matmul(weights_of(layer), part_of(layers, memory.inputs, N_IN, index, batch), hidden)
+        hidden = input_of(layers, memory.inputs, index + 1, batch)[: layer[N_OUT]]
+        matmul(weights_of(layer), input_of(layers, memory.inputs, index, batch), hidden)
         if layer[NORM_WEIGHT] != 0:
-            standardized = part_of(layers, memory.standardized, N_OUT, index, batch)
+            standardized = output_of(layers, memory.standardized, index, batch)
             weight = vector(layer[NORM_WEIGHT], layer[N_OUT])
             normalize(hidden, bias, weight, sizes.norm_eps, standardized, memory.inverse_std[index])
             bias = vector(layer[NORM_BIAS], layer[N_OUT])
-        activate(sizes.activation, hidden, bias, part_of(layers, memory.sums, N_OUT, index, batch))
+        activate(sizes.activation, hidden, bias, output_of(layers, memory.sums, index, batch))
     layer = layers[last]
-    matmul(weights_of(layer), part_of(layers, memory.inputs, N_IN, last, batch), output)
+    matmul(weights_of(layer), input_of(layers, memory.inputs, last, batch), output)
     bias = vector(layer[BIAS], layer[N_OUT])
     for j in range(len(bias)):
         for i in range(batch):
@@ -254,31 +285,47 @@ def forward(layers, sizes, memory, output):
 
 
 @internal()
-def backward(layers, sizes, memory, batch):
-    """From dL/dz of the output, in ``deltas[0]``, to the gradients of all parameters."""
+def backward(layers, sizes, memory, batch, action_grad):
+    """
+    From dL/dz of the output, in ``deltas[0]``, to the gradients of all parameters; or to ``action_grad`` (size, batch) alone,
+    unless it is of no rows.
+    """
     here = 0
-    for index in range(len(layers) - 1, -1, -1):
+    to_action = len(action_grad) > 0
+    first = sizes.action_layer if to_action else 0
+    for index in range(len(layers) - 1, first - 1, -1):
         layer = layers[index]
         n_in, n_out = layer[N_IN], layer[N_OUT]
         delta = memory.deltas[here, : n_out * batch].reshape((n_out, batch))
         if layer[NORM_WEIGHT] != 0:
-            standardized = part_of(layers, memory.standardized, N_OUT, index, batch)
-            weight = vector(layer[NORM_WEIGHT], n_out)
-            normalize_gradient(
-                delta, standardized, vector(layer[NORM_WEIGHT_GRAD], n_out), vector(layer[NORM_BIAS_GRAD], n_out)
-            )
-            normalize_backward(delta, weight, standardized, memory.inverse_std[index])
-        x = part_of(layers, memory.inputs, N_IN, index, batch)
-        matmul_backward(delta, x, carray(_pointer(layer[WEIGHT_GRAD]), (n_out, n_in), np.float32))
-        bias_grad = vector(layer[BIAS_GRAD], n_out)
-        for j in range(n_out):
-            total = ZERO
-            for i in range(batch):
-                total += delta[j, i]
-            bias_grad[j] = total
-        if index > 0:
+            standardized = output_of(layers, memory.standardized, index, batch)
+            if not to_action:
+                weight_grad, bias_grad = vector(layer[NORM_WEIGHT_GRAD], n_out), vector(layer[NORM_BIAS_GRAD], n_out)
+                normalize_gradient(delta, standardized, weight_grad, bias_grad)
+            normalize_backward(delta, vector(layer[NORM_WEIGHT], n_out), standardized, memory.inverse_std[index])
+        if not to_action:
+            x = input_of(layers, memory.inputs, index, batch)
+            layer_backward(layer, delta, x)
+        if index > first:
             here = 1 - here
             backward_to_hidden(layers, sizes, memory, index, delta, here)
+        elif to_action:
+            # As a matrix without gaps, which libraries multiply by.
+            weight_of_action = np.ascontiguousarray(weights_of(layer)[:, n_in - len(action_grad) :])
+            matmul(weight_of_action.T, delta, action_grad)
+
+
+@internal()
+def layer_backward(layer, delta, x):
+    """``dL/dW = dL/dz x'``, and ``dL/db``, the sum of dL/dz over the batch."""
+    n_out, batch = delta.shape
+    matmul_backward(delta, x, carray(_pointer(layer[WEIGHT_GRAD]), (n_out, layer[N_IN]), np.float32))
+    bias_grad = vector(layer[BIAS_GRAD], n_out)
+    for j in range(n_out):
+        total = ZERO
+        for i in range(batch):
+            total += delta[j, i]
+        bias_grad[j] = total
 
 
 @internal()
@@ -289,30 +336,9 @@ def backward_to_hidden(layers, sizes, memory, index, delta, here):
     n_hidden = layers[index - 1, N_OUT]
     input_grad = memory.deltas[here, : n_in * batch].reshape((n_in, batch))
     matmul(weights_of(layers[index]).T, delta, input_grad)
-    hidden = part_of(layers, memory.inputs, N_IN, index, batch)[:n_hidden]
-    sums = part_of(layers, memory.sums, N_OUT, index - 1, batch)
+    hidden = input_of(layers, memory.inputs, index, batch)[:n_hidden]
+    sums = output_of(layers, memory.sums, index - 1, batch)
     activate_backward(sizes.activation, input_grad[:n_hidden], hidden, sums)
-
-
-@internal()
-def backward_to_action(layers, sizes, memory, action_grad):
-    """From dL/dz of the output, in ``deltas[0]``, to the gradient with respect to the action (size, batch) alone."""
-    action_dim, batch = action_grad.shape
-    here = 0
-    for index in range(len(layers) - 1, sizes.action_layer - 1, -1):
-        layer = layers[index]
-        n_in, n_out = layer[N_IN], layer[N_OUT]
-        delta = memory.deltas[here, : n_out * batch].reshape((n_out, batch))
-        if layer[NORM_WEIGHT] != 0:
-            standardized = part_of(layers, memory.standardized, N_OUT, index, batch)
-            normalize_backward(delta, vector(layer[NORM_WEIGHT], n_out), standardized, memory.inverse_std[index])
-        if index == sizes.action_layer:
-            # As a matrix without gaps, which libraries multiply by.
-            weight_of_action = np.ascontiguousarray(weights_of(layer)[:, n_in - action_dim :])
-            matmul(weight_of_action.T, delta, action_grad)
-        else:
-            here = 1 - here
-            backward_to_hidden(layers, sizes, memory, index, delta, here)
 
 
 # ------------------------------------------------------------------------------------------------------- Losses
@@ -327,10 +353,10 @@ def squash(action):
 
 
 @internal()
-def act(layers, sizes, observation, action):
-    """``a = mu(s)``, for observations (batch, size); ``action`` is (size, batch)."""
-    memory = memory_for(layers, sizes, len(observation))
-    write_inputs(layers, memory, observation, action[:0], 0)
+def act(layers, sizes, rows, first, action):
+    """``a = mu(s)``, for observations in ``rows`` (batch, width) from column ``first`` on; ``action`` is (size, batch)."""
+    memory = memory_for(layers, sizes, len(rows))
+    write_observations(layers, memory, rows, first, sizes.observation)
     forward(layers, sizes, memory, action)
     squash(action)
 
@@ -343,23 +369,9 @@ def sizes_from(numbers):
 
 
 @internal()
-def adam_from(numbers, row):
-    """The settings of an optimizer in a table of numbers."""
-    n = numbers[row]
+def adam_from(n):
+    """The settings of an optimizer in a row of the table of numbers."""
     return Adam(int(n[0]), int(n[1]), n[2], n[3], n[4], n[5], n[6], n[7] != 0, n[8])
-
-
-@compiled()
-def explore(numbers, layers, observation, noise, bounds, out):
-    """``a = mu(s) + N`` (or without N), clipped: within ``bounds`` in ``out[0]``, normalized in ``out[1]``, (batch, size)."""
-    sizes = sizes_from(numbers)
-    mu = np.empty((sizes.action, len(observation)), np.float32)
-    act(layers, sizes, observation, mu)
-    for i in range(len(observation)):
-        for j in range(sizes.action):
-            scaled = max(min(mu[j, i] + noise[i, j], ONE), -ONE) if noise.shape[1] > 0 else mu[j, i]
-            low, high = bounds[0, j], bounds[1, j]
-            out[0, i, j], out[1, i, j] = low + HALF * (scaled + ONE) * (high - low), scaled
 
 
 @internal()
@@ -370,11 +382,16 @@ def actor_of(layers, sizes):
 
 
 @internal()
-def critic_of(layers, sizes, number, target):
-    """The rows of a critic, or of its target network, in a table of all layers."""
+def critic_of(layers, sizes, number):
+    """The rows of a critic in a table of all layers."""
+    first = 2 * sizes.actor_layers + (sizes.critics + number) * sizes.critic_layers
+    return layers[first : first + sizes.critic_layers]
+
+
+@internal()
+def target_critic_of(layers, sizes, number):
+    """The rows of a target critic in a table of all layers."""
     first = sizes.actor_layers + number * sizes.critic_layers
-    if not target:
-        first += sizes.actor_layers + sizes.critics * sizes.critic_layers
     return layers[first : first + sizes.critic_layers]
 
 
@@ -384,18 +401,19 @@ def td_target(sizes, layers, memory, rows, noise, settings):
     o, a = sizes.observation, sizes.action
     batch = len(rows)
     action, q, y = np.empty((a, batch), np.float32), np.empty((1, batch), np.float32), np.empty(batch, np.float32)
-    next_observation = rows[:, o + a + 2 : 2 * o + a + 2]
-    act(layers[: sizes.actor_layers], sizes, next_observation, action)
+    act(layers[: sizes.actor_layers], sizes, rows, o + a + 2, action)
     if len(noise) > 0:
         clip = np.float32(settings.noise_clip)
         for j in range(a):
             for i in range(batch):
                 smoothed = action[j, i] + min(max(noise[i, j], -clip), clip)
                 action[j, i] = min(max(smoothed, -ONE), ONE)
-    write_inputs(critic_of(layers, sizes, 0, True), memory, next_observation, action, sizes.action_layer)
+    critic = target_critic_of(layers, sizes, FIRST)
+    write_observations(critic, memory, rows, o + a + 2, o)
+    write_actions(critic, memory, action, sizes.action_layer)
     for number in range(sizes.critics):
         # All critics have the same inputs, which stay.
-        forward(critic_of(layers, sizes, number, True), sizes, memory, q)
+        forward(target_critic_of(layers, sizes, number), sizes, memory, q)
         for i in range(batch):
             y[i] = q[0, i] if number == 0 else min(y[i], q[0, i])
     gamma = np.float32(settings.discount)
@@ -409,15 +427,20 @@ def critic_gradient(sizes, share, batch, noise, settings):
     """``L = sum_i mean((Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 (Q_i - y) / batch``, for the rows of a share."""
     o, a = sizes.observation, sizes.action
     rows = batch[share.first : share.end]
-    critic = critic_of(share.layers, sizes, 0, False)
+    critic = critic_of(share.layers, sizes, FIRST)
     memory = memory_for(critic, sizes, len(rows))
     y = td_target(sizes, share.layers, memory, rows, noise[share.first : share.end], settings)
     q = np.empty((1, len(rows)), np.float32)
     scale = np.float32(2 / len(batch))
     squared, q_sum, y_sum = 0.0, 0.0, 0.0
-    write_inputs(critic, memory, rows[:, :o], np.ascontiguousarray(rows[:, o : o + a].T), sizes.action_layer)
+    action = np.empty((a, len(rows)), np.float32)
+    for j in range(a):
+        for i in range(len(rows)):
+            action[j, i] = rows[i, o + j]
+    write_observations(critic, memory, rows, FIRST, o)
+    write_actions(critic, memory, action, sizes.action_layer)
     for number in range(sizes.critics):
-        critic = critic_of(share.layers, sizes, number, False)
+        critic = critic_of(share.layers, sizes, number)
         forward(critic, sizes, memory, q)
         for i in range(len(rows)):
             error = q[0, i] - y[i]
@@ -425,7 +448,7 @@ def critic_gradient(sizes, share, batch, noise, settings):
             q_sum += q[0, i]
             y_sum += y[i]
             memory.deltas[0, i] = scale * error
-        backward(critic, sizes, memory, len(rows))
+        backward(critic, sizes, memory, len(rows), action[:0])
     return Sums(squared, q_sum, y_sum)
 
 
@@ -437,22 +460,23 @@ def actor_gradient(sizes, share, batch):
     """
     o, a = sizes.observation, sizes.action
     rows = batch[share.first : share.end]
-    actor, critic = actor_of(share.layers, sizes), critic_of(share.layers, sizes, 0, False)
+    actor, critic = actor_of(share.layers, sizes), critic_of(share.layers, sizes, FIRST)
     actor_memory, memory = memory_for(actor, sizes, len(rows)), memory_for(critic, sizes, len(rows))
     action, q = np.empty((a, len(rows)), np.float32), np.empty((1, len(rows)), np.float32)
-    write_inputs(actor, actor_memory, rows[:, :o], action[:0], 0)
+    write_observations(actor, actor_memory, rows, FIRST, o)
     forward(actor, sizes, actor_memory, action)
     squash(action)
-    write_inputs(critic, memory, rows[:, :o], action, sizes.action_layer)
+    write_observations(critic, memory, rows, FIRST, o)
+    write_actions(critic, memory, action, sizes.action_layer)
     forward(critic, sizes, memory, q)
     q_sum = 0.0
     for i in range(len(rows)):
         q_sum += q[0, i]
         memory.deltas[0, i] = np.float32(-1 / len(batch))
     delta = actor_memory.deltas[0, : a * len(rows)].reshape((a, len(rows)))
-    backward_to_action(critic, sizes, memory, delta)
+    backward(critic, sizes, memory, len(rows), delta)
     tanh_backward(delta, action)
-    backward(actor, sizes, actor_memory, len(rows))
+    backward(actor, sizes, actor_memory, len(rows), action[:0])
     return q_sum
 
 
@@ -526,30 +550,95 @@ def soft_update(table, tau):
             target[i] = rest * target[i] + share * param[i]
 
 
-@compiled()
-def updates(numbers, layers, table, batches, noise, results):
-    """
-    Updates on ``batches`` (updates, batch, width), one after another, in place and by one thread.
+# ------------------------------------------------------------------------------------ Between two steps of environments
 
-    noise: smoothing noise of the target policy (updates, batch, action_dim), or of no updates
-    Returns the norms of both gradients (critic, actor) in the last update, before clipping, where they are limited.
+
+@internal()
+def all_finite(address, size):
+    """Whether there is no NaN or infinity, by the bits: fast arithmetic assumes that there is none."""
+    bits = carray(_pointer(address), (size,), np.uint32)
+    largest = np.uint32(0)
+    for i in range(size):
+        largest = max(largest, bits[i] & EXPONENT)
+    return largest < EXPONENT
+
+
+@internal()
+def matrix(address, rows, columns):
+    """The float32 entries at an address."""
+    return carray(_pointer(address), (rows, columns), np.float32)
+
+
+@internal()
+def store(frame, sizes):
+    """Write the transitions of all environments as rows of the replay buffer."""
+    o, a, n = sizes.observation, sizes.action, frame[STORED]
+    rows = matrix(frame[ROWS], frame[CAPACITY], 2 * o + a + 2)
+    last, following = matrix(frame[LAST_OBSERVATIONS], n, o), matrix(frame[NEXT_OBSERVATIONS], n, o)
+    action = matrix(frame[SCALED_ACTIONS], n, a)
+    rewards, continuations = vector(frame[REWARDS], n), vector(frame[CONTINUATIONS], n)
+    for i in range(n):
+        row = rows[frame[PLACE] + i]
+        for j in range(o):
+            row[j], row[o + a + 2 + j] = last[i, j], following[i, j]
+        for j in range(a):
+            row[o + j] = action[i, j]
+        row[o + a], row[o + a + 1] = rewards[i], continuations[i]
+
+
+@internal()
+def explore(frame, layers, sizes):
+    """``a = mu(s) + N`` (or without N), clipped: within bounds, and normalized. These observations are the last ones then."""
+    o, a, n = sizes.observation, sizes.action, frame[ACTING]
+    observations, last = matrix(frame[OBSERVATIONS], n, o), matrix(frame[LAST_OBSERVATIONS], n, o)
+    noise, bounds = matrix(frame[EXPLORATION], n, a), matrix(frame[BOUNDS], FIRST + 2, a)
+    actions, scaled_actions = matrix(frame[ACTIONS], n, a), matrix(frame[SCALED_ACTIONS], n, a)
+    mu = np.empty((a, n), np.float32)
+    act(layers[frame[ACTOR] : frame[ACTOR] + sizes.actor_layers], sizes, observations, FIRST, mu)
+    for i in range(n):
+        for j in range(a):
+            scaled = max(min(mu[j, i] + noise[i, j], ONE), -ONE) if frame[EXPLORATION] != 0 else mu[j, i]
+            low, high = bounds[0, j], bounds[1, j]
+            actions[i, j], scaled_actions[i, j] = low + HALF * (scaled + ONE) * (high - low), scaled
+        for j in range(o):
+            last[i, j] = observations[i, j]
+
+
+@compiled()
+def advance(numbers, layers, table, frame, results):
     """
-    sizes, share = sizes_from(numbers), Share(0, batches.shape[1], layers)
-    n = numbers[SETTINGS]
+    What there is to do between two steps of the environments, each part if ``frame`` says so: store transitions, draw batches
+    (batch, width), update with them one after another and by one thread, choose the next actions.
+
+    Returns whether all was finite. If an observation or a reward is not, nothing was done.
+    """
+    sizes, n_envs = sizes_from(numbers), frame[STORED]
+    width, size = 2 * sizes.observation + sizes.action + 2, frame[BATCH_SIZE]
+    if n_envs > 0:
+        if not (all_finite(frame[OBSERVATIONS], n_envs * sizes.observation) and all_finite(frame[REWARDS], n_envs)):
+            return False
+        store(frame, sizes)
+    for number in range(frame[DRAWN]):
+        batch = matrix(frame[BATCHES] + 4 * number * size * width, size, width)
+        rows = matrix(frame[ROWS], frame[CAPACITY], width)
+        sample_rows(rows, frame[NEXT_UINT32], frame[GENERATOR], frame[DRAWN_FROM], frame[ENVS], batch)
+    n, share, n_values = numbers[SETTINGS], Share(0, size, layers), size * sizes.critics
     settings = Settings(n[0], n[1], n[2], int(n[3]), int(n[4]))
     no_other_grads = np.empty((0, 0), np.float32)
-    parameters = Parameters(table, no_other_grads, adam_from(numbers, ACTOR_ADAM), adam_from(numbers, CRITIC_ADAM))
-    n_values = len(batches[0]) * sizes.critics
-    critic_norm, actor_norm = 0.0, 0.0
-    for update in range(len(batches)):
-        batch, result = batches[update], results[update]
-        smoothing = noise[update] if len(noise) > 0 else batch[:0]
+    parameters = Parameters(table, no_other_grads, adam_from(numbers[ACTOR_ADAM]), adam_from(numbers[CRITIC_ADAM]))
+    for number in range(frame[UPDATES]):
+        batch = matrix(frame[BATCHES] + 4 * number * size * width, size, width)
+        n_noise = size if frame[SMOOTHING] != 0 else 0
+        smoothing = matrix(frame[SMOOTHING] + 4 * number * size * sizes.action, n_noise, sizes.action)
+        result = results[number]
         sums = critic_gradient(sizes, share, batch, smoothing, settings)
-        result[CRITIC_LOSS] = sums.squared_error / len(batch)
+        result[CRITIC_LOSS] = sums.squared_error / size
         result[Q], result[TARGET_Q] = sums.q / n_values, sums.target_q / n_values
-        critic_norm = adam(parameters, parameters.critic)
-        if (settings.n_updates + update + 1) % settings.policy_delay == 0:
-            result[ACTOR_LOSS] = -actor_gradient(sizes, share, batch) / len(batch)
-            actor_norm = adam(parameters, parameters.actor)
+        result[CRITIC_NORM] = adam(parameters, parameters.critic)
+        if (settings.n_updates + number + 1) % settings.policy_delay == 0:
+            result[ACTOR_LOSS] = -actor_gradient(sizes, share, batch) / size
+            result[ACTOR_NORM] = adam(parameters, parameters.actor)
             soft_update(table, settings.tau)
-    return critic_norm, actor_norm
+    if frame[ACTING] > 0:
+        explore(frame, layers, sizes)
+    return True

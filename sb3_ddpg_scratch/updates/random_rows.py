@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_ddpg_scratch.batches import samples_packed_rows
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
+from sb3_ddpg_scratch.updates.operations import internal
 
 
 @intrinsic
@@ -22,8 +24,8 @@ def _next_uint32(_, function, state):
     return types.uint32(function, state), code
 
 
-@njit(cache=True)
-def _draw(function, state, below, out):
+@internal()
+def draw(function, state, below, out):
     """What ``np.random.randint(0, below, size=len(out))`` draws: random bits under a mask, until they are small enough."""
     largest = below - 1
     mask = largest
@@ -35,41 +37,39 @@ def _draw(function, state, below, out):
             out[i] = _next_uint32(function, state) & mask
 
 
-# Python's lock stays held: NumPy's generator belongs to all threads.
-@njit(cache=True)
-def _sample(rows, function, state, steps, n_envs, batches):
-    index, env = np.empty(batches.shape[1], np.int64), np.empty(batches.shape[1], np.int64)
-    for batch in batches:
-        _draw(function, state, steps, index)
-        _draw(function, state, n_envs, env)
-        for i in range(len(batch)):
-            row = rows[index[i] * n_envs + env[i]]
-            for j in range(len(row)):
-                batch[i, j] = row[j]
+@internal()
+def sample_rows(rows, function, state, steps, n_envs, batch):
+    """Draw the rows of a batch among those of so many steps of all environments, and write them."""
+    index, env = np.empty(len(batch), np.int64), np.empty(len(batch), np.int64)
+    draw(function, state, steps, index)
+    draw(function, state, n_envs, env)
+    for i in range(len(batch)):
+        row = rows[index[i] * n_envs + env[i]]
+        for j in range(len(row)):
+            batch[i, j] = row[j]
 
 
 class RowSampler:
-    """Draws batches of a :class:`PackedReplayBuffer` from NumPy's global generator."""
+    """
+    What :func:`sample_rows` needs to draw from NumPy's global generator: where the generator has its state and the function
+    that draws 32 bits.
+    """
 
     def __init__(self) -> None:
         self._generator: Any = None
+        self.next_uint32 = self.state = 0
 
-    def supports(self, buffer: PackedReplayBuffer) -> bool:
+    def supports(self, buffer: ReplayBuffer) -> bool:
         """Whether the rows of a buffer are its transitions, and there is one to draw."""
-        return not buffer.optimize_memory_usage and (buffer.full or buffer.pos > 0) and samples_packed_rows(buffer)
+        packed = type(buffer) is PackedReplayBuffer and not buffer.optimize_memory_usage
+        return packed and buffer.size() > 0 and samples_packed_rows(buffer)
 
-    def __call__(self, buffer: PackedReplayBuffer, batches: np.ndarray) -> None:
-        """
-        Draw and write batches, one after another.
-
-        :param buffer: one that is supported
-        :param batches: float32, shape ``(n_batches, batch_size, width)``
-        """
+    def find_generator(self) -> Any:
+        """Set both addresses; returns the generator's lock, which whoever draws from it holds."""
         generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
         if generator is not self._generator:
             self._generator = generator
             interface = generator.ctypes
-            self._state = interface.state_address
-            self._function = int(ctypes.cast(interface.next_uint32, ctypes.c_void_p).value or 0)
-        with generator.lock:
-            _sample(buffer.rows, self._function, self._state, buffer.size(), buffer.n_envs, batches)
+            self.state = interface.state_address
+            self.next_uint32 = int(ctypes.cast(interface.next_uint32, ctypes.c_void_p).value or 0)
+        return generator.lock

@@ -1,0 +1,74 @@
+"""The actor's forward pass compiled, for choosing actions between two updates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
+from sb3_ddpg_scratch.updates.inspection import NetworksWatch, why_not_compiled
+from sb3_ddpg_scratch.updates.kernel_memory import Frame, layer_table, load_kernels, numbers_table, sizes_of
+
+_NO_TABLE, _NO_RESULTS = np.zeros((0, 8), np.int64), np.zeros((0, 6))
+_address: Callable[[Any], int] = th.Tensor.data_ptr
+_is_contiguous: Callable[[Any], bool] = th.Tensor.is_contiguous
+_size: Callable[[Any], int] = th.Tensor.numel
+
+
+class CompiledActor:
+    """The actor's forward pass compiled, for choosing actions between two updates."""
+
+    def __init__(self) -> None:
+        # Whether there was no objection, and none can come up.
+        self.inspected = False
+        self._watch: NetworksWatch | None = None
+        self._addresses: list[int] = []
+        self._sizes: list[int] = []
+        self._frame: Frame | None = None
+        self._n = 0
+
+    def objection(self, actor: Any) -> str | None:
+        """Why this actor cannot act this way, if it cannot."""
+        if (
+            self._watch is not None
+            and self._watch.holds((actor,))
+            and list(map(_address, self._watch.parameters)) == self._addresses
+            and all(map(_is_contiguous, self._watch.parameters))
+            and list(map(_size, self._watch.parameters)) == self._sizes
+        ):
+            return None
+        reason = why_not_compiled((actor,), trained=0)
+        self._watch = NetworksWatch((actor,), trained=0) if reason is None else None
+        if self._watch is not None:
+            self._addresses = list(map(_address, self._watch.parameters))
+            self._sizes = list(map(_size, self._watch.parameters))
+            self._layers = layer_table(actor.mu)
+            self._actor, self._n = actor, 0
+        return reason
+
+    def act(self, observations: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """
+        The actions of an actor to which there is no :meth:`objection`.
+
+        :param observations: shape ``(n, *observation_shape)``
+        :param noise: is added; of ``n`` actions, or ``None``
+        :return: actions in environment units and normalized, shape ``(n, *action_shape)``
+        """
+        if self._frame is None:
+            self._frame = Frame(load_kernels())
+        n, kernels = len(observations), self._frame.kernels
+        if n != self._n:
+            self._n = n
+            self._numbers = numbers_table(sizes_of(kernels, self._actor))
+            self._memory = self._frame.place_acting(self._actor.action_space, n, self._actor.features_dim)
+            self._frame.table[kernels.ACTING] = n
+        flat, added, actions, scaled_actions = self._memory
+        flat[:] = observations.reshape(n, -1)
+        self._frame.place(kernels.EXPLORATION, None if noise is None else added)
+        if noise is not None:
+            added[:] = np.reshape(noise, added.shape)
+        with one_blas_thread:
+            kernels.advance(self._numbers, self._layers, _NO_TABLE, self._frame.table, _NO_RESULTS)
+        shape = (n, *self._actor.action_space.shape)
+        return actions.reshape(shape).copy(), scaled_actions.reshape(shape).copy()

@@ -1,0 +1,122 @@
+"""All that there is to do between two steps of the environments in one compiled call."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sb3_ddpg_scratch.replay import PackedReplayBuffer
+from sb3_ddpg_scratch.updates.kernel_memory import Frame
+
+
+class UpdaterMemory(NamedTuple):
+    """
+    What the compiled updater has prepared for a number of updates by one thread.
+
+    ``prepare`` takes the number of updates before these, and draws smoothing noise.
+    """
+
+    numbers: np.ndarray
+    layers: np.ndarray
+    table: np.ndarray
+    results: np.ndarray
+    batches: np.ndarray
+    sampler: Any
+    optimizers: tuple[Any, Any]
+    prepare: Callable[[int], np.ndarray | None]
+
+
+class SteadyStep:
+    """
+    Storing, drawing batches, updating and acting, while nobody else touches networks, optimizers, settings or the buffer.
+
+    It does what ``PackedReplayBuffer.add``, ``CompiledUpdater.train`` and ``CompiledActor.act`` do one after another, by the
+    same kernel and to the same bits: what :meth:`store`, :meth:`update` and :meth:`act` ask for is done by :meth:`run`.
+    """
+
+    def __init__(self, kernels: Any, memory: UpdaterMemory, buffer: PackedReplayBuffer, action_space: Any) -> None:
+        self._kernels, self._memory, self._buffer = kernels, memory, buffer
+        self._n_envs = n_envs = buffer.n_envs
+        # What the next run is to do.
+        self.stores, self.updates = False, 0
+        self._frame = Frame(kernels)
+        acting = self._frame.place_acting(action_space, n_envs, buffer.columns.observation_dim)
+        shape = (n_envs, *action_space.shape)
+        self._observations = acting.observations.reshape(n_envs, *buffer.obs_shape)
+        self._noise, self._actions, self._scaled_actions = (array.reshape(shape) for array in acting[1:])
+        self._following = np.zeros_like(self._observations)
+        self._rewards = np.zeros(n_envs, np.float32)
+        self._ends: np.ndarray | None = None
+        self._frame.place(kernels.REWARDS, self._rewards)
+        self._frame.place_batches(memory.batches)
+        _, _, _, _, _, critics, actor_layers, critic_layers = memory.numbers[kernels.SIZES, :8]
+        self._frame.table[kernels.ACTOR] = actor_layers + critics * critic_layers
+
+    def store(
+        self,
+        observations: np.ndarray,
+        following: np.ndarray,
+        rewards: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Store the transitions of all environments, whose last observations and actions are known here.
+
+        :param observations: with the first ones of new episodes
+        :param following: with the last ones of those that ended
+        """
+        kernels, table = self._kernels, self._frame.table
+        np.copyto(self._observations, observations, "same_kind")
+        if following is not observations:
+            np.copyto(self._following, following, "same_kind")
+        self._frame.place(kernels.NEXT_OBSERVATIONS, self._observations if following is observations else self._following)
+        np.copyto(self._rewards, rewards, "same_kind")
+        self._ends = self._buffer.ends_of(dones, infos)
+        self._frame.place(kernels.CONTINUATIONS, self._buffer.continuations(self._ends))
+        table[kernels.PLACE], table[kernels.STORED] = self._buffer.pos * self._n_envs, self._n_envs
+        self.stores = True
+
+    def update(self, n_updates: int) -> None:
+        """Update after so many updates."""
+        kernels = self._kernels
+        self._frame.place(kernels.SMOOTHING, self._memory.prepare(n_updates))
+        self.updates = len(self._memory.results)
+        self._frame.table[kernels.UPDATES] = self._frame.table[kernels.DRAWN] = self.updates
+
+    def act(self, noise: np.ndarray | None, observations: np.ndarray | None = None) -> None:
+        """Choose the next actions, for other observations than those of the transition if there are any."""
+        kernels = self._kernels
+        if observations is not None:
+            np.copyto(self._observations, observations, "same_kind")
+        self._frame.place(kernels.EXPLORATION, None if noise is None else self._noise)
+        if noise is not None:
+            self._noise[:] = noise
+        self._frame.table[kernels.ACTING] = self._n_envs
+
+    def run(self) -> bool:
+        """Do it. Returns ``False``, and nothing is done, if an observation or a reward is not finite."""
+        kernels, memory, table = self._kernels, self._memory, self._frame.table
+        buffer, stores = self._buffer, self.stores
+        with self._frame.place_buffer(buffer, memory.sampler, buffer.size() if buffer.full else buffer.pos + int(stores)):
+            finite = kernels.advance(memory.numbers, memory.layers, memory.table, table, memory.results)
+        if stores and finite:
+            buffer.move_on(self._ends)
+        table[kernels.STORED] = table[kernels.DRAWN] = table[kernels.UPDATES] = table[kernels.ACTING] = 0
+        self.stores, self.updates = False, 0
+        return finite
+
+    def read_learning_rates(self) -> None:
+        """See what the optimizers' learning rates are now."""
+        rows = (self._kernels.ACTOR_ADAM, self._kernels.CRITIC_ADAM)
+        for row, optimizer in zip(rows, self._memory.optimizers, strict=True):
+            self._memory.numbers[row, 2] = optimizer.param_groups[0]["lr"]
+
+    def losses_are_finite(self) -> bool:
+        """Of the last update."""
+        return math.isfinite(self._memory.results.item(-1, 0) + self._memory.results.item(-1, 1))
+
+    def actions(self) -> tuple[np.ndarray, np.ndarray]:
+        """The actions that were chosen last, in environment units and normalized."""
+        return self._actions.copy(), self._scaled_actions.copy()

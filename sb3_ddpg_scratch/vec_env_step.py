@@ -1,0 +1,42 @@
+"""A step of the environments: SB3's ``DummyVecEnv.step`` without its detours, and a check of what comes back."""
+
+from copy import deepcopy
+
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from sb3_ddpg_scratch.environment_check import checked_outputs
+
+_DUMMY_METHODS = frozenset({"step", "step_async", "step_wait", "_save_obs", "_obs_from_buf"})
+_STEP_WAIT = DummyVecEnv.step_wait
+# Copies of these are the same objects.
+_IMMUTABLE = frozenset({bool, int, float, str, type(None), np.float64, np.float32, np.int64, np.bool_})
+
+
+def step(env: VecEnv, actions: np.ndarray, outputs_checked: bool = True) -> VecEnvStepReturn:
+    """``env.step(actions)``, whose outputs are checked if they have not been yet."""
+    if not outputs_checked:
+        with checked_outputs(env, "step"):
+            return env.step(actions)
+    # SB3's DummyVecEnv as it is, with arrays as observations.
+    plain = type(env) is DummyVecEnv and DummyVecEnv.step_wait is _STEP_WAIT and vars(env).keys().isdisjoint(_DUMMY_METHODS)
+    return _step_dummy(env, actions) if plain and None in env.buf_obs else env.step(actions)  # type: ignore[attr-defined, arg-type]
+
+
+def _step_dummy(env: DummyVecEnv, actions: np.ndarray) -> VecEnvStepReturn:
+    """What ``DummyVecEnv.step`` does; it copies arrays and infos of a few numbers by ``deepcopy``, as long as all the rest."""
+    env.actions = actions
+    observations = env.buf_obs[None]  # type: ignore[index]
+    rewards, dones, infos = env.buf_rews, env.buf_dones, env.buf_infos
+    for index, one in enumerate(env.envs):
+        observation, rewards[index], terminated, truncated, info = one.step(actions[index])
+        infos[index] = info
+        dones[index] = terminated or truncated
+        info["TimeLimit.truncated"] = truncated and not terminated
+        if dones[index]:
+            info["terminal_observation"] = observation
+            observation, env.reset_infos[index] = one.reset()
+        observations[index] = observation
+    copies = [info.copy() if _IMMUTABLE.issuperset(map(type, info.values())) else deepcopy(info) for info in infos]
+    return observations.copy(), rewards.copy(), dones.copy(), copies
