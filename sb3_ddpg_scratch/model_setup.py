@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
+from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
+from sb3_ddpg_scratch.observations import packable
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer, packable
+from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates import UpdaterChoice
 from sb3_ddpg_scratch.validation import check_action_space
 
@@ -42,7 +45,7 @@ def adopt_sb3_model(model: Any) -> None:
         # What TD3 does not save.
         model.policy_kwargs = {"n_critics": 2} | model.policy_kwargs
         model.policy_class = POLICIES.get(model.policy_class.__name__, MlpPolicy)
-        if model.replay_buffer_class in (ReplayBuffer, NStepReplayBuffer):
+        if model.replay_buffer_class in (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer):
             # SB3 writes its own choice into the file.
             model.replay_buffer_class = None
     if isinstance(model.train_freq, list):
@@ -77,6 +80,9 @@ def set_up_critic_learning_rate(model: Any) -> None:
 def _make_packed_buffer(model: Any) -> PackedReplayBuffer:
     arguments = (model.buffer_size, model.observation_space, model.action_space, model.device, model.n_envs)
     kwargs = {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs
+    if isinstance(model.observation_space, spaces.Dict):
+        # SB3 rejects n-step returns of these.
+        return PackedDictReplayBuffer(*arguments, **kwargs)
     if model.n_steps > 1:
         return PackedNStepReplayBuffer(*arguments, **kwargs | {"n_steps": model.n_steps, "gamma": model.gamma})
     return PackedReplayBuffer(*arguments, **kwargs)

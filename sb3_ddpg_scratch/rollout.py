@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq, Trai
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env.util import dict_to_obs
 
 from sb3_ddpg_scratch.environment_check import all_finite, check_outputs, checked_outputs, stop_if_not_finite
 from sb3_ddpg_scratch.known_code import only_known_code
@@ -81,15 +82,14 @@ def step(env: VecEnv, actions: np.ndarray, outputs_checked: bool = True) -> VecE
     if not outputs_checked:
         with checked_outputs(env, "step"):
             return env.step(actions)
-    # SB3's DummyVecEnv as it is, with arrays as observations.
+    # SB3's DummyVecEnv as it is.
     plain = type(env) is DummyVecEnv and DummyVecEnv.step_wait is _STEP_WAIT and vars(env).keys().isdisjoint(_DUMMY_METHODS)
-    return _step_dummy(env, actions) if plain and None in env.buf_obs else env.step(actions)  # type: ignore[attr-defined, arg-type]
+    return _step_dummy(env, actions) if plain else env.step(actions)  # type: ignore[arg-type]
 
 
 def _step_dummy(env: DummyVecEnv, actions: np.ndarray) -> VecEnvStepReturn:
     """What ``DummyVecEnv.step`` does; it copies arrays and infos of a few numbers by ``deepcopy``, as long as all the rest."""
     env.actions = actions
-    observations = env.buf_obs[None]  # type: ignore[index]
     rewards, dones, infos = env.buf_rews, env.buf_dones, env.buf_infos
     for index, one in enumerate(env.envs):
         observation, rewards[index], terminated, truncated, info = one.step(actions[index])
@@ -99,9 +99,10 @@ def _step_dummy(env: DummyVecEnv, actions: np.ndarray) -> VecEnvStepReturn:
         if dones[index]:
             info["terminal_observation"] = observation
             observation, env.reset_infos[index] = one.reset()
-        observations[index] = observation
+        env._save_obs(index, observation)
+    buffers = {key: buffer.copy() for key, buffer in env.buf_obs.items()}
     copies = [info.copy() if _IMMUTABLE.issuperset(map(type, info.values())) else deepcopy(info) for info in infos]
-    return observations.copy(), rewards.copy(), dones.copy(), copies
+    return dict_to_obs(env.observation_space, buffers), rewards.copy(), dones.copy(), copies
 
 
 # -------------------------------------------------------------------------------------------------------------- Acting
@@ -185,13 +186,22 @@ def store_packed(
         stop_if_not_finite(new_obs, reward, infos, model.num_timesteps, model.last_checkpoint)
     if model._vec_normalize_env is not None or not isinstance(replay_buffer, PackedReplayBuffer):
         return False
-    next_obs = new_obs
-    if any_done:
-        next_obs = new_obs.copy()
-        for index in np.flatnonzero(dones):
-            if infos[index].get("terminal_observation") is not None:
-                next_obs[index] = infos[index]["terminal_observation"]
+    next_obs = _with_terminal_observations(new_obs, dones, infos) if any_done else new_obs
     replay_buffer.add(model._last_obs, next_obs, buffer_action, reward, dones, infos)
     model._last_original_obs = model._last_obs
     model._last_obs = new_obs
     return True
+
+
+def _with_terminal_observations(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> Any:
+    """A copy of the new observations, in which those of ended episodes are their last."""
+    is_dict = isinstance(new_obs, dict)
+    next_obs = {key: part.copy() for key, part in new_obs.items()} if is_dict else new_obs.copy()
+    for index in np.flatnonzero(dones):
+        last = infos[index].get("terminal_observation")
+        if last is not None and is_dict:
+            for key, part in next_obs.items():
+                part[index] = last[key]
+        elif last is not None:
+            next_obs[index] = last
+    return next_obs

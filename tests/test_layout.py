@@ -23,7 +23,7 @@ LEVELS = [
     ["rollout", "learn_setup", "environment_check"],
     ["updates", "batches"],
     ["policies"],
-    ["networks", "replay", "noise", "soft_update"],
+    ["networks", "replay", "dict_replay", "noise", "soft_update"],
 ]
 LINES, PARAMETERS = 60, 8
 

@@ -14,6 +14,7 @@ import numpy as np
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
 from sb3_ddpg_scratch.atomic import whole_file
+from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
 from sb3_ddpg_scratch.errors import CheckpointError
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 
@@ -22,9 +23,9 @@ _NAME = re.compile(r"\d+-\d+-[0-9a-f]+\.rows")
 # Neighbours are joined up to this size, so that frequent checkpoints do not leave thousands of files.
 LARGEST_JOINED = 16 * 2**20
 
-_SUPPORTED = (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer, PackedReplayBuffer, PackedNStepReplayBuffer)
+_SB3_CLASSES = (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer)
+_SUPPORTED: tuple[type, ...] = (*_SB3_CLASSES, PackedReplayBuffer, PackedNStepReplayBuffer, PackedDictReplayBuffer)
 _SB3_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-_PACKED_COLUMNS = ("rows", "_ends", "_aside")
 
 
 class Segment(NamedTuple):
@@ -49,7 +50,7 @@ def columns_of(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
     """A replay buffer's arrays as views of shape ``(buffer_size, ...)``."""
     packed = isinstance(buffer, PackedReplayBuffer)
     columns = {}
-    for name in _PACKED_COLUMNS if packed else _SB3_COLUMNS:
+    for name in buffer._row_arrays if isinstance(buffer, PackedReplayBuffer) else _SB3_COLUMNS:
         value = getattr(buffer, name, None)
         parts = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
         for full_name, part in parts.items():

@@ -28,6 +28,7 @@ BUILT: dict[str, tuple[str, ...]] = {
     "gymnasium.spaces.tuple": ("Tuple",),
     "rl_zoo3.utils": ("SimpleLinearSchedule",),
     "sb3_ddpg_scratch.noise": ("GaussianNoise", "OUNoise"),
+    "sb3_ddpg_scratch.dict_replay": ("PackedDictReplayBuffer",),
     "sb3_ddpg_scratch.replay": ("BatchColumns", "PackedNStepReplayBuffer", "PackedReplayBuffer"),
     "stable_baselines3.common.buffers": ("DictReplayBuffer", "NStepReplayBuffer", "ReplayBuffer"),
     "stable_baselines3.common.noise": ("NormalActionNoise", "OrnsteinUhlenbeckActionNoise", "VectorizedActionNoise"),

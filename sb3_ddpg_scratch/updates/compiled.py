@@ -24,6 +24,7 @@ from torch import nn
 
 from sb3_ddpg_scratch.batches import Batches
 from sb3_ddpg_scratch.networks import Actor
+from sb3_ddpg_scratch.observations import Observations, flatten
 from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
 from sb3_ddpg_scratch.updates.inspection import AdamWatch, NetworksWatch, why_not_adam, why_not_compiled, why_not_its_state
@@ -134,11 +135,11 @@ class CompiledActor:
             self._actor, self._network_sizes = actor, None
         return reason
 
-    def act(self, observations: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def act(self, observations: Observations, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """
         The actions of an actor to which there is no :meth:`objection`.
 
-        :param observations: shape ``(n, *observation_shape)``
+        :param observations: of ``n`` environments
         :param noise: is added; of ``n`` actions, or ``None``
         :return: actions in environment units and normalized, shape ``(n, *action_shape)``
         """
@@ -150,8 +151,8 @@ class CompiledActor:
             space = self._actor.action_space
             self._action_shape = space.shape
             self._bounds = np.stack([space.low.ravel(), space.high.ravel()]).astype(np.float32)
-        n = len(observations)
-        flat = np.ascontiguousarray(observations, np.float32).reshape(n, -1)
+        flat = flatten(observations, self._actor.observation_space)
+        n = len(flat)
         noise = flat[:, :0] if noise is None else np.ascontiguousarray(noise, np.float32).reshape(n, -1)
         out = np.empty((2, n, self._network_sizes.action), np.float32)
         with one_blas_thread:
