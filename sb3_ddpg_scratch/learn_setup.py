@@ -39,7 +39,9 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     packed = isinstance(buffer, PackedReplayBuffer)
     if packed and (resets or model._buffer_loaded):
         # The next transition does not follow the last one in the buffer.
-        buffer.truncate_last_trajectory()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The last trajectory in the replay buffer will be truncated")
+            buffer.truncate_last_trajectory()
     model._buffer_loaded = False
     if model._interrupted_learn is not None:
         # The noise continues where it was.

@@ -9,8 +9,10 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
+from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer, check_goal_env, goal_strategy
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observations import packable
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -59,11 +61,17 @@ def own_noise_and_buffer(model: Any) -> Iterator[None]:
     """Around SB3's ``_setup_model``: make the noise, and the replay buffer where packed rows suit."""
     noise, model.action_noise = make_noise(model.action_noise, model.action_space.shape or ()), None
     # The reference samples from SB3's own buffer.
-    packed = model.replay_buffer_class is None and model.updater != "autograd" and packable(model.observation_space)
-    if packed and model.replay_buffer is None:
+    packed = model.updater != "autograd" and packable(model.observation_space)
+    chosen = packed and model.replay_buffer_class is None
+    if model.env is not None and _is_hindsight(model.replay_buffer_class):
+        check_goal_env(model.env, model.observation_space, model.buffer_size)
+        goal_strategy(model.replay_buffer_kwargs.get("goal_selection_strategy", "future"))
+        if packed and model.replay_buffer_class is HerReplayBuffer and model.replay_buffer is None:
+            model.replay_buffer = _make_packed_buffer(model, env=model.env)
+    elif chosen and model.replay_buffer is None:
         model.replay_buffer = _make_packed_buffer(model)
     yield
-    if packed:
+    if chosen:
         # Still our choice to make when the model is loaded.
         model.replay_buffer_class = None
     model.action_noise = noise
@@ -77,9 +85,15 @@ def set_up_critic_learning_rate(model: Any) -> None:
     update_learning_rate(model.policy.critic.optimizer, model._learning_rates(1.0)[1])
 
 
-def _make_packed_buffer(model: Any) -> PackedReplayBuffer:
+def _is_hindsight(buffer_class: Any) -> bool:
+    return isinstance(buffer_class, type) and issubclass(buffer_class, HerReplayBuffer)
+
+
+def _make_packed_buffer(model: Any, **extra: Any) -> PackedReplayBuffer:
     arguments = (model.buffer_size, model.observation_space, model.action_space, model.device, model.n_envs)
-    kwargs = {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs
+    kwargs = {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs | extra
+    if model.replay_buffer_class is not None:
+        return PackedHerReplayBuffer(*arguments[:3], device=model.device, n_envs=model.n_envs, **kwargs)
     if isinstance(model.observation_space, spaces.Dict):
         # SB3 rejects n-step returns of these.
         return PackedDictReplayBuffer(*arguments, **kwargs)

@@ -91,9 +91,7 @@ class PackedReplayBuffer(ReplayBuffer):
         handle_timeout_termination: bool = True,
     ) -> None:
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
-        if not isinstance(observation_space, self._space_type) or not packable(observation_space):
-            allowed = f"a {self._space_type.__name__} of {self._parts}, for packed rows"
-            raise ArgumentError("observation_space", observation_space, allowed)
+        self._check_space()
         self.buffer_size = max(buffer_size // n_envs, 1)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
@@ -101,6 +99,11 @@ class PackedReplayBuffer(ReplayBuffer):
         # Without the next observation a row ends after the continuation.
         self._row_width = self.columns.continuation + 1 if optimize_memory_usage else self.columns.width
         self._allocate()
+
+    def _check_space(self) -> None:
+        if not isinstance(self.observation_space, self._space_type) or not packable(self.observation_space):
+            allowed = f"a {self._space_type.__name__} of {self._parts}, for packed rows"
+            raise ArgumentError("observation_space", self.observation_space, allowed)
 
     @property
     def nbytes(self) -> int:
