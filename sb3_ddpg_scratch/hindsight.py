@@ -23,7 +23,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.observations import flat_dim, flat_slices
+from sb3_ddpg_scratch.observations import flat_dim
 from sb3_ddpg_scratch.replay import _ONGOING, _TERMINATED, _TRUNCATED, BatchColumns
 
 GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
@@ -52,13 +52,18 @@ def check_goal_env(env: VecEnv, observation_space: spaces.Space, buffer_size: in
         raise ArgumentError("buffer_size", buffer_size, needed, "Hindsight needs whole episodes.")
 
 
-def goal_strategy(strategy: GoalSelectionStrategy | str) -> GoalSelectionStrategy:
-    """The strategy of that name."""
-    if isinstance(strategy, GoalSelectionStrategy):
-        return strategy
-    if not isinstance(strategy, str) or strategy.lower() not in KEY_TO_GOAL_STRATEGY:
+def check_goal_selection(goal_selection_strategy: Any = "future", n_sampled_goal: Any = 4, **_: Any) -> None:
+    """Require a known strategy, and no negative number of goals."""
+    strategy = goal_selection_strategy
+    known = isinstance(strategy, str) and strategy.lower() in KEY_TO_GOAL_STRATEGY
+    if not known and not isinstance(strategy, GoalSelectionStrategy):
         raise ArgumentError("goal_selection_strategy", strategy, "one of " + ", ".join(map(repr, KEY_TO_GOAL_STRATEGY)))
-    return KEY_TO_GOAL_STRATEGY[strategy.lower()]
+    _check_count("n_sampled_goal", n_sampled_goal, 0)
+
+
+def _check_count(name: str, value: Any, minimum: int) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
+        raise ArgumentError(name, value, f"a whole number, at least {minimum}")
 
 
 class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: ignore[misc]
@@ -105,26 +110,29 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         self._check_space()
         if env is not None:
             check_goal_env(env, observation_space, buffer_size)
-        for name, value, minimum in (("n_sampled_goal", n_sampled_goal, 0), ("n_steps", n_steps, 1)):
-            if not isinstance(value, int) or value < minimum:
-                raise ArgumentError(name, value, f"a whole number, at least {minimum}")
+        check_goal_selection(goal_selection_strategy, n_sampled_goal)
+        _check_count("n_steps", n_steps, 1)
         self.buffer_size = max(buffer_size // n_envs, 1)
         self.env = env
         self.optimize_memory_usage = False
         self.handle_timeout_termination = handle_timeout_termination
         self.n_sampled_goal = n_sampled_goal
         self.her_ratio = 1 - (1.0 / (n_sampled_goal + 1))
-        self.goal_selection_strategy = goal_strategy(goal_selection_strategy)
+        strategy = goal_selection_strategy
+        self.goal_selection_strategy = KEY_TO_GOAL_STRATEGY[strategy.lower()] if isinstance(strategy, str) else strategy
         self.copy_info_dict = copy_info_dict
         self.n_steps, self.gamma = n_steps, gamma
         self.continuation_is_discounted = n_steps > 1
         self.columns = BatchColumns(flat_dim(observation_space), self.action_dim)
         # The observation without the desired goal, the action and the reward.
-        self._goal = flat_slices(observation_space)["desired_goal"]
-        self._row_width = self.columns.continuation - (self._goal.stop - self._goal.start)
+        self._row_width = self.columns.continuation - flat_dim(observation_space["desired_goal"])
         self._allocate()
 
     # ------------------------------------------------------------------------------------------------------------ Memory
+
+    @property
+    def _goal(self) -> slice:
+        return self._slices["desired_goal"]
 
     @property
     def nbytes(self) -> int:
@@ -135,7 +143,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         total = self.buffer_size * self.n_envs
         self._ends, self._episode = np.zeros(total, np.uint8), np.zeros(total, np.int32)
         self._spans = np.array([[_NONE], [0], [0]])
-        self._goals = np.zeros((1, self._goal.stop - self._goal.start), np.float32)
+        self._goals = np.zeros((1, flat_dim(self.observation_space["desired_goal"])), np.float32)
         self._lasts = np.zeros((1, self.columns.observation_dim), np.float32)
         self._newest = np.zeros((self.n_envs, self.columns.observation_dim), np.float32)
         # Time steps ever added.

@@ -12,7 +12,7 @@ from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
-from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer, check_goal_env, goal_strategy
+from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer, check_goal_env, check_goal_selection
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observations import packable
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -65,7 +65,7 @@ def own_noise_and_buffer(model: Any) -> Iterator[None]:
     chosen = packed and model.replay_buffer_class is None
     if model.env is not None and _is_hindsight(model.replay_buffer_class):
         check_goal_env(model.env, model.observation_space, model.buffer_size)
-        goal_strategy(model.replay_buffer_kwargs.get("goal_selection_strategy", "future"))
+        check_goal_selection(**model.replay_buffer_kwargs)
         if packed and model.replay_buffer_class is HerReplayBuffer and model.replay_buffer is None:
             model.replay_buffer = _make_packed_buffer(model, env=model.env)
     elif chosen and model.replay_buffer is None:

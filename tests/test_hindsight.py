@@ -1,16 +1,23 @@
 """Packed hindsight replay against SB3's HerReplayBuffer: transition by transition, with the same seed."""
 
+import copy
+import pickle
+import warnings
 from functools import partial
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import HerReplayBuffer
+from stable_baselines3 import DDPG, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
+from sb3_ddpg_scratch.parity import compare_models
 from tests.goal_envs import Reach
 
 
@@ -129,3 +136,198 @@ def test_one_call_of_compute_reward_for_a_batch_with_the_infos_of_its_transition
             np.testing.assert_array_equal(a["place"], b["place"])
             assert a is not b
         assert got[4] == expected[4] == [0]
+
+
+@pytest.mark.parametrize("strategy", ["future", "final", "episode"])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_n_step_returns_are_sums_of_rewards_for_the_same_goal(strategy, n_envs):
+    """Against a walk along SB3's own arrays, one transition after another."""
+    env = make_vec_env(partial(Reach, terminates=2), n_envs=n_envs, seed=0)
+    arguments = (60 * n_envs, env.observation_space, env.action_space, env, "cpu", n_envs)
+    theirs = HerReplayBuffer(*arguments, goal_selection_strategy=strategy)
+    ours = PackedHerReplayBuffer(*arguments, goal_selection_strategy=strategy, n_steps=3, gamma=0.9)
+    for transition in transitions(env, 100):
+        theirs.add(*transition)
+        ours.add(*transition)
+    np.random.seed(0)
+    drawn = ours.draw(50)[0]
+    batch = ours._samples(drawn, None)
+    reward_of = env.envs[0].unwrapped.compute_reward
+    for number, (row, goal_row) in enumerate(drawn):
+        (position, index), total, k = divmod(row, n_envs), 0.0, 0
+        goal = theirs.observations["desired_goal"][position, index]
+        if goal_row >= 0:
+            goal = theirs.next_observations["achieved_goal"][divmod(goal_row, n_envs)]
+        for k in range(3):
+            here = ((position + k) % 60, index)
+            own = theirs.rewards[here]
+            total += 0.9**k * (own if goal_row < 0 else reward_of(theirs.next_observations["achieved_goal"][here], goal, {}))
+            if theirs.dones[here]:
+                break
+        assert batch.rewards[number].item() == pytest.approx(total, abs=1e-6)
+        assert batch.discounts[number].item() == pytest.approx(0.9 ** (k + 1))
+        assert batch.dones[number].item() == theirs.dones[here] * (1 - theirs.timeouts[here])
+        for key in ("observation", "achieved_goal"):
+            np.testing.assert_allclose(batch.observations[key][number], theirs.observations[key][position, index], rtol=1e-6)
+            np.testing.assert_allclose(batch.next_observations[key][number], theirs.next_observations[key][here], rtol=1e-6)
+        for observations in (batch.observations, batch.next_observations):
+            np.testing.assert_allclose(observations["desired_goal"][number], goal, rtol=1e-6)
+
+
+def model_of(algorithm=ScratchDDPG, n_envs=1, env=None, reach=None, **settings):
+    env = env or make_vec_env(partial(Reach, **reach or {}), n_envs=n_envs, seed=0)
+    defaults = {"learning_starts": 30, "seed": 1, "batch_size": 32, "buffer_size": 500, "device": "cpu"}
+    defaults["action_noise"] = NormalActionNoise(np.zeros(2), 0.1 * np.ones(2))
+    defaults |= {"policy_kwargs": {"net_arch": [16, 16]}, "replay_buffer_class": HerReplayBuffer}
+    return algorithm("MultiInputPolicy", env, **defaults | settings)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_the_reference_with_sb3s_buffer_is_sb3s_ddpg_bit_for_bit(n_envs):
+    theirs, ours = (
+        model_of(algorithm, n_envs, gradient_steps=-1, **extra).learn(300)
+        for algorithm, extra in ((DDPG, {}), (ScratchDDPG, {"updater": "autograd"}))
+    )
+    assert type(ours.replay_buffer) is HerReplayBuffer
+    assert max(compare_models(theirs, ours).values()) == 0.0
+
+
+@pytest.mark.parametrize("updater", ["analytic", "compiled"])
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_the_fast_updaters_train_on_packed_rows_as_sb3_does(updater, n_envs):
+    theirs = model_of(DDPG, n_envs).learn(150)
+    ours = model_of(updater=updater, n_envs=n_envs).learn(150)
+    assert type(ours.replay_buffer) is PackedHerReplayBuffer
+    assert ours.updater_in_use == updater
+    assert ours.replay_buffer_class is HerReplayBuffer
+    assert max(compare_models(theirs, ours).values()) < 1e-4
+
+
+def test_rewards_of_an_environment_in_another_process():
+    env = make_vec_env(Reach, n_envs=2, seed=0, vec_env_cls=SubprocVecEnv)
+    model = model_of(env=env, n_envs=2, updater="analytic").learn(100)
+    here = model_of(n_envs=2, updater="analytic").learn(100)
+    env.close()
+    assert max(compare_models(model, here).values()) == 0.0
+
+
+def test_bytes_of_a_transition():
+    env = make_vec_env(partial(Reach, steps=50), n_envs=1)
+    arguments = (10_000, env.observation_space, env.action_space, env, "cpu")
+    theirs, ours = HerReplayBuffer(*arguments), PackedHerReplayBuffer(*arguments)
+    for transition in transitions(env, 10_000):
+        ours.add(*transition)
+    names = ("actions", "rewards", "dones", "timeouts", "ep_start", "ep_length", "infos")
+    arrays = [getattr(theirs, name) for name in names]
+    arrays += [*theirs.observations.values(), *theirs.next_observations.values()]
+    held = sum(value.nbytes for value in vars(ours).values() if isinstance(value, np.ndarray))
+    assert ours.nbytes < held < 1.25 * ours.nbytes
+    assert held < 0.3 * sum(array.nbytes for array in arrays)
+
+
+def test_a_pickled_buffer_continues_its_episodes():
+    buffer = filled(90, 2, reach={"terminates": 2})[1]
+    copied = pickle.loads(pickle.dumps(buffer))
+    assert copied.env is None
+    copied.set_env(buffer.env)
+    for transition in transitions(buffer.env, 70, seed=1):
+        buffer.add(*transition)
+        copied.add(*transition)
+    assert_same(buffer, copied, tolerance=0)
+    with pytest.raises(RuntimeError, match=r"set_env\(env\)"):
+        copy.deepcopy(buffer).sample(10)
+
+
+def test_what_sb3_saved_loads_and_trains(tmp_path):
+    theirs = model_of(DDPG, 2).learn(150)
+    theirs.save(tmp_path / "model.zip")
+    theirs.save_replay_buffer(tmp_path / "buffer.pkl")
+    model = ScratchDDPG.load(tmp_path / "model.zip", env=theirs.get_env())
+    assert type(model.replay_buffer) is PackedHerReplayBuffer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert type(model.replay_buffer) is HerReplayBuffer
+    model.learn(100)
+    assert model.updater_in_use == "compiled"
+
+
+def test_a_saved_buffer_loads_safely_and_its_last_episode_ends(tmp_path):
+    model = model_of(n_envs=2, updater="analytic", learning_starts=60, reach={"steps": 20}).learn(100)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    model.save(tmp_path / "model.zip")
+    assert DDPG.load(tmp_path / "model.zip", env=model.get_env()).replay_buffer_class is HerReplayBuffer
+    loaded = ScratchDDPG.load(tmp_path / "model.zip", env=model.get_env())
+    with pytest.warns(UserWarning, match="The last trajectory in the replay buffer will be truncated"):
+        loaded.load_replay_buffer(tmp_path / "buffer.pkl")
+    before, after = model.replay_buffer, loaded.replay_buffer
+    assert before._current_ep_start.max() < before.pos
+    assert (after._current_ep_start == after.pos).all()
+    assert (after.ep_length[after.pos - 1] > 0).all()
+    loaded.load_replay_buffer(tmp_path / "buffer.pkl", truncate_last_traj=False)
+    np.testing.assert_array_equal(loaded.replay_buffer._current_ep_start, before._current_ep_start)
+
+
+def test_a_second_learn_does_not_mix_episodes():
+    """It resets the environment, so that the goal of the episode under way is not that of what follows."""
+    model = model_of(updater="analytic", reach={"steps": 20}).learn(45)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.learn(40, reset_num_timesteps=True)
+    buffer = model.replay_buffer
+    lasts = (buffer.ep_start + buffer.ep_length - 1)[buffer.ep_length > 0]
+    assert 44 in lasts
+    assert buffer.timeouts[44, 0] == 1
+
+
+def test_a_trajectory_that_was_abandoned_ends_where_it_was_left():
+    env = make_vec_env(Reach, n_envs=1, seed=0)
+    buffer = PackedHerReplayBuffer(100, env.observation_space, env.action_space, env)
+    for seed in range(4):
+        for transition in transitions(env, 3, seed):
+            buffer.add(*transition)
+    assert buffer.ep_length[:, 0].tolist()[:9] == [3] * 9
+    np.testing.assert_array_equal(buffer.timeouts[[2, 5, 8], 0], 1)
+
+
+class NoGoals(Reach):
+    def __init__(self):
+        super().__init__()
+        parts = dict(self.observation_space.spaces)
+        del parts["desired_goal"]
+        self.observation_space = type(self.observation_space)(parts)
+
+
+class NoReward(Reach):
+    compute_reward = property()
+
+
+@pytest.mark.parametrize("updater", ["auto", "autograd"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"env": NoGoals()}, "Its observation lacks desired_goal"),
+        ({"env": NoReward()}, r"It lacks compute_reward\("),
+        ({"replay_buffer_kwargs": {"goal_selection_strategy": "past"}}, "goal_selection_strategy='past' is invalid.*'future'"),
+        ({"replay_buffer_kwargs": {"n_sampled_goal": -1}}, "n_sampled_goal=-1 is invalid.*at least 0"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_trained(updater, change, message):
+    with pytest.raises(ArgumentError, match=message):
+        model_of(updater=updater, **change)
+
+
+def test_a_buffer_smaller_than_an_episode(monkeypatch):
+    monkeypatch.setitem(gym.registry, "Reach-v0", gym.envs.registration.EnvSpec("Reach-v0", Reach, max_episode_steps=8))
+    env = make_vec_env("Reach-v0", n_envs=2)
+    with pytest.raises(ArgumentError, match=r"buffer_size=15 is invalid.*at least 16: an episode of 8 steps"):
+        model_of(env=env, buffer_size=15)
+    # Without a time limit nobody knows beforehand.
+    model = model_of(buffer_size=5, learning_starts=1000)
+    with pytest.raises(ArgumentError, match=r"buffer_size=5 is invalid.*longest episode, which has more than 5 steps"):
+        model.learn(50)
+
+
+def test_nothing_is_drawn_before_an_episode_has_ended():
+    with pytest.raises(RuntimeError, match=r"learning_starts that is greater than the maximum"):
+        model_of(learning_starts=2, reach={"steps": 30}).learn(20)
