@@ -89,6 +89,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
     """
 
     _row_arrays = ("rows", "_ends", "_episode")
+    _beside_rows = ("_spans", "_goals", "_lasts", "_newest", "_time")
 
     def __init__(
         self,
@@ -150,9 +151,9 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         self._time = 0
         if self.copy_info_dict:
             self.infos = np.full((self.buffer_size, self.n_envs), None)
-        self._index_episodes()
+        self.index_episodes()
 
-    def _index_episodes(self) -> None:
+    def index_episodes(self) -> None:
         """What follows from the table of episodes: each environment's entries in their order, and free entries."""
         env, start, stop = self._spans
         order = np.lexsort((np.arange(len(env)), start))
@@ -177,7 +178,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
     def __setstate__(self, state: dict[str, Any]) -> None:
         PackedDictReplayBuffer.__setstate__(self, state)
         self.env = None
-        self._index_episodes()
+        self.index_episodes()
 
     # ----------------------------------------------------------------------------------------------------------- Storing
 

@@ -79,6 +79,8 @@ class PackedReplayBuffer(ReplayBuffer):
     _parts = "floating-point numbers"
     # Arrays with an entry for each transition.
     _row_arrays: tuple[str, ...] = ("rows", "_ends", "_aside")
+    # What else belongs to the transitions.
+    _beside_rows: tuple[str, ...] = ("_last_observations", "_free_places")
 
     def __init__(
         self,

@@ -23,7 +23,9 @@ LEVELS = [
     ["rollout", "learn_setup", "environment_check"],
     ["updates", "batches"],
     ["policies"],
-    ["networks", "replay", "dict_replay", "noise", "soft_update"],
+    ["hindsight"],
+    ["dict_replay"],
+    ["networks", "replay", "noise", "soft_update"],
 ]
 LINES, PARAMETERS = 60, 8
 

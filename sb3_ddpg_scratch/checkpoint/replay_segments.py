@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
 from sb3_ddpg_scratch.errors import CheckpointError
+from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 
 FOLDER = "segments"
@@ -23,9 +25,11 @@ _NAME = re.compile(r"\d+-\d+-[0-9a-f]+\.rows")
 # Neighbours are joined up to this size, so that frequent checkpoints do not leave thousands of files.
 LARGEST_JOINED = 16 * 2**20
 
-_SB3_CLASSES = (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer)
-_SUPPORTED: tuple[type, ...] = (*_SB3_CLASSES, PackedReplayBuffer, PackedNStepReplayBuffer, PackedDictReplayBuffer)
+_SUPPORTED: tuple[type, ...] = (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer, HerReplayBuffer)
+_SUPPORTED += (PackedReplayBuffer, PackedNStepReplayBuffer, PackedDictReplayBuffer, PackedHerReplayBuffer)
 _SB3_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+# Of SB3's HerReplayBuffer also these, which change for old transitions too.
+_SB3_EPISODES = ("ep_start", "ep_length", "_current_ep_start")
 
 
 class Segment(NamedTuple):
@@ -40,6 +44,8 @@ class Segment(NamedTuple):
 
 def why_not_saved(buffer: ReplayBuffer) -> str | None:
     """What keeps a replay buffer from being saved in segments; ``None`` if nothing does."""
+    if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict:
+        return "with copy_info_dict=True the replay buffer keeps infos, which may be any objects"
     if type(buffer) in _SUPPORTED:
         return None
     names = ", ".join(cls.__name__ for cls in _SUPPORTED)
@@ -69,9 +75,13 @@ def head_of(buffer: ReplayBuffer) -> dict[str, Any]:
     """What a buffer has besides its columns, and the row at its position, where memory-saving buffers have begun the next."""
     row = {name: column[buffer.pos].copy() for name, column in columns_of(buffer).items()}
     head = {"pos": buffer.pos, "full": buffer.full, "row": row}
+    return head | {name: getattr(buffer, name) for name in _beside_columns(buffer)}
+
+
+def _beside_columns(buffer: ReplayBuffer) -> tuple[str, ...]:
     if isinstance(buffer, PackedReplayBuffer):
-        head |= {"_last_observations": buffer._last_observations, "_free_places": buffer._free_places}
-    return head
+        return buffer._beside_rows
+    return _SB3_EPISODES if isinstance(buffer, HerReplayBuffer) else ()
 
 
 class SegmentLog:
@@ -173,5 +183,7 @@ def restore_buffer(
     for name, row in head["row"].items():
         columns[name][head["pos"]] = row
     buffer.pos, buffer.full = head["pos"], head["full"]
-    if isinstance(buffer, PackedReplayBuffer):
-        buffer._last_observations, buffer._free_places = head["_last_observations"], head["_free_places"]
+    for name in _beside_columns(buffer):
+        setattr(buffer, name, head[name])
+    if isinstance(buffer, PackedHerReplayBuffer):
+        buffer.index_episodes()
