@@ -107,7 +107,9 @@ def left_by(model):
         arrays["noise's generator"] = np.array(repr(model.action_noise.generator.bit_generator.state))
     normalize = model.get_vec_normalize_env()
     if normalize is not None:
-        arrays |= {"mean": normalize.obs_rms.mean, "var": normalize.ret_rms.var, "returns": normalize.returns}
+        statistics = normalize.obs_rms
+        means = {key: one.mean for key, one in statistics.items()} if isinstance(statistics, dict) else statistics.mean
+        arrays |= flat("mean", means) | {"var": normalize.ret_rms.var, "returns": normalize.returns}
     counters = (model.num_timesteps, model._n_updates, model._episode_num, model.replay_buffer.pos, model.replay_buffer.full)
     episodes = [(episode["r"], episode["l"]) for episode in model.ep_info_buffer]
     generators = (random.getstate(), model.action_space.np_random.bit_generator.state, counters, episodes)
