@@ -45,3 +45,6 @@ class Reach(gym.Env):
     def compute_reward(self, achieved_goal, desired_goal, info):
         self.calls += 1
         return -(np.linalg.norm(np.subtract(achieved_goal, desired_goal), axis=-1) > 0.3).astype(np.float32)
+
+
+gym.register("Reach-v0", Reach)

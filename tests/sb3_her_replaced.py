@@ -1,4 +1,4 @@
-"""A pytest plugin: SB3's tests of HerReplayBuffer then meet PackedHerReplayBuffer, with any algorithm (see ``make test-sb3``)."""
+"""A pytest plugin: SB3's tests of HerReplayBuffer meet PackedHerReplayBuffer, with any algorithm (see ``make test-sb3``)."""
 
 import pytest
 import stable_baselines3
