@@ -34,6 +34,11 @@ _NONE = -1
 _NO_EPISODE = 0
 
 
+def missing_goals(observation_space: spaces.Space) -> list[str]:
+    """What an observation lacks of that of an environment with goals."""
+    return [key for key in GOAL_KEYS if not isinstance(observation_space, spaces.Dict) or key not in observation_space.spaces]
+
+
 def check_goal_env(env: VecEnv, observation_space: spaces.Space, buffer_size: int) -> None:
     """Require environments with goals, and a buffer that holds an episode of each."""
     allowed = "an environment with goals (gymnasium_robotics.GoalEnv)"

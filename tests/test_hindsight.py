@@ -16,6 +16,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
+from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, read_recording, write_report
+from sb3_ddpg_scratch.diagnostics.probes import ProbeStates
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.parity import compare_models
 from tests.goal_envs import Reach
@@ -331,3 +333,15 @@ def test_a_buffer_smaller_than_an_episode(monkeypatch):
 def test_nothing_is_drawn_before_an_episode_has_ended():
     with pytest.raises(RuntimeError, match=r"learning_starts that is greater than the maximum"):
         model_of(learning_starts=2, reach={"steps": 30}).learn(20)
+
+
+def test_diagnostics_read_packed_hindsight_replay_and_change_nothing(tmp_path):
+    plain = model_of(updater="analytic").learn(150)
+    watched = model_of(updater="analytic")
+    watched.learn(150, callback=DiagnosticsCallback(tmp_path, every=10, snapshot_every=50, probe_states=4))
+    assert max(compare_models(plain, watched).values()) == 0.0
+    recording = read_recording(tmp_path)
+    assert len(recording.snapshots) > 1
+    assert set(ProbeStates.load(tmp_path).observations) == {"observation", "achieved_goal", "desired_goal"}
+    report = write_report([tmp_path], tmp_path / "report.html")
+    assert report.problems == []
