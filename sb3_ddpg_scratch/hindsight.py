@@ -23,52 +23,16 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.goals import check_goal_env, check_goal_selection
 from sb3_ddpg_scratch.observations import flat_dim
 from sb3_ddpg_scratch.replay import _ONGOING, _TERMINATED, _TRUNCATED, BatchColumns
+from sb3_ddpg_scratch.validation import check_whole_number
 
-GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 # Rows of the table of episodes. An entry that is free has no environment, one of an episode under way no end.
 ENV, START, STOP = range(3)
 _NONE = -1
 # The entry of transitions that were never written.
 _NO_EPISODE = 0
-
-
-def missing_goals(observation_space: spaces.Space) -> list[str]:
-    """What an observation lacks of that of an environment with goals."""
-    return [key for key in GOAL_KEYS if not isinstance(observation_space, spaces.Dict) or key not in observation_space.spaces]
-
-
-def check_goal_env(env: VecEnv, observation_space: spaces.Space, buffer_size: int) -> None:
-    """Require environments with goals, and a buffer that holds an episode of each."""
-    allowed = "an environment with goals (gymnasium_robotics.GoalEnv)"
-    missing = [
-        key for key in GOAL_KEYS if not isinstance(observation_space, spaces.Dict) or key not in observation_space.spaces
-    ]
-    if missing:
-        raise ArgumentError("env", env, allowed, f"Its observation lacks {', '.join(missing)}: {observation_space}.")
-    if not env.has_attr("compute_reward"):
-        advice = "It lacks compute_reward(achieved_goal, desired_goal, info), which gives the rewards of a batch of goals."
-        raise ArgumentError("env", env, allowed, advice)
-    specs = env.get_attr("spec") if env.has_attr("spec") else []
-    longest = max((getattr(spec, "max_episode_steps", None) or 0 for spec in specs), default=0)
-    if buffer_size // env.num_envs < longest:
-        needed = f"at least {longest * env.num_envs}: an episode of {longest} steps of every environment"
-        raise ArgumentError("buffer_size", buffer_size, needed, "Hindsight needs whole episodes.")
-
-
-def check_goal_selection(goal_selection_strategy: Any = "future", n_sampled_goal: Any = 4, **_: Any) -> None:
-    """Require a known strategy, and no negative number of goals."""
-    strategy = goal_selection_strategy
-    known = isinstance(strategy, str) and strategy.lower() in KEY_TO_GOAL_STRATEGY
-    if not known and not isinstance(strategy, GoalSelectionStrategy):
-        raise ArgumentError("goal_selection_strategy", strategy, "one of " + ", ".join(map(repr, KEY_TO_GOAL_STRATEGY)))
-    _check_count("n_sampled_goal", n_sampled_goal, 0)
-
-
-def _check_count(name: str, value: Any, minimum: int) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
-        raise ArgumentError(name, value, f"a whole number, at least {minimum}")
 
 
 class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: ignore[misc]
@@ -117,7 +81,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         if env is not None:
             check_goal_env(env, observation_space, buffer_size)
         check_goal_selection(goal_selection_strategy, n_sampled_goal)
-        _check_count("n_steps", n_steps, 1)
+        check_whole_number("n_steps", n_steps, 1)
         self.buffer_size = max(buffer_size // n_envs, 1)
         self.env = env
         self.optimize_memory_usage = False

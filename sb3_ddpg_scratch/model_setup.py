@@ -12,7 +12,8 @@ from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
-from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer, check_goal_env, check_goal_selection
+from sb3_ddpg_scratch.goals import check_goal_env, check_goal_selection
+from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observations import packable
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy

@@ -18,7 +18,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
-from sb3_ddpg_scratch.hindsight import missing_goals
+from sb3_ddpg_scratch.goals import missing_goals
 from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.validation import check_action_space, check_choice, check_whole_number
 
