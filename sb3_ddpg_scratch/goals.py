@@ -20,9 +20,7 @@ def missing_goals(observation_space: spaces.Space) -> list[str]:
 def check_goal_env(env: VecEnv, observation_space: spaces.Space, buffer_size: int) -> None:
     """Require environments with goals, and a buffer that holds an episode of each."""
     allowed = "an environment with goals (gymnasium_robotics.GoalEnv)"
-    missing = [
-        key for key in GOAL_KEYS if not isinstance(observation_space, spaces.Dict) or key not in observation_space.spaces
-    ]
+    missing = missing_goals(observation_space)
     if missing:
         raise ArgumentError("env", env, allowed, f"Its observation lacks {', '.join(missing)}: {observation_space}.")
     if not env.has_attr("compute_reward"):

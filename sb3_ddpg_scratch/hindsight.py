@@ -3,12 +3,11 @@ Hindsight experience replay (Andrychowicz et al. 2017, https://arxiv.org/abs/170
 at once, with one call of ``compute_reward``.
 
 Observations are stored once, since a transition's next observation is the following one's observation; what an episode has
-once (its goal, and its last observation) lies in a table of episodes. Time steps are counted from the first ever added:
-number ``t`` lies at position ``t`` modulo ``buffer_size``.
+once (its goal, and its last observation) lies in a table of episodes. Time step number ``t``, counted from the first ever
+added, lies at position ``t`` modulo ``buffer_size``.
 """
 
 import warnings
-from collections import deque
 from copy import deepcopy
 from typing import Any
 
@@ -22,17 +21,12 @@ from stable_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, 
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
+from sb3_ddpg_scratch.episodes import NO_EPISODE, NONE, START, STOP, EpisodeTable
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.goals import check_goal_env, check_goal_selection
 from sb3_ddpg_scratch.observations import flat_dim
 from sb3_ddpg_scratch.replay import _ONGOING, _TERMINATED, _TRUNCATED, BatchColumns
 from sb3_ddpg_scratch.validation import check_whole_number
-
-# Rows of the table of episodes. An entry that is free has no environment, one of an episode under way no end.
-ENV, START, STOP = range(3)
-_NONE = -1
-# The entry of transitions that were never written.
-_NO_EPISODE = 0
 
 
 class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: ignore[misc]
@@ -58,7 +52,6 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
     """
 
     _row_arrays = ("rows", "_ends", "_episode")
-    _beside_rows = ("_spans", "_goals", "_lasts", "_newest", "_time")
 
     def __init__(
         self,
@@ -112,42 +105,32 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
     def _forget_ends(self) -> None:
         total = self.buffer_size * self.n_envs
         self._ends, self._episode = np.zeros(total, np.uint8), np.zeros(total, np.int32)
-        self._spans = np.array([[_NONE], [0], [0]])
-        self._goals = np.zeros((1, flat_dim(self.observation_space["desired_goal"])), np.float32)
-        self._lasts = np.zeros((1, self.columns.observation_dim), np.float32)
+        goal_dim = flat_dim(self.observation_space["desired_goal"])
+        self._table = EpisodeTable.empty(self.n_envs, goal_dim, self.columns.observation_dim)
         self._newest = np.zeros((self.n_envs, self.columns.observation_dim), np.float32)
         # Time steps ever added.
         self._time = 0
         if self.copy_info_dict:
             self.infos = np.full((self.buffer_size, self.n_envs), None)
-        self.index_episodes()
 
-    def index_episodes(self) -> None:
-        """What follows from the table of episodes: each environment's entries in their order, and free entries."""
-        env, start, stop = self._spans
-        order = np.lexsort((np.arange(len(env)), start))
-        self._finished = [
-            deque(order[(env[order] == index) & (stop[order] != _NONE)].tolist()) for index in range(self.n_envs)
-        ]
-        self._open = [order[(env[order] == index) & (stop[order] == _NONE)].tolist() for index in range(self.n_envs)]
-        self._free = [entry for entry in range(len(env) - 1, 0, -1) if env[entry] == _NONE]
-        # Of the episodes under way, 0 for none: the newest entry.
-        self._present = np.array([entries[-1] if entries else _NO_EPISODE for entries in self._open])
-        self._current = np.array([self._spans[START, entries[0]] if entries else self._time for entries in self._open])
-        self._oldest = self._current.copy()
-        for index in range(self.n_envs):
-            self._find_oldest(index)
+    def beside_rows(self) -> dict[str, Any]:
+        table = self._table
+        of_table = {"spans": table.spans, "goals": table.goals, "lasts": table.lasts}
+        return of_table | {"newest": self._newest, "time": self._time}
+
+    def set_beside_rows(self, state: dict[str, Any]) -> None:
+        self._newest, self._time = state["newest"], state["time"]
+        self._table = EpisodeTable(self.n_envs, state["spans"], state["goals"], state["lasts"], self._time)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        for name in ("env", "_finished", "_open", "_free", "_present", "_current", "_oldest"):
-            del state[name]
+        state = super().__getstate__() | {"_table": self.beside_rows()}
+        del state["env"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         PackedDictReplayBuffer.__setstate__(self, state)
         self.env = None
-        self.index_episodes()
+        self.set_beside_rows(state["_table"])
 
     # ----------------------------------------------------------------------------------------------------------- Storing
 
@@ -162,15 +145,17 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
     ) -> None:
         """Store one transition of every environment."""
         observation, next_observation = self._flatten(obs), self._flatten(next_obs)
-        if self.full:
-            self._forget_overwritten()
-        self._begin_episodes(observation)
+        if self.full and self._table.forget(self._time - self.buffer_size):
+            allowed = f"larger than the longest episode, which has more than {self.buffer_size} steps"
+            raise ArgumentError("buffer_size", self.buffer_size * self.n_envs, f"{allowed} in each environment")
+        self._end_abandoned(observation)
+        self._table.follow(observation[:, self._goal], self._time)
         here = slice(self.pos * self.n_envs, (self.pos + 1) * self.n_envs)
         goal = self._goal
         columns = (observation[:, : goal.start], observation[:, goal.stop :], action, reward)
         rows = [np.reshape(column, (self.n_envs, -1)) for column in columns]
         np.concatenate(rows, axis=1, out=self.rows[here], casting="same_kind")
-        self._episode[here], self._ends[here] = self._present, _ONGOING
+        self._episode[here], self._ends[here] = self._table.present, _ONGOING
         if self.copy_info_dict:
             self.infos[self.pos] = infos
         self._newest = next_observation
@@ -181,72 +166,22 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
             truncated = self.handle_timeout_termination and infos[index].get("TimeLimit.truncated", False)
             self._end_episode(int(index), terminated=not truncated)
 
-    def _forget_overwritten(self) -> None:
-        """Of an episode whose first transition is overwritten next, nothing can be drawn any more."""
-        overwritten = self._time - self.buffer_size
-        for index in np.flatnonzero(self._oldest == overwritten):
-            if self._current[index] == overwritten:
-                allowed = f"larger than the longest episode, which has more than {self.buffer_size} steps"
-                raise ArgumentError("buffer_size", self.buffer_size * self.n_envs, f"{allowed} in each environment")
-            finished = self._finished[index]
-            while finished and self._spans[START, finished[0]] == overwritten:
-                entry = finished.popleft()
-                self._spans[ENV, entry] = _NONE
-                self._free.append(entry)
-            self._find_oldest(int(index))
-
-    def _find_oldest(self, index: int) -> None:
-        finished = self._finished[index]
-        self._oldest[index] = self._spans[START, finished[0]] if finished else self._current[index]
-
-    def _begin_episodes(self, observation: np.ndarray) -> None:
-        """An entry of the table for each episode that begins, and where the goal changes within one."""
-        changed = np.flatnonzero((self._newest != observation).any(axis=1) & (self._present != _NO_EPISODE))
-        for index in changed:
-            differs = self._newest[index] != observation[index]
-            differs[self._goal] = False
-            if differs.any():
-                # A trajectory that was abandoned counts as truncated.
+    def _end_abandoned(self, observation: np.ndarray) -> None:
+        """A trajectory that does not continue where it was counts as truncated."""
+        differs = self._newest != observation
+        differs[:, self._goal] = False
+        for index in self._table.under_way if differs.any() else ():
+            if differs[index].any():
                 self._end_episode(int(index), terminated=False)
-        goals = observation[:, self._goal]
-        for index in np.flatnonzero((self._goals[self._present] != goals).any(axis=1) | (self._present == _NO_EPISODE)):
-            if not self._free:
-                self._grow_table()
-            entry = self._free.pop()
-            if self._present[index] == _NO_EPISODE:
-                self._current[index] = self._time
-                if not self._finished[index]:
-                    self._oldest[index] = self._time
-            self._spans[:, entry] = index, self._current[index], _NONE
-            self._goals[entry] = goals[index]
-            self._open[index].append(entry)
-            self._present[index] = entry
-
-    def _grow_table(self) -> None:
-        old = len(self._goals)
-        new = max(old, 64)
-        self._spans = np.concatenate([self._spans, np.tile(self._spans[:, :1], new)], axis=1)
-        for name in ("_goals", "_lasts"):
-            table = getattr(self, name)
-            setattr(self, name, np.concatenate([table, np.zeros((new, table.shape[1]), np.float32)]))
-        self._free = list(range(old + new - 1, old - 1, -1))
 
     def _end_episode(self, index: int, terminated: bool) -> None:
         """The newest transition of an environment is the last of its episode."""
-        entries = self._open[index]
-        self._spans[STOP, entries] = self._time
-        newest = (self._time - 1) % self.buffer_size * self.n_envs + index
-        self._ends[newest] = _TERMINATED if terminated else _TRUNCATED
-        self._lasts[entries] = self._newest[index]
-        self._finished[index] += entries
-        entries.clear()
-        self._present[index] = _NO_EPISODE
-        self._current[index] = self._time
-        self._find_oldest(index)
+        self._ends[(self._time - 1) % self.buffer_size * self.n_envs + index] = _TERMINATED if terminated else _TRUNCATED
+        self._table.end(index, self._newest[index], self._time)
 
     def truncate_last_trajectory(self) -> None:
         """End the episodes under way, with a warning as SB3 gives: what is added next begins new ones."""
-        under_way = np.flatnonzero(self._present != _NO_EPISODE)
+        under_way = self._table.under_way
         if len(under_way):
             warnings.warn(
                 "The last trajectory in the replay buffer will be truncated.\n"
@@ -265,7 +200,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         :return: int64, shape ``(n_batches, batch_size, 2)``: the index of a row, and that of the row after which its new goal
             was achieved, or -1 where it keeps its own. Those come first.
         """
-        count = int((self._current - self._oldest).sum())
+        count = int((self._table.current - self._table.oldest).sum())
         if count == 0:
             raise RuntimeError(
                 "Unable to sample before the end of the first episode. We recommend choosing a value "
@@ -274,7 +209,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         gaps = self._rows_out_of_reach()
         gaps -= np.arange(len(gaps))
         n_virtual = int(self.her_ratio * batch_size)
-        drawn = np.full((n_batches, batch_size, 2), _NONE)
+        drawn = np.full((n_batches, batch_size, 2), NONE)
         for batch in drawn:
             number = np.random.randint(0, count, size=batch_size)
             # The n-th row of those within reach.
@@ -286,9 +221,10 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
 
     def _rows_out_of_reach(self) -> np.ndarray:
         """Rows of episodes under way, or partly overwritten, in ascending order."""
-        first, reached = max(self._time - self.buffer_size, 0), self._oldest.max()
-        times = np.concatenate([np.arange(first, reached), np.arange(max(reached, self._current.min()), self._time)])[:, None]
-        out_of_reach = (times < self._oldest) | (times >= self._current)
+        oldest, current = self._table.oldest, self._table.current
+        first, reached = max(self._time - self.buffer_size, 0), oldest.max()
+        times = np.concatenate([np.arange(first, reached), np.arange(max(reached, current.min()), self._time)])[:, None]
+        out_of_reach = (times < oldest) | (times >= current)
         rows = times % self.buffer_size * self.n_envs + np.arange(self.n_envs)
         return np.sort(rows[out_of_reach])
 
@@ -296,8 +232,8 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         """For each row one of its episode, after which the new goal was achieved."""
         steps, envs = np.divmod(rows, self.n_envs)
         episodes = self._episode[rows]
-        start = self._spans[START][episodes]
-        length = self._spans[STOP][episodes] - start
+        start = self._table.spans[START][episodes]
+        length = self._table.spans[STOP][episodes] - start
         if self.goal_selection_strategy == GoalSelectionStrategy.FINAL:
             chosen = length - 1
         elif self.goal_selection_strategy == GoalSelectionStrategy.FUTURE:
@@ -315,7 +251,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         :param env: normalizes observations and rewards
         """
         rows, goal_rows = np.ascontiguousarray(indices.T)
-        virtual = slice(int(np.count_nonzero(goal_rows == _NONE)), len(rows))
+        virtual = slice(int(np.count_nonzero(goal_rows == NONE)), len(rows))
         columns, goal, achieved = self.columns, self._goal, self._slices["achieved_goal"]
         batch = out.numpy() if isinstance(out, th.Tensor) else out
         window, length = self._window(rows)
@@ -323,7 +259,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         following, goals = np.split(self._next(np.concatenate([last, goal_rows[virtual]])), [len(rows)])
         stored, goals = np.take(self.rows, rows, axis=0), goals[:, achieved]
         batch[:, : goal.start] = stored[:, : goal.start]
-        batch[:, goal] = self._goals[self._episode[rows]]
+        batch[:, goal] = self._table.goals[self._episode[rows]]
         batch[:, goal.stop : columns.continuation] = stored[:, goal.start :]
         batch[:, columns.continuation] = self._ends[last] != _TERMINATED
         batch[:, columns.next_observation] = following
@@ -347,7 +283,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         if self.n_steps == 1:
             return rows[:, None], np.ones(len(rows), np.int64)
         window = (rows[:, None] + self.n_envs * np.arange(self.n_steps)) % len(self.rows)
-        left = (self._spans[STOP][self._episode[rows]] - rows // self.n_envs - 1) % self.buffer_size + 1
+        left = (self._table.spans[STOP][self._episode[rows]] - rows // self.n_envs - 1) % self.buffer_size + 1
         return window, np.minimum(left, self.n_steps)
 
     def _next(self, rows: np.ndarray) -> np.ndarray:
@@ -357,10 +293,10 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         stored = np.take(self.rows, following, axis=0)
         observations = np.empty((len(rows), self.columns.observation_dim), np.float32)
         observations[:, : goal.start] = stored[:, : goal.start]
-        observations[:, goal] = self._goals[self._episode[following]]
+        observations[:, goal] = self._table.goals[self._episode[following]]
         observations[:, goal.stop :] = stored[:, goal.start : goal.start + self.columns.observation_dim - goal.stop]
         last = np.flatnonzero(self._ends[rows])
-        observations[last] = self._lasts[self._episode[rows[last]]]
+        observations[last] = self._table.lasts[self._episode[rows[last]]]
         return observations
 
     def _rewards(self, window: np.ndarray, achieved: np.ndarray, goals: np.ndarray) -> np.ndarray:
@@ -394,7 +330,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> DictReplayBufferSamples:  # type: ignore[override]
         """Transitions of finished episodes with their own goals."""
         rows = batch_inds * self.n_envs + np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
-        return self._samples(np.stack([rows, np.full_like(rows, _NONE)], axis=1), env)
+        return self._samples(np.stack([rows, np.full_like(rows, NONE)], axis=1), env)
 
     # ------------------------------------------------------------------------------------------------ SB3's arrays, as copies
 
@@ -405,13 +341,13 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
     def observations(self) -> dict[str, np.ndarray]:  # type: ignore[override]
         goal, dim = self._goal, self.columns.observation_dim
         stored = self.rows[:, : dim - (goal.stop - goal.start)]
-        parts = [stored[:, : goal.start], self._goals[self._episode], stored[:, goal.start :]]
+        parts = [stored[:, : goal.start], self._table.goals[self._episode], stored[:, goal.start :]]
         return self._split(self._by_step(np.concatenate(parts, axis=1)))
 
     @property
     def next_observations(self) -> dict[str, np.ndarray]:  # type: ignore[override]
         flat = self._next(np.arange(len(self.rows)))
-        flat[self._episode == _NO_EPISODE] = 0
+        flat[self._episode == NO_EPISODE] = 0
         if self._time > 0:
             newest = (self._time - 1) % self.buffer_size * self.n_envs
             flat[newest : newest + self.n_envs] = self._newest
@@ -427,16 +363,16 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
 
     @property
     def ep_start(self) -> np.ndarray:  # type: ignore[override]
-        return self._by_step(self._spans[START][self._episode] % self.buffer_size)
+        return self._by_step(self._table.spans[START][self._episode] % self.buffer_size)
 
     @property
     def ep_length(self) -> np.ndarray:  # type: ignore[override]
         """Length of each transition's episode; 0 while it is under way or once it is partly overwritten."""
-        _, start, stop = self._spans[:, self._episode]
+        _, start, stop = self._table.spans[:, self._episode]
         length = self._by_step(stop - start)
         length.reshape(-1)[self._rows_out_of_reach()] = 0
         return length
 
     @property
     def _current_ep_start(self) -> np.ndarray:  # type: ignore[override]
-        return self._current % self.buffer_size
+        return self._table.current % self.buffer_size

@@ -79,8 +79,6 @@ class PackedReplayBuffer(ReplayBuffer):
     _parts = "floating-point numbers"
     # Arrays with an entry for each transition.
     _row_arrays: tuple[str, ...] = ("rows", "_ends", "_aside")
-    # What else belongs to the transitions.
-    _beside_rows: tuple[str, ...] = ("_last_observations", "_free_places")
 
     def __init__(
         self,
@@ -137,6 +135,13 @@ class PackedReplayBuffer(ReplayBuffer):
         self._aside = np.zeros(total if self.optimize_memory_usage else 0, np.int32)
         self._last_observations = np.zeros((0, self.columns.observation_dim), np.float32)
         self._free_places: list[int] = []
+
+    def beside_rows(self) -> dict[str, Any]:
+        """What belongs to the transitions besides the arrays with an entry for each."""
+        return {"_last_observations": self._last_observations, "_free_places": self._free_places}
+
+    def set_beside_rows(self, state: dict[str, Any]) -> None:
+        self._last_observations, self._free_places = state["_last_observations"], state["_free_places"]
 
     def reset(self) -> None:
         super().reset()

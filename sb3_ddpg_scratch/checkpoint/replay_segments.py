@@ -75,13 +75,9 @@ def head_of(buffer: ReplayBuffer) -> dict[str, Any]:
     """What a buffer has besides its columns, and the row at its position, where memory-saving buffers have begun the next."""
     row = {name: column[buffer.pos].copy() for name, column in columns_of(buffer).items()}
     head = {"pos": buffer.pos, "full": buffer.full, "row": row}
-    return head | {name: getattr(buffer, name) for name in _beside_columns(buffer)}
-
-
-def _beside_columns(buffer: ReplayBuffer) -> tuple[str, ...]:
     if isinstance(buffer, PackedReplayBuffer):
-        return buffer._beside_rows
-    return _SB3_EPISODES if isinstance(buffer, HerReplayBuffer) else ()
+        return head | buffer.beside_rows()
+    return head | {name: getattr(buffer, name) for name in _SB3_EPISODES if isinstance(buffer, HerReplayBuffer)}
 
 
 class SegmentLog:
@@ -183,7 +179,8 @@ def restore_buffer(
     for name, row in head["row"].items():
         columns[name][head["pos"]] = row
     buffer.pos, buffer.full = head["pos"], head["full"]
-    for name in _beside_columns(buffer):
-        setattr(buffer, name, head[name])
-    if isinstance(buffer, PackedHerReplayBuffer):
-        buffer.index_episodes()
+    if isinstance(buffer, PackedReplayBuffer):
+        buffer.set_beside_rows(head)
+    elif isinstance(buffer, HerReplayBuffer):
+        for name in _SB3_EPISODES:
+            setattr(buffer, name, head[name])
