@@ -17,8 +17,8 @@ def missing_goals(observation_space: spaces.Space) -> list[str]:
     return [key for key in GOAL_KEYS if not isinstance(observation_space, spaces.Dict) or key not in observation_space.spaces]
 
 
-def check_goal_env(env: VecEnv, observation_space: spaces.Space, buffer_size: int) -> None:
-    """Require environments with goals, and a buffer that holds an episode of each."""
+def check_goal_env(env: VecEnv, observation_space: spaces.Space) -> None:
+    """Require environments with goals."""
     allowed = "an environment with goals (gymnasium_robotics.GoalEnv)"
     missing = missing_goals(observation_space)
     if missing:
@@ -26,6 +26,10 @@ def check_goal_env(env: VecEnv, observation_space: spaces.Space, buffer_size: in
     if not env.has_attr("compute_reward"):
         advice = "It lacks compute_reward(achieved_goal, desired_goal, info), which gives the rewards of a batch of goals."
         raise ArgumentError("env", env, allowed, advice)
+
+
+def check_holds_an_episode(buffer_size: int, env: VecEnv) -> None:
+    """Require a buffer that holds an episode of every environment, where their time limit is known."""
     specs = env.get_attr("spec") if env.has_attr("spec") else []
     longest = max((getattr(spec, "max_episode_steps", None) or 0 for spec in specs), default=0)
     if buffer_size // env.num_envs < longest:

@@ -38,7 +38,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
     :param buffer_size: capacity, in transitions
     :param observation_space: a Dict of vectors with ``observation``, ``achieved_goal`` and ``desired_goal``
     :param action_space: of the environment
-    :param env: environments with goals, the first of which computes rewards
+    :param env: environments with goals, the first of which computes rewards; ``None`` until ``set_env``
     :param device: device of the samples
     :param n_envs: number of environments
     :param optimize_memory_usage: has no effect: observations are always stored once
@@ -72,7 +72,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self._check_space()
         if env is not None:
-            check_goal_env(env, observation_space, buffer_size)
+            check_goal_env(env, observation_space)
         check_goal_selection(goal_selection_strategy, n_sampled_goal)
         check_whole_number("n_steps", n_steps, 1)
         self.buffer_size = max(buffer_size // n_envs, 1)

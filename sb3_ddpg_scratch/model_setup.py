@@ -12,7 +12,7 @@ from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
-from sb3_ddpg_scratch.goals import check_goal_env, check_goal_selection
+from sb3_ddpg_scratch.goals import check_goal_env, check_goal_selection, check_holds_an_episode
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observations import packable
@@ -64,11 +64,8 @@ def own_noise_and_buffer(model: Any) -> Iterator[None]:
     # The reference samples from SB3's own buffer.
     packed = model.updater != "autograd" and packable(model.observation_space)
     chosen = packed and model.replay_buffer_class is None
-    if model.env is not None and _is_hindsight(model.replay_buffer_class):
-        check_goal_env(model.env, model.observation_space, model.buffer_size)
-        check_goal_selection(**model.replay_buffer_kwargs)
-        if packed and model.replay_buffer_class is HerReplayBuffer and model.replay_buffer is None:
-            model.replay_buffer = _make_packed_buffer(model, env=model.env)
+    if isinstance(model.replay_buffer_class, type) and issubclass(model.replay_buffer_class, HerReplayBuffer):
+        _set_up_hindsight(model, packed)
     elif chosen and model.replay_buffer is None:
         model.replay_buffer = _make_packed_buffer(model)
     yield
@@ -86,15 +83,25 @@ def set_up_critic_learning_rate(model: Any) -> None:
     update_learning_rate(model.policy.critic.optimizer, model._learning_rates(1.0)[1])
 
 
-def _is_hindsight(buffer_class: Any) -> bool:
-    return isinstance(buffer_class, type) and issubclass(buffer_class, HerReplayBuffer)
+def _set_up_hindsight(model: Any, packed: bool) -> None:
+    """Make the buffer, also without an environment: a model that was loaded in order to act needs none."""
+    check_goal_selection(**model.replay_buffer_kwargs)
+    if model.env is not None:
+        check_goal_env(model.env, model.observation_space)
+        if model.buffer_size > 1:  # else it will only act
+            check_holds_an_episode(model.buffer_size, model.env)
+    if model.replay_buffer is None:
+        chosen = (
+            PackedHerReplayBuffer if packed and model.replay_buffer_class is HerReplayBuffer else model.replay_buffer_class
+        )
+        made_for = {"env": model.env, "device": model.device, "n_envs": model.n_envs}
+        kwargs = made_for | {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs
+        model.replay_buffer = chosen(model.buffer_size, model.observation_space, model.action_space, **kwargs)
 
 
-def _make_packed_buffer(model: Any, **extra: Any) -> PackedReplayBuffer:
+def _make_packed_buffer(model: Any) -> PackedReplayBuffer:
     arguments = (model.buffer_size, model.observation_space, model.action_space, model.device, model.n_envs)
-    kwargs = {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs | extra
-    if model.replay_buffer_class is not None:
-        return PackedHerReplayBuffer(*arguments[:3], device=model.device, n_envs=model.n_envs, **kwargs)
+    kwargs = {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs
     if isinstance(model.observation_space, spaces.Dict):
         # SB3 rejects n-step returns of these.
         return PackedDictReplayBuffer(*arguments, **kwargs)

@@ -270,6 +270,18 @@ def test_a_saved_buffer_loads_safely_and_its_last_episode_ends(tmp_path):
     np.testing.assert_array_equal(loaded.replay_buffer._current_ep_start, before._current_ep_start)
 
 
+@pytest.mark.parametrize("updater", ["analytic", "autograd"])
+def test_a_model_acts_without_an_environment_and_learns_once_it_has_one(tmp_path, updater):
+    model = model_of(updater=updater).learn(60)
+    model.save(tmp_path / "model.zip")
+    loaded = ScratchDDPG.load(tmp_path / "model.zip", buffer_size=1)
+    observation = model.get_env().reset()
+    np.testing.assert_array_equal(loaded.predict(observation)[0], model.predict(observation)[0])
+    whole = ScratchDDPG.load(tmp_path / "model.zip")
+    whole.set_env(make_vec_env(Reach, n_envs=1))
+    assert whole.learn(60)._n_updates > 0
+
+
 def test_a_second_learn_does_not_mix_episodes():
     """It resets the environment, so that the goal of the episode under way is not that of what follows."""
     model = model_of(updater="analytic", reach={"steps": 20}).learn(45)
@@ -324,6 +336,9 @@ def test_a_buffer_smaller_than_an_episode(monkeypatch):
     env = make_vec_env("Reach-v0", n_envs=2)
     with pytest.raises(ArgumentError, match=r"buffer_size=15 is invalid.*at least 16: an episode of 8 steps"):
         model_of(env=env, buffer_size=15)
+    ScratchDDPG("MultiInputPolicy", env, buffer_size=1, replay_buffer_class=HerReplayBuffer)  # to act alone
+    with pytest.raises(ArgumentError, match=r"buffer_size=1 is invalid.*at least 16"):
+        model_of(env=env, buffer_size=1).learn(10)
     # Without a time limit nobody knows beforehand.
     model = model_of(buffer_size=5, learning_starts=1000)
     with pytest.raises(ArgumentError, match=r"buffer_size=5 is invalid.*longest episode, which has more than 5 steps"):
