@@ -24,6 +24,7 @@ from sb3_ddpg_scratch.diagnostics.video import encode_gif
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.runs.training_run import RunSpec
+from sb3_ddpg_scratch.zoo.registry import check_env
 from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
 
 AGENTS = Path(__file__).parents[1] / "agents"
@@ -66,6 +67,7 @@ def ship(result: dict[str, Any], folder: Path, out: Path) -> Path:
 
 def load(target: Path, env_id: str, n_envs: int, render_mode: str | None = None) -> tuple[ScratchDDPG, VecEnv]:
     """A shipped agent with environments as ``enjoy`` makes them, on seeds that training never used."""
+    check_env(env_id)  # registers it
     name = target.name.removesuffix("_1")
     settings = read_saved(target / name / "config.yml")
     normalize = settings.get("normalize", False)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
@@ -32,7 +32,7 @@ class Batches:
     ) -> None:
         self.buffer, self.batch_size, self.columns, self.env = buffer, batch_size, columns, env
         self._gamma = gamma
-        self._sampled: ReplayBufferSamples
+        self._sampled: ReplayBufferSamples | DictReplayBufferSamples
         # What the next Q-value is multiplied by in addition to the continuation.
         self.discount = 1.0
         self.packed = samples_packed_rows(buffer)
@@ -54,9 +54,15 @@ class Batches:
             self.buffer.gather(self._indices[number], rows, self.env)  # type: ignore[attr-defined]
             return
         batch, columns, out = self._sampled, self.columns, th.as_tensor(rows)
-        out[:, columns.observation] = batch.observations.flatten(1)
+        out[:, columns.observation] = self._flatten(batch.observations)
         out[:, columns.action] = batch.actions
-        out[:, columns.next_observation] = batch.next_observations.flatten(1)
+        out[:, columns.next_observation] = self._flatten(batch.next_observations)
         out[:, columns.reward] = batch.rewards[:, 0]
         discounts = self._gamma if batch.discounts is None else batch.discounts
         out[:, columns.continuation] = ((1 - batch.dones) * discounts)[:, 0]
+
+    def _flatten(self, observations: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
+        if isinstance(observations, th.Tensor):
+            return observations.flatten(1)
+        keys = self.buffer.observation_space.spaces  # type: ignore[attr-defined]
+        return th.cat([observations[key].flatten(1).float() for key in keys], dim=1)

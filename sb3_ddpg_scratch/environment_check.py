@@ -11,8 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_ddpg_scratch.errors import DivergenceError, EnvironmentOutputError
-
-Observations = np.ndarray | Mapping[str, np.ndarray]
+from sb3_ddpg_scratch.observations import Observations
 
 
 def all_finite(observations: Observations, rewards: np.ndarray) -> bool:

@@ -4,12 +4,17 @@ import importlib
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import gymnasium as gym
 
 from sb3_ddpg_scratch.errors import ArgumentError, near
+
+# Registers its environments when it is imported, which nothing else does; their names begin with these words.
+_ROBOTICS = "gymnasium_robotics"
+_ROBOTICS_IDS = ("Fetch", "Hand", "Adroit", "FrankaKitchen", "PointMaze", "AntMaze")
 
 
 class RegisteredEnv(NamedTuple):
@@ -26,6 +31,12 @@ def registered_env(env_id: str, packages: Sequence[str] = ()) -> RegisteredEnv:
     import_modules(packages)
     if colon:
         import_modules([module], "--env")
+    if own_id not in gym.registry and own_id.startswith(_ROBOTICS_IDS):
+        if find_spec(_ROBOTICS) is None:
+            advice = "Gymnasium-Robotics has it: pip install 'sb3-ddpg-scratch[robotics]'."
+            raise ArgumentError("--env", env_id, "a registered environment", advice)
+        import_modules([_ROBOTICS])
+        needed = (*needed, _ROBOTICS)
     if own_id not in gym.registry:
         advice = near(own_id, gym.registry) or "--gym-packages imports the modules that register yours, as does module:Id."
         raise ArgumentError("--env", env_id, "a registered environment", advice)

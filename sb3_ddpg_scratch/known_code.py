@@ -12,7 +12,7 @@ import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
-_PACKAGES = frozenset({"gymnasium", "rl_zoo3", "sb3_ddpg_scratch", "stable_baselines3"})
+_PACKAGES = frozenset({"gymnasium", "gymnasium_robotics", "rl_zoo3", "sb3_ddpg_scratch", "stable_baselines3"})
 
 
 def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:

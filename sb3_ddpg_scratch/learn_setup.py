@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.environment_check import checked_outputs
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.goals import check_holds_an_episode
 from sb3_ddpg_scratch.noise import VectorNoise
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
@@ -37,9 +39,15 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     resets = model._last_obs is None or reset_num_timesteps
     buffer, noise = model.replay_buffer, model.action_noise
     packed = isinstance(buffer, PackedReplayBuffer)
+    if isinstance(buffer, HerReplayBuffer):
+        check_holds_an_episode(model.buffer_size, model.env)
+        if buffer.env is None:
+            buffer.set_env(model.env)
     if packed and (resets or model._buffer_loaded):
         # The next transition does not follow the last one in the buffer.
-        buffer.truncate_last_trajectory()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The last trajectory in the replay buffer will be truncated")
+            buffer.truncate_last_trajectory()
     model._buffer_loaded = False
     if model._interrupted_learn is not None:
         # The noise continues where it was.

@@ -4,14 +4,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
+from sb3_ddpg_scratch.goals import check_goal_env, check_goal_selection, check_holds_an_episode
+from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
+from sb3_ddpg_scratch.observations import packable
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer, packable
+from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates import UpdaterChoice
 from sb3_ddpg_scratch.validation import check_action_space
 
@@ -42,7 +48,7 @@ def adopt_sb3_model(model: Any) -> None:
         # What TD3 does not save.
         model.policy_kwargs = {"n_critics": 2} | model.policy_kwargs
         model.policy_class = POLICIES.get(model.policy_class.__name__, MlpPolicy)
-        if model.replay_buffer_class in (ReplayBuffer, NStepReplayBuffer):
+        if model.replay_buffer_class in (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer):
             # SB3 writes its own choice into the file.
             model.replay_buffer_class = None
     if isinstance(model.train_freq, list):
@@ -56,11 +62,14 @@ def own_noise_and_buffer(model: Any) -> Iterator[None]:
     """Around SB3's ``_setup_model``: make the noise, and the replay buffer where packed rows suit."""
     noise, model.action_noise = make_noise(model.action_noise, model.action_space.shape or ()), None
     # The reference samples from SB3's own buffer.
-    packed = model.replay_buffer_class is None and model.updater != "autograd" and packable(model.observation_space)
-    if packed and model.replay_buffer is None:
+    packed = model.updater != "autograd" and packable(model.observation_space)
+    chosen = packed and model.replay_buffer_class is None
+    if isinstance(model.replay_buffer_class, type) and issubclass(model.replay_buffer_class, HerReplayBuffer):
+        _set_up_hindsight(model, packed)
+    elif chosen and model.replay_buffer is None:
         model.replay_buffer = _make_packed_buffer(model)
     yield
-    if packed:
+    if chosen:
         # Still our choice to make when the model is loaded.
         model.replay_buffer_class = None
     model.action_noise = noise
@@ -74,9 +83,28 @@ def set_up_critic_learning_rate(model: Any) -> None:
     update_learning_rate(model.policy.critic.optimizer, model._learning_rates(1.0)[1])
 
 
+def _set_up_hindsight(model: Any, packed: bool) -> None:
+    """Make the buffer, also without an environment: a model that was loaded in order to act needs none."""
+    check_goal_selection(**model.replay_buffer_kwargs)
+    if model.env is not None:
+        check_goal_env(model.env, model.observation_space)
+        if model.buffer_size > 1:  # else it will only act
+            check_holds_an_episode(model.buffer_size, model.env)
+    if model.replay_buffer is None:
+        chosen = (
+            PackedHerReplayBuffer if packed and model.replay_buffer_class is HerReplayBuffer else model.replay_buffer_class
+        )
+        made_for = {"env": model.env, "device": model.device, "n_envs": model.n_envs}
+        kwargs = made_for | {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs
+        model.replay_buffer = chosen(model.buffer_size, model.observation_space, model.action_space, **kwargs)
+
+
 def _make_packed_buffer(model: Any) -> PackedReplayBuffer:
     arguments = (model.buffer_size, model.observation_space, model.action_space, model.device, model.n_envs)
     kwargs = {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs
+    if isinstance(model.observation_space, spaces.Dict):
+        # SB3 rejects n-step returns of these.
+        return PackedDictReplayBuffer(*arguments, **kwargs)
     if model.n_steps > 1:
         return PackedNStepReplayBuffer(*arguments, **kwargs | {"n_steps": model.n_steps, "gamma": model.gamma})
     return PackedReplayBuffer(*arguments, **kwargs)

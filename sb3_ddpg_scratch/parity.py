@@ -10,7 +10,7 @@ import numpy as np
 import stable_baselines3
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import DDPG, TD3
+from stable_baselines3 import DDPG, TD3, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -18,6 +18,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
+from sb3_ddpg_scratch.goals import missing_goals
 from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.validation import check_action_space, check_choice, check_whole_number
 
@@ -109,7 +110,10 @@ def run_parity(
     net_arch: tuple[int, ...] | None = None,
     progress: Progress | None = None,
 ) -> ParityResult:
-    """Train SB3's algorithm and ScratchDDPG (``updater="autograd"``) on the CPU with the same seed, settings and noise."""
+    """
+    Train SB3's algorithm and ScratchDDPG (``updater="autograd"``) on the CPU with the same seed, settings and noise; with
+    hindsight replay where the environment has goals.
+    """
     check_whole_number("steps", steps, 1)
     check_whole_number("n_envs", n_envs, 1)
     check_choice("algorithm", algorithm, get_args(Algorithm))
@@ -130,6 +134,11 @@ def run_parity(
     for name, (model_class, extra) in sides.items():
         env = make_vec_env(env_id, n_envs=n_envs, seed=seed)
         check_action_space(env.action_space)
+        hindsight = not missing_goals(env.observation_space)
+        if hindsight:
+            # An episode has to end before the first update.
+            longest = getattr(env.get_attr("spec")[0], "max_episode_steps", None) or 100
+            settings |= {"replay_buffer_class": HerReplayBuffer, "learning_starts": longest * n_envs}
         model = model_class(
             _policy_name(env.observation_space),
             env,
@@ -142,7 +151,12 @@ def run_parity(
         env.close()
         models.append(model)
     given: dict[str, Any] = {"env": env_id, "steps": steps, "n_envs": n_envs, "seed": seed}
-    given |= {"algorithm": algorithm, "noise": noise, "net_arch": None if net_arch is None else list(net_arch)}
+    given |= {
+        "hindsight": hindsight,
+        "algorithm": algorithm,
+        "noise": noise,
+        "net_arch": None if net_arch is None else list(net_arch),
+    }
     return ParityResult(given, models[0]._n_updates, compare_models(*models))
 
 

@@ -8,11 +8,11 @@ import psutil
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.observations import flat_dim, packable
 
 _ONGOING, _TERMINATED, _TRUNCATED = 0, 1, 2
 
@@ -59,15 +59,6 @@ class BatchColumns(NamedTuple):
         return 2 * self.observation_dim + self.action_dim + 2
 
 
-def packable(observation_space: spaces.Space) -> bool:
-    """Whether observations fit into packed rows: a Box of floating-point numbers."""
-    return (
-        isinstance(observation_space, spaces.Box)
-        and np.issubdtype(observation_space.dtype, np.floating)
-        and not is_image_space(observation_space)
-    )
-
-
 class PackedReplayBuffer(ReplayBuffer):
     """
     SB3's replay buffer with every transition as one row of float32, whatever the dtype of the environment.
@@ -84,6 +75,10 @@ class PackedReplayBuffer(ReplayBuffer):
 
     # Whether the continuation includes gamma^k, or the algorithm's gamma is still to be applied.
     continuation_is_discounted = False
+    _space_type: type[spaces.Space] = spaces.Box
+    _parts = "floating-point numbers"
+    # Arrays with an entry for each transition.
+    _row_arrays: tuple[str, ...] = ("rows", "_ends", "_aside")
 
     def __init__(
         self,
@@ -96,15 +91,19 @@ class PackedReplayBuffer(ReplayBuffer):
         handle_timeout_termination: bool = True,
     ) -> None:
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
-        if not packable(observation_space):
-            raise ArgumentError("observation_space", observation_space, "a Box of floating-point numbers, for packed rows")
+        self._check_space()
         self.buffer_size = max(buffer_size // n_envs, 1)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
-        self.columns = BatchColumns(int(np.prod(self.obs_shape)), self.action_dim)
+        self.columns = BatchColumns(flat_dim(observation_space), self.action_dim)
         # Without the next observation a row ends after the continuation.
         self._row_width = self.columns.continuation + 1 if optimize_memory_usage else self.columns.width
         self._allocate()
+
+    def _check_space(self) -> None:
+        if not isinstance(self.observation_space, self._space_type) or not packable(self.observation_space):
+            allowed = f"a {self._space_type.__name__} of {self._parts}, for packed rows"
+            raise ArgumentError("observation_space", self.observation_space, allowed)
 
     @property
     def nbytes(self) -> int:
@@ -137,6 +136,13 @@ class PackedReplayBuffer(ReplayBuffer):
         self._last_observations = np.zeros((0, self.columns.observation_dim), np.float32)
         self._free_places: list[int] = []
 
+    def beside_rows(self) -> dict[str, Any]:
+        """What belongs to the transitions besides the arrays with an entry for each."""
+        return {"_last_observations": self._last_observations, "_free_places": self._free_places}
+
+    def set_beside_rows(self, state: dict[str, Any]) -> None:
+        self._last_observations, self._free_places = state["_last_observations"], state["_free_places"]
+
     def reset(self) -> None:
         super().reset()
         self._forget_ends()
@@ -152,14 +158,14 @@ class PackedReplayBuffer(ReplayBuffer):
         if not self.full:
             # Rows never written are not saved; one more row holds the newest observation with optimize_memory_usage.
             written = min((self.pos + 1) * self.n_envs, len(self.rows))
-            for name in ("rows", "_ends", "_aside"):
+            for name in self._row_arrays:
                 state[name] = state[name][:written].copy()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         total = self.buffer_size * self.n_envs
-        for name in ("rows", "_ends", "_aside"):
+        for name in self._row_arrays:
             kept = state[name]
             if 0 < len(kept) < total:
                 whole = np.zeros((total, *kept.shape[1:]), kept.dtype)
@@ -362,11 +368,14 @@ class PackedReplayBuffer(ReplayBuffer):
     @property
     def next_observations(self) -> np.ndarray:  # type: ignore[override]
         """A view, or a copy with ``optimize_memory_usage``."""
+        return self._flat_next_observations().reshape(self.buffer_size, self.n_envs, *self.obs_shape)
+
+    def _flat_next_observations(self) -> np.ndarray:
         if not self.optimize_memory_usage:
-            return self._column(self.columns.next_observation, *self.obs_shape)
+            return self._column(self.columns.next_observation, -1)
         batch = th.empty((len(self.rows), self.columns.width))
         self._gather_next_observations(np.arange(len(self.rows)), batch)
-        return batch[:, self.columns.next_observation].numpy().reshape(self.buffer_size, self.n_envs, *self.obs_shape)
+        return batch[:, self.columns.next_observation].numpy().reshape(self.buffer_size, self.n_envs, -1)
 
     @property
     def dones(self) -> np.ndarray:  # type: ignore[override]

@@ -173,12 +173,17 @@ def store_packed(
     return True
 
 
-def last_observations(new_obs: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
-    """The new observations, with the last one of each episode that ended in place of the next one's first."""
-    next_obs = new_obs.copy()
+def last_observations(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> Any:
+    """A copy of the new observations, in which those of ended episodes are their last."""
+    is_dict = isinstance(new_obs, dict)
+    next_obs = {key: part.copy() for key, part in new_obs.items()} if is_dict else new_obs.copy()
     for index in np.flatnonzero(dones):
-        if infos[index].get("terminal_observation") is not None:
-            next_obs[index] = infos[index]["terminal_observation"]
+        last = infos[index].get("terminal_observation")
+        if last is not None and is_dict:
+            for key, part in next_obs.items():
+                part[index] = last[key]
+        elif last is not None:
+            next_obs[index] = last
     return next_obs
 
 

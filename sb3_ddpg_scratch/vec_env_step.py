@@ -1,10 +1,12 @@
 """A step of the environments: SB3's ``DummyVecEnv.step`` without its detours, and a check of what comes back."""
 
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env.util import dict_to_obs
 
 from sb3_ddpg_scratch.environment_check import checked_outputs
 
@@ -19,15 +21,15 @@ def step(env: VecEnv, actions: np.ndarray, outputs_checked: bool = True) -> VecE
     if not outputs_checked:
         with checked_outputs(env, "step"):
             return env.step(actions)
-    # SB3's DummyVecEnv as it is, with arrays as observations.
+    # SB3's DummyVecEnv as it is.
     plain = type(env) is DummyVecEnv and DummyVecEnv.step_wait is _STEP_WAIT and vars(env).keys().isdisjoint(_DUMMY_METHODS)
-    return _step_dummy(env, actions) if plain and None in env.buf_obs else env.step(actions)  # type: ignore[attr-defined, arg-type]
+    return _step_dummy(env, actions) if plain else env.step(actions)  # type: ignore[arg-type]
 
 
 def _step_dummy(env: DummyVecEnv, actions: np.ndarray) -> VecEnvStepReturn:
     """What ``DummyVecEnv.step`` does; it copies arrays and infos of a few numbers by ``deepcopy``, as long as all the rest."""
     env.actions = actions
-    observations = env.buf_obs[None]  # type: ignore[index]
+    buffers: dict[Any, np.ndarray] = env.buf_obs
     rewards, dones, infos = env.buf_rews, env.buf_dones, env.buf_infos
     for index, one in enumerate(env.envs):
         observation, rewards[index], terminated, truncated, info = one.step(actions[index])
@@ -37,6 +39,12 @@ def _step_dummy(env: DummyVecEnv, actions: np.ndarray) -> VecEnvStepReturn:
         if dones[index]:
             info["terminal_observation"] = observation
             observation, env.reset_infos[index] = one.reset()
-        observations[index] = observation
+        if None in buffers:
+            buffers[None][index] = observation
+        else:
+            env._save_obs(index, observation)
     copies = [info.copy() if _IMMUTABLE.issuperset(map(type, info.values())) else deepcopy(info) for info in infos]
-    return observations.copy(), rewards.copy(), dones.copy(), copies
+    if None in buffers:
+        return buffers[None].copy(), rewards.copy(), dones.copy(), copies
+    parts = {key: buffer.copy() for key, buffer in buffers.items()}
+    return dict_to_obs(env.observation_space, parts), rewards.copy(), dones.copy(), copies

@@ -4,14 +4,18 @@ import json
 from dataclasses import replace
 
 import pytest
+from stable_baselines3 import HerReplayBuffer
 from typer.testing import CliRunner
 
 from sb3_ddpg_scratch.bench import schedule
 from sb3_ddpg_scratch.bench import workload as workload_module
 from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_measurements
+from sb3_ddpg_scratch.bench.schedule import plan
 from sb3_ddpg_scratch.bench.worker import make_model
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure, missing
 from sb3_ddpg_scratch.cli import app
+from sb3_ddpg_scratch.gym_packages import RegisteredEnv
+from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 
 TINY = Workload("", (16, 12), 8, cores=1, seconds=0.05, filled=50)
 
@@ -26,6 +30,27 @@ def test_td3_and_layer_norm_are_timed_as_such(monkeypatch):
     assert made[1]["policy_kwargs"] == {"net_arch": [16, 12], "norm": "layer"}
     assert replace(TINY, td3=True).setting == "[16,12]/8, TD3"
     assert replace(TINY, layer_norm=True).setting == "[16,12]/8, layer norm"
+
+
+def test_hindsight_is_timed_on_an_environment_with_goals(monkeypatch):
+    monkeypatch.setattr(workload_module, "find_spec", lambda name: name != "rltools" or None)
+    planned = plan(RegisteredEnv("Pendulum-v1", ()), quick=False, cores=[1])
+    found = {(one[0].env, one[0].setting): [workload.contender for workload in one] for one in planned if one[0].hindsight}
+    assert found == {
+        ("FetchReach-v4", f"{net_arch}/256, hindsight"): ["sb3", "autograd", "compiled"]
+        for net_arch in ("[64,64]", "[256,256,256]")
+    }
+    monkeypatch.setattr(workload_module, "find_spec", lambda name: None if name == "gymnasium_robotics" else True)
+    assert missing("hindsight") == "hindsight needs gymnasium_robotics"
+    planned = plan(RegisteredEnv("Pendulum-v1", ()), quick=False, cores=[1])
+    assert not any(workload.hindsight for one in planned for workload in one)
+
+
+@pytest.mark.parametrize("contender", ["sb3", "compiled"])
+def test_a_workload_with_goals_trains_on_hindsight_replay(contender):
+    model = make_model(replace(TINY, contender=contender, hindsight=True, gym_packages=("tests.goal_envs",), env="Reach-v0"))
+    assert isinstance(model.replay_buffer, HerReplayBuffer)
+    assert isinstance(model.replay_buffer, PackedHerReplayBuffer) == (contender == "compiled")
 
 
 def test_what_rltools_lacks_is_said(monkeypatch):

@@ -34,6 +34,7 @@ from sb3_ddpg_scratch import (
 from sb3_ddpg_scratch.checkpoint.replay_segments import columns_of
 from sb3_ddpg_scratch.checkpoint.storage import newest_whole
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
+from tests.goal_envs import Reach
 
 SMALL = {"learning_starts": 20, "batch_size": 8, "buffer_size": 100, "seed": 0, "updater": "analytic", "device": "cpu"}
 SMALL |= {"policy_kwargs": {"net_arch": [6, 6]}}
@@ -106,7 +107,9 @@ def left_by(model):
         arrays["noise's generator"] = np.array(repr(model.action_noise.generator.bit_generator.state))
     normalize = model.get_vec_normalize_env()
     if normalize is not None:
-        arrays |= {"mean": normalize.obs_rms.mean, "var": normalize.ret_rms.var, "returns": normalize.returns}
+        statistics = normalize.obs_rms
+        means = {key: one.mean for key, one in statistics.items()} if isinstance(statistics, dict) else statistics.mean
+        arrays |= flat("mean", means) | {"var": normalize.ret_rms.var, "returns": normalize.returns}
     counters = (model.num_timesteps, model._n_updates, model._episode_num, model.replay_buffer.pos, model.replay_buffer.full)
     episodes = [(episode["r"], episode["l"]) for episode in model.ep_info_buffer]
     generators = (random.getstate(), model.action_space.np_random.bit_generator.state, counters, episodes)
@@ -172,6 +175,15 @@ CASES = {
     "own methods": ({"env_id": "OpenState-v0", "n_envs": 2}, {}),
     "statistics": ({"wrapper_class": gym.wrappers.RecordEpisodeStatistics}, {}),
 }
+GOALS = {"dict": True, "replay_buffer_class": HerReplayBuffer}
+CASES |= {
+    "hindsight": ({"env_id": Reach, "n_envs": 2}, GOALS),
+    "hindsight reference": ({"env_id": Reach, "n_envs": 2}, GOALS | {"updater": "autograd"}),
+    "hindsight round the buffer": ({"env_id": Reach}, GOALS | {"buffer_size": 40}),
+    "hindsight reference round the buffer": ({"env_id": Reach}, GOALS | {"buffer_size": 40, "updater": "autograd"}),
+    "hindsight normalized": ({"env_id": Reach, "normalize": True}, GOALS | {"replay_buffer_kwargs": {"n_steps": 2}}),
+    "FetchReach": ({"env_id": "FetchReach-v4"}, GOALS | {"learning_starts": 60, "buffer_size": 200}),
+}
 MUJOCO = ("HalfCheetah", "Hopper", "Reacher", "Ant", "Humanoid", "InvertedPendulum", "Swimmer", "Walker2d", "Pusher")
 CASES |= {name: ({"env_id": f"{name}-v5"}, {}) for name in MUJOCO}
 
@@ -180,6 +192,8 @@ CASES |= {name: ({"env_id": f"{name}-v5"}, {}) for name in MUJOCO}
 def test_resumed_training_is_the_uninterrupted_one(case, tmp_path):
     if case in MUJOCO:
         pytest.importorskip("mujoco")
+    if case == "FetchReach":
+        pytest.importorskip("gymnasium_robotics")
     make, settings = CASES[case]
     with warnings.catch_warnings():
         for words in (".*new episode", ".*same last bit", ".*schedules follow"):
@@ -449,6 +463,13 @@ def test_a_function_has_to_be_given_again(tmp_path):
         ScratchDDPG.resume(tmp_path, envs())
     resumed = ScratchDDPG.resume(tmp_path / "step_000000000040", envs(), learning_rate=schedule).learn(80)
     assert all(th.equal(a, b) for a, b in zip(model.policy.parameters(), resumed.policy.parameters(), strict=True))
+
+
+def test_a_buffer_with_infos_is_refused_at_once(tmp_path):
+    settings = SMALL | {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"copy_info_dict": True}}
+    model = ScratchDDPG("MultiInputPolicy", envs(Reach), **settings)
+    with pytest.raises(ArgumentError, match="copy_info_dict=True"):
+        model.learn(10, callback=ResumableCheckpoint(tmp_path))
 
 
 def test_a_buffer_that_cannot_be_saved_is_refused_at_once(tmp_path):

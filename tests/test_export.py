@@ -9,7 +9,7 @@ import torch as th
 import yaml
 from conftest import POLICY_OF, PointEnv
 from gymnasium import spaces
-from stable_baselines3 import DDPG
+from stable_baselines3 import DDPG, HerReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.cli.export import export
 from sb3_ddpg_scratch.errors import ExportError
+from tests.goal_envs import Reach
 
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -51,6 +52,12 @@ def normalized(env):
     return VecNormalize(make_vec_env(lambda: env, 1, seed=0), clip_obs=1.5)
 
 
+def hindsight():
+    env = normalized(Reach())
+    settings = SMALL | {"policy_kwargs": {"net_arch": [16]}, "learning_starts": 15, "replay_buffer_class": HerReplayBuffer}
+    return ScratchDDPG("MultiInputPolicy", env, **settings).learn(25)
+
+
 CASES = {
     "layer norm": lambda: trained(PointEnv(), norm="layer", activation_fn="elu"),
     "image": lambda: trained(PointEnv("image"), "image"),
@@ -60,6 +67,7 @@ CASES = {
         "dict",
     ),
     "float64 matrix": lambda: trained(Observing(spaces.Box(-1, 1, (2, 3), np.float64))),
+    "hindsight": hindsight,
     "vec normalize": lambda: trained(normalized(PointEnv())),
     "vec normalize, dict": lambda: trained(
         normalized(Observing(spaces.Dict(b=spaces.Box(-9, 9, (3,)), a=spaces.Box(-1, 1, (2,))))), "dict"

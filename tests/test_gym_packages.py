@@ -3,11 +3,12 @@
 import json
 import sys
 
+import gymnasium as gym
 import pytest
 from own_env import ENV_ID, command, output_of, write_module
 from rich.console import Console
 
-from sb3_ddpg_scratch import ArgumentError
+from sb3_ddpg_scratch import ArgumentError, gym_packages
 from sb3_ddpg_scratch.gym_packages import registered_env
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
@@ -34,6 +35,25 @@ def test_bench_measures_it_in_other_processes(tmp_path, monkeypatch):
     (first,) = (one for one in planned[0] if one.contender == "compiled")
     small = {"seconds": 0.01, "filled": 100, "buffer_size": 1000}
     assert workload.measure(type(first)(**vars(first) | small))["updates_per_s"] > 0
+
+
+def test_robotics_are_registered_by_their_names(monkeypatch):
+    """Gymnasium-Robotics registers nothing until it is imported."""
+    monkeypatch.setattr(gym_packages, "find_spec", lambda name: None)
+    monkeypatch.delitem(gym.registry, "FetchReach-v4", raising=False)
+    with pytest.raises(ArgumentError, match=r"FetchReach-v4.*pip install 'sb3-ddpg-scratch\[robotics\]'"):
+        registered_env("FetchReach-v4")
+    imported = []
+
+    def import_modules(names, option=""):
+        imported.extend(names)
+        if "gymnasium_robotics" in names:
+            monkeypatch.setitem(gym.registry, "FetchReach-v4", None)
+
+    monkeypatch.setattr(gym_packages, "find_spec", lambda name: name)
+    monkeypatch.setattr(gym_packages, "import_modules", import_modules)
+    assert registered_env("FetchReach-v4", ["mine"]) == ("FetchReach-v4", ("mine", "gymnasium_robotics"))
+    assert imported == ["mine", "gymnasium_robotics"]
 
 
 def test_presets(tmp_path):

@@ -25,6 +25,8 @@ LEVELS = [
     ["environment_check"],
     ["updates", "batches"],
     ["policies"],
+    ["hindsight"],
+    ["dict_replay"],
     ["networks", "replay", "noise", "soft_update"],
 ]
 LINES, PARAMETERS = 60, 8

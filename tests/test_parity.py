@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from conftest import PointEnv
-from stable_baselines3 import DDPG, TD3
+from stable_baselines3 import DDPG, TD3, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from sb3_ddpg_scratch import OUNoise, ScratchDDPG
 from sb3_ddpg_scratch.cli import app
 from sb3_ddpg_scratch.parity import ParityResult, compare_models, difference, flatten, run_parity
+from tests.goal_envs import Reach
 
 STEPS = 1000
 TD3_SWITCHES = {"policy_delay": 2, "target_policy_noise": 0.2, "target_noise_clip": 0.5}
@@ -57,6 +58,8 @@ CASES = {
         {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}},
         False,
     ),
+    "hindsight": ("MultiInputPolicy", Reach, 2, {"gradient_steps": -1, "replay_buffer_class": HerReplayBuffer}, False),
+    "TD3 with hindsight": ("MultiInputPolicy", Reach, 1, {"replay_buffer_class": HerReplayBuffer}, True),
     "TD3": ("MlpPolicy", "Pendulum-v1", 1, {}, True),
     "TD3, four environments": ("MlpPolicy", "Pendulum-v1", 4, {"gradient_steps": -1}, True),
 }
@@ -155,7 +158,10 @@ def test_result_without_updates_is_not_called_equal():
     assert not ParityResult(result.settings, 0, result.differences).equal
 
 
-@pytest.mark.parametrize("arguments", [["--n-envs", "2"], ["--algo", "td3", "--noise", "ou"], ["--env", "Point-v0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--n-envs", "2"], ["--algo", "td3", "--noise", "ou"], ["--env", "Point-v0"], ["--env", "tests.goal_envs:Reach-v0"]],
+)
 def test_command(tmp_path, arguments):
     path = tmp_path / "deep" / "parity.json"
     result = CliRunner().invoke(app, ["parity", "--steps", "200", "--net-arch", "16,16", "--json", str(path), *arguments])
@@ -165,6 +171,7 @@ def test_command(tmp_path, arguments):
     assert content["equal"] is True
     assert content["largest_difference"] == 0
     assert content["updates"] > 0
+    assert content["hindsight"] is (arguments[-1] == "tests.goal_envs:Reach-v0")
 
 
 def test_command_fails_on_a_difference(monkeypatch):

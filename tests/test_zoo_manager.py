@@ -14,6 +14,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from torch import nn
 
 from sb3_ddpg_scratch import ArgumentError, DivergenceError, GaussianNoise, OUNoise, ScratchDDPG
+from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.zoo import ALGO, ScratchExperimentManager, register
 from sb3_ddpg_scratch.zoo.yaml_settings import default_file, read_settings
 
@@ -177,7 +178,8 @@ def test_her_settings_train(tmp_path):
     manager = manager_for(tmp_path, path, "BitFlip-v0", tiny, n_timesteps=60)
     model = manager.setup_experiment()[0]
     manager.learn(model)
-    assert type(model.replay_buffer) is HerReplayBuffer
+    assert type(model.replay_buffer) is PackedHerReplayBuffer
+    assert model.replay_buffer_class is HerReplayBuffer
     assert (model.replay_buffer.n_sampled_goal, model.replay_buffer.goal_selection_strategy.name) == (4, "FUTURE")
     assert model._n_updates > 0
 

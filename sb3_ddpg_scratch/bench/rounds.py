@@ -16,9 +16,10 @@ HEADINGS = (*_SPEED, "vs SB3", "vs SBX", "vs RLtools", "x floor", "set-up s", "p
 
 @dataclass
 class Setting:
-    """All rounds of one network and batch size, and what failed in them, with the end of its log."""
+    """All rounds of one network and batch size on an environment, and what failed in them, with the end of its log."""
 
     name: str
+    env: str = ""
     rounds: list[Round] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -54,6 +55,7 @@ def write_measurements(settings: list[Setting], machine: dict[str, Any], command
     described = [
         {
             "setting": setting.name,
+            "env": setting.env,
             "rounds": [
                 [{"contender": name, "cores": cores} | values for (name, cores), values in r.items()] for r in setting.rounds
             ],

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from sb3_ddpg_scratch.bench.rounds import Setting
-from sb3_ddpg_scratch.bench.workload import CONTENDERS, RLTOOLS, Workload, installed, measure
+from sb3_ddpg_scratch.bench.workload import CONTENDERS, GOAL_ENV, GOALS, RLTOOLS, Workload, installed, measure
 from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 
 SIZES = (((64, 64), 64), ((256, 256), 256), ((400, 300), 256))
@@ -28,6 +28,10 @@ def plan(env: RegisteredEnv, quick: bool, cores: Iterable[int]) -> list[list[Wor
             (replace(middle, layer_norm=True), ("sbx", "autograd", "compiled")),
             (replace(middle, n_envs=8, gradient_steps=8), names),
         ]
+    if not quick and installed(GOALS):
+        goals = replace(small, env=GOAL_ENV, gym_packages=("gymnasium_robotics",), batch_size=256, hindsight=True)
+        contenders = ("sb3", "autograd", "compiled")
+        plans += [(replace(goals, net_arch=net_arch), contenders) for net_arch in ((64, 64), (256, 256, 256))]
     counts = [1] if quick else cores
     return [
         [replace(workload, contender=name, cores=c) for name in filter(installed, contenders) for c in counts]
@@ -39,7 +43,7 @@ def run(
     settings: list[list[Workload]], rounds: int, progress: Progress, keep: Callable[[list[Setting]], None] | None = None
 ) -> list[Setting]:
     """Measure every workload once in each round; ``keep`` is given what there is so far. Ctrl-C returns the results so far."""
-    results = [Setting(workloads[0].setting) for workloads in settings]
+    results = [Setting(workloads[0].setting, workloads[0].env) for workloads in settings]
     total = rounds * sum(map(len, settings))
     done = 0
     try:

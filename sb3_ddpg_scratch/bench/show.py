@@ -12,7 +12,7 @@ from rich.table import Table
 
 from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_measurements
 from sb3_ddpg_scratch.bench.schedule import plan, run
-from sb3_ddpg_scratch.bench.workload import CONTENDERS, RLTOOLS, missing
+from sb3_ddpg_scratch.bench.workload import CONTENDERS, GOALS, RLTOOLS, missing
 from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 from sb3_ddpg_scratch.machine import describe_machine, usable_cores, versions
 
@@ -33,16 +33,17 @@ def run_bench(env: RegisteredEnv, quick: bool, rounds: int, json: Path | None, c
     machine = describe_machine() | {"python": platform.python_version()}
     machine |= dict.fromkeys(_PACKAGES, "not installed") | versions(_PACKAGES)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
-    lacking = [reason for name in (*CONTENDERS, RLTOOLS) if (reason := missing(name))]
+    lacking = [reason for name in (*CONTENDERS, RLTOOLS, GOALS) if (reason := missing(name))]
     if lacking:
-        console.print(f"Left out: {'; '.join(lacking)} (the extra bench brings SBX and RLtools).", soft_wrap=True)
+        extras = "the extra bench brings SBX and RLtools, robotics the environments with goals"
+        console.print(f"Left out: {'; '.join(lacking)} ({extras}).", soft_wrap=True)
     results = _run(env, quick, rounds, machine, json, console)
     if json is not None:
         console.print(f"Wrote {json}", soft_wrap=True)
     for failure in (text for setting in results for text in setting.failures):
         console.print(failure, markup=False, soft_wrap=True)
     for setting in results:
-        console.print(f"\n{env.env_id}, {setting.name}: {len(setting.rounds)} round(s)", markup=False, soft_wrap=True)
+        console.print(f"\n{setting.env}, {setting.name}: {len(setting.rounds)} round(s)", markup=False, soft_wrap=True)
         shown = Table()
         for heading in HEADINGS:
             shown.add_column(heading, justify="left" if heading == "contender" else "right", no_wrap=True)

@@ -46,16 +46,21 @@ def make_model(workload: Workload) -> Any:
         "policy_kwargs": {"net_arch": list(workload.net_arch)},
         "seed": 0,
     }
+    policy = "MlpPolicy"
+    if workload.hindsight:
+        from stable_baselines3 import HerReplayBuffer
+
+        policy, settings["replay_buffer_class"] = "MultiInputPolicy", HerReplayBuffer
     if workload.contender == "sbx":
         import sbx
 
         if workload.layer_norm:
             settings["policy_kwargs"]["layer_norm"] = True
-        return sbx.DDPG("MlpPolicy", env, **settings)
+        return sbx.DDPG(policy, env, **settings)
     if workload.contender == "sb3":
         from stable_baselines3 import DDPG
 
-        return DDPG("MlpPolicy", env, device="cpu", **settings)
+        return DDPG(policy, env, device="cpu", **settings)
     from sb3_ddpg_scratch import ScratchDDPG
 
     if workload.layer_norm:
@@ -63,7 +68,7 @@ def make_model(workload: Workload) -> Any:
     if workload.td3:
         settings |= {"policy_delay": 2, "target_policy_noise": 0.2}
         settings["policy_kwargs"]["n_critics"] = 2
-    return ScratchDDPG("MlpPolicy", env, device="cpu", updater=workload.contender, **settings)
+    return ScratchDDPG(policy, env, device="cpu", updater=workload.contender, **settings)
 
 
 def time_model(workload: Workload, start: float) -> dict[str, float | str]:

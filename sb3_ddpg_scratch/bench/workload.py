@@ -13,6 +13,8 @@ from importlib.util import find_spec
 CONTENDERS = ("sb3", "sbx", "autograd", "analytic", "compiled")
 # TD3 in C++, compiled for each configuration: only where TD3 is timed.
 RLTOOLS = "rltools"
+# Hindsight replay is timed on this environment.
+GOALS, GOAL_ENV = "hindsight", "FetchReach-v4"
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,22 @@ class Workload:
     filled: int = 2_000
     td3: bool = False
     layer_norm: bool = False
+    hindsight: bool = False
 
     @property
     def setting(self) -> str:
         """What the contenders of one comparison have in common."""
         envs = "" if self.n_envs == 1 else f", {self.n_envs} envs x {self.gradient_steps} updates"
-        options = "".join(f", {name}" for name, on in (("TD3", self.td3), ("layer norm", self.layer_norm)) if on)
+        named = (("TD3", self.td3), ("layer norm", self.layer_norm), (GOALS, self.hindsight))
+        options = "".join(f", {name}" for name, on in named if on)
         return f"[{','.join(map(str, self.net_arch))}]/{self.batch_size}{options}{envs}"
 
 
 def missing(contender: str) -> str | None:
     """What a contender lacks here, in words; ``None`` if nothing."""
-    needed = {"sbx": ("sbx", "jax"), "compiled": ("numba", "scipy"), RLTOOLS: (RLTOOLS,)}.get(contender, ())
-    lacking = [package for package in needed if find_spec(package) is None]
+    needed: dict[str, tuple[str, ...]] = {"sbx": ("sbx", "jax"), "compiled": ("numba", "scipy"), RLTOOLS: (RLTOOLS,)}
+    needed |= {GOALS: ("gymnasium_robotics",)}
+    lacking = [package for package in needed.get(contender, ()) if find_spec(package) is None]
     if contender == RLTOOLS and not (shutil.which("g++") or shutil.which("clang++")):
         lacking.append("a C++ compiler")
     if contender == RLTOOLS and find_library("blas") is None:

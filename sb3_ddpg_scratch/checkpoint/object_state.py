@@ -19,6 +19,8 @@ _MADE_WITH = ("_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "render_mod
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial, np.ufunc)
 _CODE = (*_FUNCTIONS, types.ModuleType, type, EnvSpec, ResultsWriter)
 _DISPLAYS = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering")
+# Tables of a MuJoCo model's names, which are made with it.
+_NAMES = ("gymnasium_robotics.utils.mujoco_utils",)
 _OPENED = (RunningMeanStd, GymnasiumRunningMeanStd, StackedObservations)
 
 
@@ -34,11 +36,12 @@ def capture_attributes(holder: Any, skipped: tuple[str, ...] = ()) -> tuple[dict
     physics: dict[str, Any] = {}
     obstacle = None
     for name, value in vars(holder).items():
-        if name in skipped or name in _MADE_WITH or isinstance(value, _CODE) or type(value).__module__.startswith(_DISPLAYS):
+        made_with = name in _MADE_WITH or type(value).__module__.startswith((*_DISPLAYS, *_NAMES))
+        if name in skipped or made_with or isinstance(value, _CODE):
             continue
-        if isinstance(value, spaces.Space):
+        if _is_of(spaces.Space, value):
             generators[name] = space_generators(value)
-        elif isinstance(value, _OPENED) or _is_opened_dict(value):
+        elif _is_of(_OPENED, value):
             opened[name] = _open(value)
         elif type(value).__module__.startswith("mujoco"):
             # The model is how the physics was made; the data is what it has come to.
@@ -66,8 +69,11 @@ def restore_attributes(holder: Any, captured: dict[str, Any]) -> None:
         _restore_physics(holder.model, getattr(holder, name), arrays)
 
 
-def _is_opened_dict(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(part, _OPENED) for part in value.values())
+def _is_of(kinds: type | tuple[type, ...], value: Any) -> bool:
+    """Whether it is of one of these kinds, or a dict of such objects."""
+    if type(value) is dict:
+        return bool(value) and all(isinstance(part, kinds) for part in value.values())
+    return isinstance(value, kinds)
 
 
 def _open(value: Any) -> dict[str, Any]:
@@ -92,17 +98,19 @@ def _is_data(value: Any) -> bool:
     return True
 
 
-def space_generators(space: spaces.Space) -> list[np.random.Generator | None]:
+def space_generators(space: spaces.Space | dict[str, spaces.Space]) -> list[np.random.Generator | None]:
     """The generators of a space and of the spaces in it."""
     return [part._np_random for part in _parts_of(space)]
 
 
-def restore_space(space: spaces.Space, generators: list[np.random.Generator | None]) -> None:
+def restore_space(space: spaces.Space | dict[str, spaces.Space], generators: list[np.random.Generator | None]) -> None:
     for part, generator in zip(_parts_of(space), generators, strict=True):
         vars(part)["_np_random"] = generator
 
 
-def _parts_of(space: spaces.Space) -> list[spaces.Space]:
+def _parts_of(space: spaces.Space | dict[str, spaces.Space]) -> list[spaces.Space]:
+    if isinstance(space, dict):
+        return [part for child in space.values() for part in _parts_of(child)]
     inner: Any = getattr(space, "spaces", ())
     inner = inner.values() if isinstance(inner, dict) else inner
     return [space, *(part for child in inner for part in _parts_of(child))]

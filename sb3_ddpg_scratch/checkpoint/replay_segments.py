@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.atomic import whole_file
+from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
 from sb3_ddpg_scratch.errors import CheckpointError
+from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 
 FOLDER = "segments"
@@ -22,9 +25,11 @@ _NAME = re.compile(r"\d+-\d+-[0-9a-f]+\.rows")
 # Neighbours are joined up to this size, so that frequent checkpoints do not leave thousands of files.
 LARGEST_JOINED = 16 * 2**20
 
-_SUPPORTED = (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer, PackedReplayBuffer, PackedNStepReplayBuffer)
+_SUPPORTED: tuple[type, ...] = (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer, HerReplayBuffer)
+_SUPPORTED += (PackedReplayBuffer, PackedNStepReplayBuffer, PackedDictReplayBuffer, PackedHerReplayBuffer)
 _SB3_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-_PACKED_COLUMNS = ("rows", "_ends", "_aside")
+# Of SB3's HerReplayBuffer also these, which change for old transitions too.
+_SB3_EPISODES = ("ep_start", "ep_length", "_current_ep_start")
 
 
 class Segment(NamedTuple):
@@ -39,6 +44,8 @@ class Segment(NamedTuple):
 
 def why_not_saved(buffer: ReplayBuffer) -> str | None:
     """What keeps a replay buffer from being saved in segments; ``None`` if nothing does."""
+    if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict:
+        return "with copy_info_dict=True the replay buffer keeps infos, which may be any objects"
     if type(buffer) in _SUPPORTED:
         return None
     names = ", ".join(cls.__name__ for cls in _SUPPORTED)
@@ -49,7 +56,7 @@ def columns_of(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
     """A replay buffer's arrays as views of shape ``(buffer_size, ...)``."""
     packed = isinstance(buffer, PackedReplayBuffer)
     columns = {}
-    for name in _PACKED_COLUMNS if packed else _SB3_COLUMNS:
+    for name in buffer._row_arrays if isinstance(buffer, PackedReplayBuffer) else _SB3_COLUMNS:
         value = getattr(buffer, name, None)
         parts = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
         for full_name, part in parts.items():
@@ -69,8 +76,8 @@ def head_of(buffer: ReplayBuffer) -> dict[str, Any]:
     row = {name: column[buffer.pos].copy() for name, column in columns_of(buffer).items()}
     head = {"pos": buffer.pos, "full": buffer.full, "row": row}
     if isinstance(buffer, PackedReplayBuffer):
-        head |= {"_last_observations": buffer._last_observations, "_free_places": buffer._free_places}
-    return head
+        return head | buffer.beside_rows()
+    return head | {name: getattr(buffer, name) for name in _SB3_EPISODES if isinstance(buffer, HerReplayBuffer)}
 
 
 class SegmentLog:
@@ -173,4 +180,7 @@ def restore_buffer(
         columns[name][head["pos"]] = row
     buffer.pos, buffer.full = head["pos"], head["full"]
     if isinstance(buffer, PackedReplayBuffer):
-        buffer._last_observations, buffer._free_places = head["_last_observations"], head["_free_places"]
+        buffer.set_beside_rows(head)
+    elif isinstance(buffer, HerReplayBuffer):
+        for name in _SB3_EPISODES:
+            setattr(buffer, name, head[name])

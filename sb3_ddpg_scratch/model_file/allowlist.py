@@ -28,6 +28,8 @@ BUILT: dict[str, tuple[str, ...]] = {
     "gymnasium.spaces.tuple": ("Tuple",),
     "rl_zoo3.utils": ("SimpleLinearSchedule",),
     "sb3_ddpg_scratch.noise": ("GaussianNoise", "OUNoise"),
+    "sb3_ddpg_scratch.dict_replay": ("PackedDictReplayBuffer",),
+    "sb3_ddpg_scratch.hindsight": ("PackedHerReplayBuffer",),
     "sb3_ddpg_scratch.replay": ("BatchColumns", "PackedNStepReplayBuffer", "PackedReplayBuffer"),
     "stable_baselines3.common.buffers": ("DictReplayBuffer", "NStepReplayBuffer", "ReplayBuffer"),
     "stable_baselines3.common.noise": ("NormalActionNoise", "OrnsteinUhlenbeckActionNoise", "VectorizedActionNoise"),
@@ -40,6 +42,7 @@ BUILT: dict[str, tuple[str, ...]] = {
 }
 # The value of a setting may be one of these classes itself.
 _SETTINGS: dict[str, tuple[str, ...]] = {
+    "sb3_ddpg_scratch.hindsight": ("PackedHerReplayBuffer",),
     "sb3_ddpg_scratch.policies": ("CnnPolicy", "MultiInputPolicy", "ScratchDDPGPolicy"),
     "stable_baselines3.common.torch_layers": ("BaseFeaturesExtractor", "CombinedExtractor", "FlattenExtractor", "NatureCNN"),
     "stable_baselines3.td3.policies": ("CnnPolicy", "MultiInputPolicy", "TD3Policy"),

@@ -160,8 +160,8 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_ev
     """
     Train, evaluating on a separate environment, and write the agent and the result, which is returned; ``tick`` is called with
     the number of environment steps made. The result has for each evaluation ``timesteps``, mean ``returns``, ``return_stds``
-    over its episodes and ``seconds`` of training until then. If interrupted, an unfinished agent is left, with checkpoints
-    from which the next call continues if ``checkpoint_every`` was given.
+    over its episodes, ``seconds`` of training until then, and ``success_rates`` where the environment tells. If interrupted,
+    an unfinished agent is left, with checkpoints from which the next call continues if ``checkpoint_every`` was given.
     """
     manager, model = prepare(spec, out)
     (evaluation,) = (callback for callback in manager.callbacks if isinstance(callback, EvalCallback))
@@ -195,6 +195,7 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_ev
         "returns": returns.tolist(),
         "return_stds": episodes.std(axis=1)[in_budget].tolist(),
         "seconds": np.array(timed.marks)[in_budget].tolist(),
+        "success_rates": _success_rates(evaluation, in_budget),
         "score": float(returns[-SCORED_EVALUATIONS:].mean()),
         "scored_evaluations": min(len(returns), SCORED_EVALUATIONS),
         "updates": int(model._n_updates),
@@ -207,6 +208,12 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_ev
     write_whole(spec.result_file(out), json.dumps(result, indent=2) + "\n")
     shutil.rmtree(checkpoints, ignore_errors=True)
     return result
+
+
+def _success_rates(evaluation: EvalCallback, in_budget: np.ndarray) -> list[float]:
+    """Of each evaluation; none where infos have no ``is_success``."""
+    successes = evaluation.evaluations_successes
+    return np.mean(successes, axis=1)[in_budget].tolist() if len(successes) == len(in_budget) else []
 
 
 def hyperparameters(spec: RunSpec) -> dict[str, Any]:

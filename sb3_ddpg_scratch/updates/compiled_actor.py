@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from sb3_ddpg_scratch.observations import Observations, flatten
 from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
 from sb3_ddpg_scratch.updates.inspection import NetworksWatch, why_not_compiled
 from sb3_ddpg_scratch.updates.kernel_memory import Frame, layer_table, load_kernels, numbers_table, sizes_of
@@ -47,24 +48,25 @@ class CompiledActor:
             self._actor, self._n = actor, 0
         return reason
 
-    def act(self, observations: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def act(self, observations: Observations, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """
         The actions of an actor to which there is no :meth:`objection`.
 
-        :param observations: shape ``(n, *observation_shape)``
+        :param observations: of ``n`` environments
         :param noise: is added; of ``n`` actions, or ``None``
         :return: actions in environment units and normalized, shape ``(n, *action_shape)``
         """
         if self._frame is None:
             self._frame = Frame(load_kernels())
-        n, kernels = len(observations), self._frame.kernels
+        given = flatten(observations, self._actor.observation_space)
+        n, kernels = len(given), self._frame.kernels
         if n != self._n:
             self._n = n
             self._numbers = numbers_table(sizes_of(kernels, self._actor))
             self._memory = self._frame.place_acting(self._actor.action_space, n, self._actor.features_dim)
             self._frame.table[kernels.ACTING] = n
         flat, added, actions, scaled_actions = self._memory
-        flat[:] = observations.reshape(n, -1)
+        flat[:] = given
         self._frame.place(kernels.EXPLORATION, None if noise is None else added)
         if noise is not None:
             added[:] = np.reshape(noise, added.shape)

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork
-from sb3_ddpg_scratch.replay import packable
+from sb3_ddpg_scratch.observations import packable
 from sb3_ddpg_scratch.updates.interface import Networks
 
 # Activations whose passes are written by hand, with the attributes that they read.
@@ -38,7 +38,8 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.GELU: ("approximate",),
 }
 _WITH_PARAMETERS = (nn.Linear, nn.LayerNorm)
-_CONTAINERS = (Actor, Critic, QNetwork, FlattenExtractor, nn.Sequential, nn.Flatten)
+_EXTRACTORS = (FlattenExtractor, CombinedExtractor)
+_CONTAINERS = (Actor, Critic, QNetwork, *_EXTRACTORS, nn.ModuleDict, nn.Sequential, nn.Flatten)
 _KNOWN_MODULES = {*_CONTAINERS, *_WITH_PARAMETERS, *ACTIVATIONS}
 
 _forward = attrgetter("forward")
@@ -152,7 +153,7 @@ def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
         return NO_COMPILER
     space = networks[0].observation_space
     if not packable(space):  # type: ignore[arg-type]
-        return f"the observations are not a Box of floating-point numbers: {space}"
+        return f"the observations are not numbers that fit into packed rows: {space}"
     reason = why_not_by_hand(networks, trained)
     if reason is not None:
         return reason
@@ -169,6 +170,9 @@ def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
 
 
 def _why_not_these_layers(name: str, network: Any) -> str | None:
+    extractor = network.features_extractor
+    if type(extractor) is CombinedExtractor and list(extractor.extractors) != list(network.observation_space.spaces):
+        return f"{name}.features_extractor does not take the entries of the observation space, each in its place"
     for layers in [network.mu] if isinstance(network, Actor) else network.q_networks:
         widths = [tuple(layer.weight.shape)[::-1] for layer in layers if type(layer) is nn.Linear]
         if [type(layer) for layer in layers] != _kinds(network) or widths != _widths(network):
