@@ -34,7 +34,7 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --cov
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format .

@@ -80,38 +80,33 @@ def page(results: Results, root: Path) -> str:
     summary = summarize(results, margin=0.1)
     own, rows, others = summary["arms"][ARM], [], []
     for env in summary["environments"]:
-        found = published["scores"].get(env, [])
-        firsts = [
-            next((str(entry["score"]) for entry in found if entry["algorithm"] == name), "–") for name in ("DDPG", "TD3")
-        ]
         minutes = np.median([run.training_seconds for run in results.runs if run.env == env]) / 60
         low, high = own["ci"][env] or (float("nan"),) * 2
         scores = np.array(own["scores"][env], float)
         steps, seeds = f"{results.protocol[env]['steps']:,}", str(len(scores))
         interval = f"{number(own['iqm'][env])} ({number(low)} to {number(high)})"
-        cells = [env, steps, seeds, number(scores.mean()), interval, _agent_score(root, env), f"{minutes:.1f}", *firsts]
+        cells = [env, steps, seeds, number(scores.mean()), interval, _agent_score(root, env), f"{minutes:.1f}"]
         rows.append(cells)
         others += [
             [
                 env,
                 entry["algorithm"],
                 entry["score"],
-                entry["statistic"],
-                entry["version"],
+                f"{entry['statistic']}, {entry['version']}",
                 published["sources"][entry["source"]],
             ]
-            for entry in found
+            for entry in published["scores"].get(env, [])
         ]
     head = ["environment", "steps", "seeds", "mean", "IQM (95% interval)", "shipped agent", "minutes a run"]
     machines = sorted({_machine(run.machine) for run in results.runs})
     versions = sorted({f"torch {run.versions['torch']}, Gymnasium {run.versions['gymnasium']}" for run in results.runs})
     return "\n\n".join(
         [
-            _table([*head, "published DDPG", "published TD3"], rows),
+            _table(head, rows),
             "![Learning curves: interquartile mean over seeds with its 95% interval](images/results.png)",
             f"Trained on {'; '.join(machines)}; {'; '.join(versions)}.",
-            "Published scores, each with its statistic, the environment's version and its source:",
-            _table(["environment", "algorithm", "score", "statistic", "version", "source"], others),
+            "Published scores, each with its statistic, the environment's version, and its source:",
+            _table(["environment", "algorithm", "score", "statistic", "source"], others),
         ]
     )
 

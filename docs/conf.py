@@ -1,6 +1,7 @@
 """Settings of the documentation site."""
 
 import os
+import re
 from importlib.metadata import version as installed_version
 
 from docutils import nodes
@@ -46,6 +47,12 @@ def _math(block):
     return visit, None
 
 
+def _without_mathjax(app, pagename, templatename, context, doctree):
+    """Plotly's figures ask for MathJax from elsewhere, for formulas that they do not have."""
+    context["body"] = re.sub(r'<script[^>]*src="https://[^"]*mathjax[^"]*"[^>]*></script>', "", context.get("body", ""))
+
+
 def setup(app):
-    """Register the renderer of formulas."""
+    """Register the renderer of formulas, and make pages that need nothing from elsewhere."""
+    app.connect("html-page-context", _without_mathjax)
     app.add_html_math_renderer("mathml", _math(block=False), _math(block=True))

@@ -10,7 +10,7 @@ There an updater samples minibatches and makes an update with each. All updaters
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch as th
@@ -20,7 +20,6 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from typing_extensions import Self
 
 from sb3_ddpg_scratch import export, learn_setup, model_file, model_setup, rollout, training_log, validation
 from sb3_ddpg_scratch.checkpoint.resuming import resume_model

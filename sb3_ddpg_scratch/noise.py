@@ -8,12 +8,11 @@ scales it to the environment's bounds.
 import difflib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from stable_baselines3.common.noise import ActionNoise
-from typing_extensions import Self
 
 from sb3_ddpg_scratch.errors import ArgumentError
 

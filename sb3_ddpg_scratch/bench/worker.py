@@ -133,8 +133,8 @@ def time_floor(workload: Workload) -> dict[str, float | str]:
         out = th.empty(left.shape[0], right.shape[1])
         rates = []
         # By MKL, and by oneDNN, to which torch hands fp32 products that may be rounded to bf16.
-        for precision in ("ieee", "bf16"):
-            th.backends.mkldnn.matmul.fp32_precision = precision  # type: ignore[attr-defined]
+        for precision in ("highest", "medium"):
+            th.set_float32_matmul_precision(precision)
             rates.append(rate(partial(th.mm, left, right, out=out), workload.seconds / 9, warm_up=20))
         by_numpy = partial(np.dot, left.numpy(), right.numpy(), out.numpy())
         rates.append(rate(by_numpy, workload.seconds / 9, warm_up=20))
