@@ -76,7 +76,6 @@ class ExportedPolicy(nn.Module):
         return th.minimum(th.maximum(actions, low), high)
 
     def example(self) -> tuple[th.Tensor, ...]:
-        """Two observations of the environment's shapes and dtypes."""
         return tuple(self._example(key, space) for key, space in self.spaces.items())
 
     def _example(self, key: str, space: spaces.Space) -> th.Tensor:
@@ -87,7 +86,6 @@ class ExportedPolicy(nn.Module):
 
 
 def require_onnx() -> None:
-    """Raise MissingPackageError unless ONNX files can be written."""
     require("An ONNX file", "onnx", "onnx", "onnxscript")
 
 

@@ -13,7 +13,6 @@ import psutil
 
 
 def describe_machine() -> dict[str, Any]:
-    """The description that result files hold: processor, usable cores, memory and system."""
     return {"processor": processor(), "cores": usable_cores(), "memory_gib": memory_gib(), "system": platform.system()}
 
 
@@ -41,7 +40,6 @@ def usable_cores() -> int:
 
 
 def memory_gib() -> float:
-    """The machine's memory in GiB."""
     return round(psutil.virtual_memory().total / 2**30, 1)
 
 

@@ -32,7 +32,6 @@ def make_checked_env(env: Any, verbose: int) -> Any:
 
 
 def is_sb3_policy(policy_class: type) -> bool:
-    """Whether it is a policy of SB3's TD3 and DDPG."""
     return policy_class.__module__ == "stable_baselines3.td3.policies"
 
 

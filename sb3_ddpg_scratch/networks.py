@@ -140,7 +140,6 @@ class QNetwork(nn.Sequential):
         self.action_joins_at = action_joins_at
 
     def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:  # type: ignore[override]
-        """Q-values, shape ``(batch, 1)``."""
         x = features
         for index, layer in enumerate(self):
             if index == self.action_joins_at:
@@ -215,7 +214,6 @@ class Critic(BaseModel):
         return QNetwork(layers, action_joins_at) if action_joins_at else nn.Sequential(*layers)
 
     def set_training_mode(self, mode: bool) -> None:
-        """Switch to training or evaluation mode (batch norm, dropout)."""
         self._tree.set_mode(self, mode)
 
     def _features(self, obs: PyTorchObs, learn: bool) -> th.Tensor:

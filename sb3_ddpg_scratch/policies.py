@@ -162,11 +162,9 @@ class ScratchDDPGPolicy(BasePolicy):
         self.critic_target.set_training_mode(False)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
-        """A new actor on this policy's device, with the given features extractor or a new one."""
         return Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
-        """A new critic on this policy's device, with the given features extractor or a new one."""
         return Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
 
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:

@@ -34,7 +34,6 @@ def check_action_space(action_space: spaces.Space) -> None:
 
 
 def check_whole_number(name: str, value: Any, minimum: int) -> None:
-    """Require a whole number, at least the minimum."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
         raise ArgumentError(name, value, f"a whole number, at least {minimum}")
 
@@ -48,7 +47,6 @@ def check_number(name: str, value: Any, low: float, high: float = np.inf, low_al
 
 
 def check_learning_rate(name: str, value: Any) -> None:
-    """Require a schedule (a callable) or a finite number, at least 0."""
     if callable(value):
         return
     if isinstance(value, str):
@@ -62,7 +60,6 @@ def check_learning_rate(name: str, value: Any) -> None:
 
 
 def check_train_freq(train_freq: Any) -> None:
-    """Require a number of steps, or a pair of a number and its unit."""
     units = [unit.value for unit in TrainFrequencyUnit]
     if isinstance(train_freq, TrainFreq):
         frequency, unit = train_freq.frequency, train_freq.unit.value
@@ -75,7 +72,6 @@ def check_train_freq(train_freq: Any) -> None:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Require one of the choices."""
     if value not in choices:
         raise ArgumentError(name, value, "one of " + ", ".join(map(repr, choices)))
 

@@ -43,7 +43,6 @@ def callbacks_in(root: BaseCallback) -> list[BaseCallback]:
 
 
 def environments_of(root: BaseCallback) -> list[VecEnv]:
-    """The environments that a callback, and those it calls, evaluate on."""
     found = (getattr(callback, "eval_env", None) for callback in callbacks_in(root))
     return [env for env in found if isinstance(env, VecEnv)]
 

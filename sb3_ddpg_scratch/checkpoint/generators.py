@@ -8,7 +8,6 @@ import torch as th
 
 
 def capture_generators(device: th.device) -> dict[str, Any]:
-    """The states of all global generators, and of the device's."""
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=True),

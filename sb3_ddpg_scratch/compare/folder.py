@@ -36,7 +36,6 @@ def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
 
 
 def claim_folder(specs: Sequence[RunSpec], out: Path) -> None:
-    """Write what the folder, which was checked, is for."""
     write_json(out / FILE, _description(specs))
 
 

@@ -73,7 +73,6 @@ def run_presets(
 
 
 def summarize(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """For each preset mean and sample standard deviation of its scores, each seed's score, and what a run takes."""
     summary: dict[str, dict[str, Any]] = {}
     for preset, runs in _by_arm(results).items():
         scores = [run["score"] for run in runs]

@@ -10,8 +10,6 @@ from sb3_ddpg_scratch.report.formatting import duration, number
 
 
 class Row(NamedTuple):
-    """A name, the cell of each arm, and whether the cells differ."""
-
     name: str
     cells: list[str]
     differs: bool = False
@@ -22,7 +20,6 @@ def settings_rows(runs: Sequence[Run], arms: Sequence[str]) -> list[Row]:
 
 
 def surroundings_rows(runs: Sequence[Run], arms: Sequence[str]) -> list[Row]:
-    """The versions and the machine of each arm's runs."""
     return _rows(runs, arms, lambda run: run.versions | {"machine": _machine(run.machine)})
 
 

@@ -23,7 +23,6 @@ class Comparison:
     relative: bool = False
 
     def amount(self, value: float, sign: bool = False) -> str:
-        """A score or a difference of scores as text."""
         return number(100 * value, sign) + "%" if self.relative else number(value, sign)
 
 

@@ -109,7 +109,6 @@ class ActorCritic:
             return batch.rewards + (1 - batch.dones) * discounts * next_q_values, bonus
 
     def _smoothed(self, actions: th.Tensor) -> th.Tensor:
-        """The target actions with TD3's smoothing noise, where the model has any."""
         deviation = getattr(self.model, "target_policy_noise", 0.0)
         limit = getattr(self.model, "target_noise_clip", 0.0)
         if deviation <= 0 or limit <= 0:

@@ -143,7 +143,6 @@ class DiagnosticsCallback(BaseCallback):
         self._last_snapshot = -1
 
     def _continues_recording(self) -> bool:
-        """Whether the recording in the folder is of the run that training now continues."""
         try:
             header = read_header(self.out / RECORDING_FILE)
         except UnreadableRecordingError:

@@ -146,7 +146,6 @@ def _subheading(runs: Sequence[Run]) -> str:
 
 
 def _shown(run: Run, clip: Path | None) -> dict[str, Any]:
-    """What the template tells of a run on the first screen."""
     warnings = [f"Step {warning['step']:,}: {warning['text']}" for warning in run.recording.warnings]
     summary = summarize(run.recording)
     texts = {"words": in_words(run.recording, summary), "warnings": warnings, "clip": clip and _image_source(clip)}
@@ -161,7 +160,6 @@ def _image_source(path: Path) -> str:
 
 
 def _settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """The rows of a table: a setting, and its value in each run."""
     columns = []
     for run in runs:
         header = run.recording.header

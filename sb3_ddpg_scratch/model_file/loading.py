@@ -29,8 +29,6 @@ ModelPath = str | Path | io.BufferedIOBase
 
 
 class LoadOptions(NamedTuple):
-    """How a model's file is read: see :func:`load_model`."""
-
     device: th.device | str
     custom_objects: dict[str, Any] | None
     print_system_info: bool
@@ -161,7 +159,6 @@ def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = T
 
 
 def _parameter_owners(model: OffPolicyAlgorithm) -> dict[str, Any]:
-    """The networks and optimizers by the names that a file has for them."""
     return {name: recursive_getattr(model, name) for name in model._get_torch_save_params()[0]}
 
 

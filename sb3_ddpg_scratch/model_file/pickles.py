@@ -51,7 +51,6 @@ def _code_in(texts: list[str]) -> str:
 
 
 def unpickle_value(content: bytes, classes_are_values: bool, path: Any, member: str, key: str) -> Any:
-    """The value of one entry of a model's settings."""
     advice = f"Give custom_objects={{{key!r}: ...}} in its place. {TRUST.format('pass trusted=True')}"
     try:
         return unpickle(io.BytesIO(content), len(content), classes_are_values, path, member, key, advice)

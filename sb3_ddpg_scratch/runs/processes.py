@@ -43,7 +43,6 @@ class RunProcesses:
         self._lock = threading.Lock()
 
     def run(self, spec: RunSpec, progress: StepsMade) -> bool:
-        """Perform a run, whose output goes to its log; says whether it left its result."""
         log = spec.log_file(self.out)
         log.parent.mkdir(parents=True, exist_ok=True)
         module = "sb3_ddpg_scratch.runs.processes"
@@ -75,7 +74,6 @@ class RunProcesses:
         return finished_result(spec, self.out) is not None
 
     def end(self) -> None:
-        """End what is running and start nothing more."""
         with self._lock:
             self._ended = True
             for process in self._running:
@@ -90,7 +88,6 @@ def _end_with_standard_input() -> None:
 
 
 def main() -> None:
-    """Perform the run that the arguments describe."""
     out, spec, threads = Path(sys.argv[1]), RunSpec(**json.loads(sys.argv[2])), int(sys.argv[3])
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     th.set_num_threads(threads)

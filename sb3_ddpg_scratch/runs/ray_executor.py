@@ -63,7 +63,6 @@ class RayRuns:
         self._ray.shutdown()
 
     def run(self, spec: RunSpec, progress: StepsMade) -> bool:
-        """Perform a run on the cluster; says whether it left its result."""
         ray = self._ray
         if self._ended:
             return False
@@ -88,7 +87,6 @@ class RayRuns:
         return finished_result(spec, self.out) is not None
 
     def end(self) -> None:
-        """End what is running and start nothing more."""
         self._ended = True
 
 

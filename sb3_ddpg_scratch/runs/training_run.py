@@ -59,7 +59,6 @@ class RunSpec:
     diagnostics: bool = False
 
     def result_file(self, out: Path) -> Path:
-        """The file that a finished run leaves in the folder of the whole batch."""
         return out / "runs" / self.arm / self._env_name / f"seed_{self.seed}.json"
 
     def agent_folder(self, out: Path) -> Path:

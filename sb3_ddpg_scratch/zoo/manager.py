@@ -191,7 +191,6 @@ class ScratchExperimentManager(CommandManager):
         return model
 
     def objective(self, trial: optuna.Trial) -> float:
-        """As the Zoo's, but a diverged trial is pruned."""
         # The sampler is told nothing about the environment but its number of actions.
         trial.set_user_attr("dict_observations", self._dict_observations)
         try:

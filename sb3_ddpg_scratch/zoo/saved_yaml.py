@@ -38,7 +38,6 @@ def saved_file(run: Path, name: str) -> Path:
 
 
 def read_saved(path: Path) -> dict[str, Any]:
-    """The content of such a file; nothing in it is run as code."""
     try:
         content = yaml.load(path.read_text(), SavedYamlLoader)  # a SafeLoader
     except (OSError, yaml.YAMLError, TypeError, ValueError, IndexError) as error:

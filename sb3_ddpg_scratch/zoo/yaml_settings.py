@@ -61,7 +61,6 @@ def hyperparams_folder() -> Path:
 
 
 def default_file() -> Path:
-    """The YAML file with settings for each environment."""
     return hyperparams_folder() / f"{ALGO}.yml"
 
 
@@ -211,7 +210,6 @@ def _literal(node: ast.expr) -> Any:
 
 
 def replay_buffer_class(name: str) -> type:
-    """The class that YAML names: one of :data:`REPLAY_BUFFERS`, or a class with its module."""
     if name in REPLAY_BUFFERS:
         return REPLAY_BUFFERS[name]
     if "." in name and all(part.isidentifier() for part in name.split(".")):
