@@ -122,14 +122,8 @@ class Actor(BasePolicy):
         return self(observation)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {
-            "net_arch": self.net_arch,
-            "features_dim": self.features_dim,
-            "activation_fn": self.activation_fn,
-            "features_extractor": self.features_extractor,
-            "norm": self.norm,
-            "final_init": self.final_init,
-        }
+        names = ("net_arch", "features_dim", "activation_fn", "features_extractor", "norm", "final_init")
+        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
 
 class QNetwork(nn.Sequential):

@@ -21,12 +21,8 @@ def check_action_space(action_space: spaces.Space) -> None:
             "action_space", action_space, "a gymnasium.spaces.Box", "For discrete actions use SB3's DQN or PPO."
         )
     if not np.all(np.isfinite(action_space.low) & np.isfinite(action_space.high)):
-        raise ActionSpaceError(
-            "action_space",
-            action_space,
-            "bounded: every low and high finite",
-            "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or declare its real bounds.",
-        )
+        advice = "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or declare its real bounds."
+        raise ActionSpaceError("action_space", action_space, "bounded: every low and high finite", advice)
     if not np.all(action_space.low < action_space.high):
         raise ActionSpaceError(
             "action_space", action_space, "of positive size: low below high in every dimension", "Drop the fixed dimensions."
@@ -50,12 +46,8 @@ def check_learning_rate(name: str, value: Any) -> None:
     if callable(value):
         return
     if isinstance(value, str):
-        raise ArgumentError(
-            name,
-            value,
-            "a number or a function of the progress remaining (1 to 0)",
-            "Strings like 'lin_1e-3' belong in YAML files.",
-        )
+        allowed = "a number or a function of the progress remaining (1 to 0)"
+        raise ArgumentError(name, value, allowed, "Strings like 'lin_1e-3' belong in YAML files.")
     check_number(name, value, 0)
 
 
@@ -71,7 +63,7 @@ def check_train_freq(train_freq: Any) -> None:
         raise ArgumentError("train_freq", train_freq, "a whole number of steps, at least 1, or like (1, 'episode')")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
         raise ArgumentError(name, value, "one of " + ", ".join(map(repr, choices)))
 
