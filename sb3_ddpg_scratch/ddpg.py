@@ -24,7 +24,7 @@ from stable_baselines3.common.utils import update_learning_rate
 from typing_extensions import Self
 
 from sb3_ddpg_scratch import export, learn_setup, model_file, model_setup, rollout, training_log, validation
-from sb3_ddpg_scratch.checkpoint.resuming import resume_model
+from sb3_ddpg_scratch.checkpoint.training import resume_model
 from sb3_ddpg_scratch.docstrings import documented_by
 from sb3_ddpg_scratch.model_file import MAX_BYTES, LoadOptions, ModelPath
 from sb3_ddpg_scratch.networks import Actor

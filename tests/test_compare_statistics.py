@@ -11,6 +11,7 @@ import pytest
 from rliable import library, metrics
 from scipy import stats
 
+from sb3_ddpg_scratch.compare.conclusions import Comparison, decide, reasons
 from sb3_ddpg_scratch.compare.statistics import (
     difference,
     holm,
@@ -23,7 +24,6 @@ from sb3_ddpg_scratch.compare.statistics import (
     pooled_deviation,
     seeds_needed,
 )
-from sb3_ddpg_scratch.compare.verdict import Comparison, decide, reasons
 from sb3_ddpg_scratch.errors import ArgumentError
 
 

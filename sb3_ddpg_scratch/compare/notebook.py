@@ -8,7 +8,7 @@ from sb3_ddpg_scratch.compare import report
 from sb3_ddpg_scratch.compare.conclusions import summarize
 from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.scores import scores_of
-from sb3_ddpg_scratch.report.plotly_figure import plotly_figures
+from sb3_ddpg_scratch.report.figure import plotly_figures
 
 
 def figures(results: Results, margin: float = 0.1) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from sb3_ddpg_scratch.diagnostics.probe_heatmaps import probe_heatmaps
 from sb3_ddpg_scratch.diagnostics.recording_reader import COLUMNS, Recording
 from sb3_ddpg_scratch.diagnostics.training_curves import Run, training_curves
 from sb3_ddpg_scratch.errors import require
-from sb3_ddpg_scratch.report.plotly_figure import plotly_figures
+from sb3_ddpg_scratch.report.figure import plotly_figures
 from sb3_ddpg_scratch.validation import check_choice
 
 

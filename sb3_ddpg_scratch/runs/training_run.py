@@ -21,15 +21,13 @@ from stable_baselines3.common.utils import set_random_seed
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.checkpoint.callback import ResumableCheckpoint
 from sb3_ddpg_scratch.checkpoint.replay_segments import why_not_saved
-from sb3_ddpg_scratch.checkpoint.resuming import read_newest
 from sb3_ddpg_scratch.checkpoint.storage import Checkpoint, checkpoints_in
-from sb3_ddpg_scratch.checkpoint.training import restore_training
+from sb3_ddpg_scratch.checkpoint.training import read_newest, restore_training
 from sb3_ddpg_scratch.errors import CheckpointError
 from sb3_ddpg_scratch.machine import describe_machine, versions
 from sb3_ddpg_scratch.policies import ACTIVATIONS
 from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class
-from sb3_ddpg_scratch.zoo.saved_yaml import CHECKPOINTS
-from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, replay_buffer_class
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, CHECKPOINTS, replay_buffer_class
 
 SCORED_EVALUATIONS = 10
 """A run's score is the mean of so many evaluations, its last ones."""
