@@ -15,11 +15,7 @@ from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer,
 from sb3_ddpg_scratch.updates import UpdaterChoice
 from sb3_ddpg_scratch.validation import check_action_space
 
-POLICIES: dict[str, type[BasePolicy]] = {
-    "MlpPolicy": MlpPolicy,
-    "CnnPolicy": CnnPolicy,
-    "MultiInputPolicy": MultiInputPolicy,
-}
+POLICIES: dict[str, type[BasePolicy]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
 _STATISTICS = tuple(f"{network}_batch_norm_stats{suffix}" for network in ("actor", "critic") for suffix in ("", "_target"))
 
 

@@ -20,13 +20,8 @@ from sb3_ddpg_scratch.errors import CheckpointError
 _COUNTED: dict[Any, tuple[str, ...]] = {
     BaseCallback: ("n_calls", "num_timesteps"),
     EvalCallback: (
-        "best_mean_reward",
-        "last_mean_reward",
-        "evaluations_results",
-        "evaluations_timesteps",
-        "evaluations_length",
-        "evaluations_successes",
-        "_is_success_buffer",
+        *("best_mean_reward", "last_mean_reward", "evaluations_results", "evaluations_timesteps", "evaluations_length"),
+        *("evaluations_successes", "_is_success_buffer"),
     ),
     EveryNTimesteps: ("last_time_trigger",),
     StopTrainingOnMaxEpisodes: ("n_episodes",),

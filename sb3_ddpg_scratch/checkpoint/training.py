@@ -32,17 +32,9 @@ from sb3_ddpg_scratch.model_file.tensors import check_module
 
 Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 _COUNTERS = (
-    "num_timesteps",
-    "_total_timesteps",
-    "_num_timesteps_at_start",
-    "_episode_num",
-    "_n_updates",
-    "_current_progress_remaining",
-    "_last_obs",
-    "_last_original_obs",
-    "_last_episode_starts",
-    "ep_info_buffer",
-    "ep_success_buffer",
+    *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates"),
+    *("_current_progress_remaining", "_last_obs", "_last_original_obs", "_last_episode_starts"),
+    *("ep_info_buffer", "ep_success_buffer"),
 )
 
 
@@ -73,8 +65,7 @@ def capture_training(model: Any, callback: BaseCallback, written: int) -> dict[s
 
 
 def _pending_log(logger: Any) -> dict[str, Any]:
-    plain = (int, float, str)
-    values = {name: value for name, value in logger.name_to_value.items() if isinstance(value, (*plain, np.generic))}
+    values = {name: value for name, value in logger.name_to_value.items() if isinstance(value, (int, float, str, np.generic))}
     excluded = {name: logger.name_to_excluded[name] for name in values}
     return {"values": values, "counts": dict(logger.name_to_count), "excluded": excluded}
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 
@@ -95,8 +96,10 @@ def gather(plan: Plan, random_scores: dict[str, float], failed: Sequence[RunSpec
 
 
 def _table(spec: RunSpec, result: dict[str, Any]) -> pd.DataFrame:
-    measured = (result[key] for key in ("timesteps", "seconds", "returns", "return_stds"))
-    table = pd.DataFrame(dict(zip(("step", "seconds", "mean_return", "std_return"), measured, strict=True)))
+    # JSON has null for what is not finite.
+    measured = (np.array(result[key], float) for key in ("seconds", "returns", "return_stds"))
+    table = pd.DataFrame(dict(zip(("seconds", "mean_return", "std_return"), measured, strict=True)))
+    table["step"] = result["timesteps"]
     return table.assign(arm=spec.arm, env=spec.env_id, seed=spec.seed, episodes=spec.eval_episodes)[list(COLUMNS)]
 
 

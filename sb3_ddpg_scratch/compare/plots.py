@@ -129,11 +129,7 @@ def differences(summary: Mapping[str, Any], scores: Scores) -> Figure:
     zone = {"type": "rect", "x0": -margin, "x1": margin, "y0": 0, "y1": 1, "yref": "y domain", "layer": "below"}
     middle_line = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "y domain", "layer": "below"}
     layout = {
-        "xaxis": {
-            "title": {"text": "difference, of the range over random"},
-            "tickformat": ".0%",
-            "zeroline": False,
-        },
+        "xaxis": {"title": {"text": "difference, of the range over random"}, "tickformat": ".0%", "zeroline": False},
         "shapes": [
             zone | {"fillcolor": "theme:zone", "line": {"width": 0}},
             middle_line | {"line": {"color": "theme:muted", "width": 1}},

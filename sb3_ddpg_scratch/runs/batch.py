@@ -1,29 +1,27 @@
 """Many runs: those that are not finished yet are performed side by side, with progress shown, until done or interrupted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sb3_ddpg_scratch.runs.training_run import RunSpec, can_continue, finished_result, unfinished_run
 
 LOG_LINES = 5
 
 
-class StepsMade(Protocol):
-    """Is told how many environment steps a run has made."""
-
-    def __call__(self, steps: int, /) -> None: ...
+Progress = Callable[[int], None]
+"""Is told how many environment steps a run has made."""
 
 
 class RunExecutor(Protocol):
-    """Where runs are performed: :class:`~sb3_ddpg_scratch.runs.processes.RunProcesses`, or Ray."""
+    """Where runs are performed: ``RunProcesses``, or ``RayRuns``."""
 
-    def run(self, spec: RunSpec, progress: StepsMade) -> bool:
+    def run(self, spec: RunSpec, progress: Progress) -> bool:
         """Perform a run, wait for its end, and say whether it left its result. Called from several threads at a time."""
 
     def end(self) -> None:
@@ -56,22 +54,17 @@ def _tell_interrupted(waiting: Sequence[RunSpec], out: Path, console: Console) -
 
 
 def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, jobs: int, console: Console) -> list[RunSpec]:
-    columns = (
-        TextColumn("{task.description:>16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns: list[bars.ProgressColumn] = [bars.TextColumn("{task.description:>16}"), bars.BarColumn()]
+    columns += [bars.MofNCompleteColumn(), bars.TimeElapsedColumn(), bars.TimeRemainingColumn()]
     # Steps with updates take longer than those of the warm-up: estimate the time left from a long past.
-    with Progress(*columns, console=console, speed_estimate_period=900) as display:
+    with bars.Progress(*columns, console=console, speed_estimate_period=900) as display:
         whole = display.add_task("all steps", total=sum(spec.steps for spec in specs))
 
         def perform(spec: RunSpec) -> bool:
             task = display.add_task(f"{spec.arm} {spec.seed}", total=spec.steps, visible=False)
             seen = 0
 
-            def progress(steps: int, /) -> None:
+            def progress(steps: int) -> None:
                 nonlocal seen
                 steps = min(steps, spec.steps)
                 display.update(task, completed=steps, visible=True)

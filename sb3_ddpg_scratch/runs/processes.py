@@ -14,7 +14,7 @@ import torch as th
 
 import sb3_ddpg_scratch
 from sb3_ddpg_scratch.gym_packages import import_modules
-from sb3_ddpg_scratch.runs.batch import StepsMade
+from sb3_ddpg_scratch.runs.batch import Progress
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result, perform
 
 
@@ -42,7 +42,7 @@ class RunProcesses:
         self._ended = False
         self._lock = threading.Lock()
 
-    def run(self, spec: RunSpec, progress: StepsMade) -> bool:
+    def run(self, spec: RunSpec, progress: Progress) -> bool:
         log = spec.log_file(self.out)
         log.parent.mkdir(parents=True, exist_ok=True)
         module = "sb3_ddpg_scratch.runs.processes"

@@ -24,6 +24,7 @@ from sb3_ddpg_scratch.checkpoint.replay_segments import why_not_saved
 from sb3_ddpg_scratch.checkpoint.storage import Checkpoint, checkpoints_in
 from sb3_ddpg_scratch.checkpoint.training import read_newest, restore_training
 from sb3_ddpg_scratch.errors import CheckpointError
+from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.machine import describe_machine, versions
 from sb3_ddpg_scratch.policies import ACTIVATIONS
 from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class
@@ -121,7 +122,7 @@ def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
         for made_before in (folder, spec.diagnostics_folder(out)) if spec.diagnostics else (folder,):
             shutil.rmtree(made_before, ignore_errors=True)
         write_whole(config, yaml.safe_dump({spec.env_id: spec.settings}))
-        write_whole(folder / SPEC_FILE, json.dumps(asdict(spec)))
+        write_json(folder / SPEC_FILE, asdict(spec))
     set_random_seed(spec.seed)
     manager = ExperimentManager(
         argparse.Namespace(algo=spec.algo, env=spec.env_id, env_kwargs=None, arm=spec.arm, seed=spec.seed),
@@ -198,7 +199,7 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_ev
         "versions": _versions(spec.algo),
         "machine": describe_machine() | {"threads": th.get_num_threads()},
     }
-    write_whole(spec.result_file(out), json.dumps(result, indent=2) + "\n")
+    write_json(spec.result_file(out), result)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return result
 

@@ -22,24 +22,13 @@ ALGO = "scratch_ddpg"
 CHECKPOINTS = "checkpoints"
 """The folder of a run's checkpoints, in the run's folder."""
 REPLAY_BUFFERS: dict[str, type[ReplayBuffer]] = {
-    "ReplayBuffer": ReplayBuffer,
-    "DictReplayBuffer": DictReplayBuffer,
-    "HerReplayBuffer": HerReplayBuffer,
+    kind.__name__: kind for kind in (ReplayBuffer, DictReplayBuffer, HerReplayBuffer)
 }
 
 # Read by RL Zoo's experiment manager and not passed on to the algorithm.
 _ZOO_KEYS = (
-    "callback",
-    "env_kwargs",
-    "env_wrapper",
-    "frame_stack",
-    "monitor_kwargs",
-    "n_envs",
-    "n_timesteps",
-    "noise_std",
-    "noise_type",
-    "normalize",
-    "vec_env_wrapper",
+    *("n_timesteps", "n_envs", "env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs", "frame_stack", "normalize"),
+    *("noise_type", "noise_std", "callback"),
 )
 # Arguments of ScratchDDPG that the manager sets itself, each with the option of `train` for it.
 _SET_BY_OPTION = {
