@@ -9,13 +9,13 @@ from typing import Any
 
 _MODULES = {
     "experiment_from": "experiment",
-    "figures": "notebook",
+    "figures": "report",
     "plan_comparison": "plan",
     "read_experiment": "experiment",
     "read_results": "results_file",
     "run_comparison": "comparison",
-    "score_table": "notebook",
-    "verdict_table": "notebook",
+    "score_table": "report",
+    "verdict_table": "report",
 }
 __all__ = list(_MODULES)
 

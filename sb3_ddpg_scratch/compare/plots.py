@@ -2,19 +2,50 @@
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from sb3_ddpg_scratch.compare.conclusions import OVERALL
-from sb3_ddpg_scratch.compare.curves import Curve
+from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.scores import Scores
-from sb3_ddpg_scratch.compare.statistics import Strata, performance_profile
+from sb3_ddpg_scratch.compare.statistics import Strata, iqm_curve, performance_profile
 from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, Trace, listed
 from sb3_ddpg_scratch.report.formatting import span
 
 LONGEST_LABEL = 28
 PROFILE_POINTS = 121
+
+
+class Curve(NamedTuple):
+    """An arm's runs at the evaluations that all have: IQM of returns and its 95% interval, shape ``(evaluations,)`` each."""
+
+    arm: str
+    number: int
+    seeds: int
+    steps: np.ndarray
+    seconds: np.ndarray
+    middle: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def curves_of(results: Results, scores: Scores) -> dict[str, list[Curve]]:
+    """For each environment the curve of every arm with runs there; a return that is not finite counts as the worst."""
+    curves: dict[str, list[Curve]] = {env: [] for env in scores.envs}
+    evaluations = results.evaluations
+    for number, arm in enumerate(scores.arms):
+        for env, seeds in scores.seeds[arm].items():
+            rows = evaluations[(evaluations["arm"] == arm) & (evaluations["env"] == env) & evaluations["seed"].isin(seeds)]
+            returns = rows["mean_return"].where(np.isfinite(rows["mean_return"]), scores.worst[env])
+            by_step = rows.assign(mean_return=returns).pivot(index="step", columns="seed", values=["mean_return", "seconds"])
+            by_step = by_step.dropna()
+            if by_step.empty:
+                continue
+            middle, low, high = iqm_curve(by_step["mean_return"].to_numpy(float))
+            steps, seconds = by_step.index.to_numpy(), by_step["seconds"].to_numpy(float).mean(axis=1)
+            curves[env].append(Curve(arm, number, len(seeds), steps, seconds, middle, low, high))
+    return curves
 
 
 def label(name: str) -> str:

@@ -1,18 +1,18 @@
-"""The report of a comparison: one self-contained HTML page, and its main figure as a picture."""
+"""The report of a comparison: a self-contained HTML page, a picture, and figures and tables for a notebook."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.compare.conclusions import OVERALL, comparable, p_value
-from sb3_ddpg_scratch.compare.curves import curves_of
-from sb3_ddpg_scratch.compare.plots import differences, learning_curves, profiles, score_distribution
+from sb3_ddpg_scratch.compare.conclusions import OVERALL, comparable, p_value, summarize
+from sb3_ddpg_scratch.compare.plots import curves_of, differences, learning_curves, profiles, score_distribution
 from sb3_ddpg_scratch.compare.results_file import Results, Run
 from sb3_ddpg_scratch.compare.scores import Scores, scores_of
-from sb3_ddpg_scratch.report.figure import Figure
+from sb3_ddpg_scratch.report.figure import Figure, plotly_figures
 from sb3_ddpg_scratch.report.formatting import duration, number, span
 from sb3_ddpg_scratch.report.page import render
 from sb3_ddpg_scratch.report.picture import write_picture
@@ -127,3 +127,42 @@ def _cell(found: dict[str, dict[str, None]]) -> str:
     if len(found) <= 1:
         return next(iter(found), "–")
     return "; ".join(f"{value} ({', '.join(envs)})" for value, envs in found.items())
+
+
+def figures(results: Results, margin: float = 0.1) -> dict[str, Any]:
+    """
+    The report's figures, which Jupyter shows by themselves.
+
+    :param results: what :func:`read_results` returns
+    :param margin: what counts as equivalent, as a fraction of the baseline's score range over random
+    :return: Plotly figures by title
+    """
+    return plotly_figures(all_figures(results, scores_of(results), summarize(results, margin)))
+
+
+def score_table(results: Results) -> pd.DataFrame:
+    """
+    The score of every run; every evaluation is in ``results.evaluations``.
+
+    :param results: what :func:`read_results` returns
+    :return: a ``DataFrame`` with the columns arm, env, seed and score; NaN for a run that diverged
+    """
+    scores = scores_of(results)
+    rows = [
+        (arm, env, seed, score)
+        for arm, envs in scores.measured.items()
+        for env, values in envs.items()
+        for seed, score in zip(scores.seeds[arm][env].tolist(), values.tolist(), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "env", "seed", "score"])
+
+
+def verdict_table(results: Results, margin: float = 0.1) -> pd.DataFrame:
+    """
+    The verdicts, one row for each comparison with the baseline.
+
+    :param results: what :func:`read_results` returns
+    :param margin: what counts as equivalent, as a fraction of the baseline's score range over random
+    :return: a ``DataFrame`` with what ``summary.json`` holds of each comparison
+    """
+    return pd.DataFrame(summarize(results, margin)["comparisons"])
