@@ -211,9 +211,7 @@ class Critic(BaseModel):
         self._tree.set_mode(self, mode)
 
     def _features(self, obs: PyTorchObs, learn: bool) -> th.Tensor:
-        if learn:
-            return self.extract_features(obs, self.features_extractor)
-        with th.no_grad():
+        with th.set_grad_enabled(learn):
             return self.extract_features(obs, self.features_extractor)
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:

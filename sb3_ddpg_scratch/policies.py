@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch as th
@@ -205,16 +206,12 @@ def _is_count(value: Any) -> bool:
 
 def _split_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
     allowed = "a list of layer widths (whole numbers, at least 1), or a dict of two such lists, 'pi' and 'qf'"
-    if isinstance(net_arch, dict):
-        if set(net_arch) != {"pi", "qf"}:
-            raise ArgumentError("net_arch", net_arch, allowed)
-        widths = [net_arch["pi"], net_arch["qf"]]
-    else:
-        widths = [net_arch, net_arch]
-    for layers in widths:
-        if not isinstance(layers, (list, tuple)) or not all(_is_count(width) and width >= 1 for width in layers):
-            raise ArgumentError("net_arch", net_arch, allowed)
-    return list(widths[0]), list(widths[1])
+    networks = net_arch if isinstance(net_arch, dict) else {"pi": net_arch, "qf": net_arch}
+    lists = networks.values()
+    fits = set(networks) == {"pi", "qf"} and all(isinstance(layers, (list, tuple)) for layers in lists)
+    if not fits or not all(_is_count(width) and width > 0 for width in chain(*lists)):
+        raise ArgumentError("net_arch", net_arch, allowed)
+    return list(networks["pi"]), list(networks["qf"])
 
 
 def _activation_class(activation_fn: Any) -> type[nn.Module]:

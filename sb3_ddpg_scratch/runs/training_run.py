@@ -78,10 +78,7 @@ class RunSpec:
 
 def finished_result(spec: RunSpec, out: Path) -> dict[str, Any] | None:
     """A run's result, if it was finished with the same settings."""
-    try:
-        result = json.loads(spec.result_file(out).read_text())
-    except (OSError, ValueError):
-        return None
+    result = _read_json(spec.result_file(out))
     return result if isinstance(result, dict) and result.get("spec") == asdict(spec) else None
 
 
@@ -96,11 +93,14 @@ def unfinished_run(spec: RunSpec, out: Path) -> Path | None:
     run = next(folder.glob(f"{spec.algo}/*_1"), None)
     if not can_continue(spec) or run is None or not checkpoints_in(run / CHECKPOINTS):
         return None
+    return run if _read_json(folder / SPEC_FILE) == asdict(spec) else None
+
+
+def _read_json(path: Path) -> Any:
     try:
-        begun = json.loads((folder / SPEC_FILE).read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return run if begun == asdict(spec) else None
 
 
 def _checkpoint_of(spec: RunSpec, out: Path) -> Checkpoint | None:
