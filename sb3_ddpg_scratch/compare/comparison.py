@@ -23,6 +23,7 @@ from sb3_ddpg_scratch.parity import flatten
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
+from sb3_ddpg_scratch.terminal import say
 
 EXPERIMENT_FILE = "experiment.json"
 """What a folder was made for: a comparison with other settings must not go on in it."""
@@ -61,7 +62,7 @@ def run_comparison(plan: Plan, console: Console, command: str, ray_address: str 
 def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -> list[RunSpec]:
     experiment = plan.experiment
     if all(finished_result(spec, experiment.out) is not None for spec in plan.specs):
-        console.print(f"All {len(plan.specs)} runs are finished already.")
+        say(console, f"All {len(plan.specs)} runs are finished already.")
         return []
     if ray:
         from sb3_ddpg_scratch.runs.ray_executor import RayRuns
@@ -70,7 +71,7 @@ def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -
             return perform_runs(plan.specs, experiment.out, runs, RUNS_IN_RAY, console)
     jobs = min(experiment.jobs, max(usable_cores() // experiment.threads, 1))
     if jobs < experiment.jobs:
-        console.print(f"{jobs} runs at a time instead of {experiment.jobs}: there are {usable_cores()} cores.")
+        say(console, f"{jobs} runs at a time instead of {experiment.jobs}: there are {usable_cores()} cores.")
     processes = RunProcesses(experiment.out, experiment.threads, experiment.checkpoint_every, experiment.gym_packages)
     return perform_runs(plan.specs, experiment.out, processes, jobs, console)
 
@@ -110,7 +111,7 @@ def _conclude(plan: Plan, results: Results, console: Console) -> dict[str, Any] 
     if plan.experiment.diagnostics:
         _draw_diagnostics(plan, console)
     if not results.runs:
-        console.print("No run is finished: there is nothing to compare yet.")
+        say(console, "No run is finished: there is nothing to compare yet.")
         return None
     from sb3_ddpg_scratch.compare.conclusions import show, summarize
     from sb3_ddpg_scratch.compare.report import write_report
@@ -119,8 +120,7 @@ def _conclude(plan: Plan, results: Results, console: Console) -> dict[str, Any] 
     write_json(out / "summary.json", summary)
     page = write_report(results, summary, out)
     show(summary, console)
-    written = f"Wrote {page}, beside summary.json, evaluations.csv and {FILE}"
-    console.print(written, highlight=False, markup=False, soft_wrap=True)
+    say(console, f"Wrote {page}, beside summary.json, evaluations.csv and {FILE}")
     return summary
 
 
@@ -132,7 +132,7 @@ def _draw_diagnostics(plan: Plan, console: Console) -> None:
     folders = [spec.diagnostics_folder(out) for spec in recorded]
     if folders:
         page = write_report(folders, out / "diagnostics.html")
-        console.print(f"Wrote {page.path}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"Wrote {page.path}")
 
 
 def check_folder(specs: Sequence[RunSpec], out: Path) -> None:

@@ -29,6 +29,7 @@ from sb3_ddpg_scratch.compare.statistics import (
 )
 from sb3_ddpg_scratch.json_values import plain
 from sb3_ddpg_scratch.report.formatting import number, percent
+from sb3_ddpg_scratch.terminal import say
 from sb3_ddpg_scratch.validation import check_number
 
 Verdict = Literal["equivalent", "better", "worse", "undecided"]
@@ -218,9 +219,9 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     table.width = needed if needed > console.width else None
     console.print(table, crop=False)
     for note in summary["notes"]:
-        console.print(note, markup=False, highlight=False)
+        say(console, note)
     if summary["missing"]:
-        console.print(f"{len(summary['missing'])} run(s) are missing: this is of those that are finished.")
+        say(console, f"{len(summary['missing'])} run(s) are missing: this is of those that are finished.")
 
 
 def _verdict_table(summary: Mapping[str, Any]) -> Table:

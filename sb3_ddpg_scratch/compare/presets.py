@@ -17,6 +17,7 @@ from sb3_ddpg_scratch.report.picture import write_picture
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS, RunSpec, finished_result
+from sb3_ddpg_scratch.terminal import say
 from sb3_ddpg_scratch.validation import check_whole_number
 from sb3_ddpg_scratch.zoo.registry import check_env
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, preset_file, preset_names, read_settings
@@ -67,9 +68,7 @@ def run_presets(
             results = [result for spec in specs if (result := finished_result(spec, out)) is not None]
             if results:
                 table = write_report(results, len(specs), out, command)
-                console.print(table, highlight=False, markup=False, soft_wrap=True)
-                written = f"Wrote table.md, summary.json and learning_curves.png to {out}"
-                console.print(written, highlight=False, markup=False, soft_wrap=True)
+                say(console, f"{table}\nWrote table.md, summary.json and learning_curves.png to {out}")
 
 
 def summarize(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
