@@ -102,17 +102,12 @@ def check_arguments(model: Any, policy_base: type, updaters: tuple[str, ...]) ->
     check_learning_rate("learning_rate", model.learning_rate)
     if model.qf_learning_rate is not None:
         check_learning_rate("qf_learning_rate", model.qf_learning_rate)
-    for name, minimum in (("buffer_size", 1), ("batch_size", 1), ("n_steps", 1), ("policy_delay", 1)):
+    least = {"buffer_size": 1, "batch_size": 1, "n_steps": 1, "policy_delay": 1, "learning_starts": 0, "gradient_steps": -1}
+    for name, minimum in (least if model.random_steps is None else least | {"random_steps": 0}).items():
         check_whole_number(name, getattr(model, name), minimum)
-    check_whole_number("learning_starts", model.learning_starts, 0)
-    check_whole_number("gradient_steps", model.gradient_steps, -1)
-    if model.random_steps is not None:
-        check_whole_number("random_steps", model.random_steps, 0)
     check_train_freq(model.train_freq)
-    check_number("tau", model.tau, 0, 1)
-    check_number("gamma", model.gamma, 0, 1)
-    check_number("target_policy_noise", model.target_policy_noise, 0)
-    check_number("target_noise_clip", model.target_noise_clip, 0)
+    for name, largest in {"tau": 1, "gamma": 1, "target_policy_noise": np.inf, "target_noise_clip": np.inf}.items():
+        check_number(name, getattr(model, name), 0, largest)
     if model.max_grad_norm is not None:
         check_number("max_grad_norm", model.max_grad_norm, 0, low_allowed=False)
     check_choice("updater", model.updater, updaters)

@@ -95,6 +95,7 @@ def _is_data(value: Any) -> bool:
 
 
 def space_generators(space: spaces.Space) -> list[np.random.Generator | None]:
+    """The generators of a space and of the spaces in it."""
     return [part._np_random for part in _parts_of(space)]
 
 

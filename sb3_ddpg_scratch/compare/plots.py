@@ -97,20 +97,11 @@ def score_distribution(scores: Scores, summary: Mapping[str, Any], env: str, num
         seeds, finite = scores.seeds[arm][env], np.isfinite(scores.measured[arm][env])
         texts = [f"seed {seed}" if good else f"seed {seed}, diverged" for seed, good in zip(seeds, finite, strict=True)]
         spread = 0.07 * ((np.arange(len(values)) % 5) - 2)
-        points = {
-            "type": "scatter",
-            "mode": "markers",
-            "x": listed(values),
-            "y": listed(-row + 0.05 + spread),
-            "text": texts,
-            "marker": {
-                "color": f"theme:faint{place % RUN_COLORS}",
-                "size": 9,
-                "symbol": ["circle" if g else "x" for g in finite],
-            },
-            "hovertemplate": "%{x:.4~g}<br>%{text}<extra></extra>",
-        }
-        traces.append(points | {"meta": place, "name": arm})
+        symbols = ["circle" if good else "x" for good in finite]
+        points = {"type": "scatter", "mode": "markers", "meta": place, "name": arm, "text": texts}
+        points |= {"x": listed(values), "y": listed(-row + 0.05 + spread)}
+        points["marker"] = {"color": f"theme:faint{place % RUN_COLORS}", "size": 9, "symbol": symbols}
+        traces.append(points | {"hovertemplate": "%{x:.4~g}<br>%{text}<extra></extra>"})
         middle, interval = summary["arms"][arm]["iqm"][env], summary["arms"][arm]["ci"][env]
         low, high = interval or (middle, middle)
         hover = f"IQM %{{x:.4~g}}<br>95% interval {low:.4g} to {high:.4g}<extra></extra>"
