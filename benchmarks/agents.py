@@ -25,7 +25,7 @@ from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.runs.training_run import RunSpec
 from sb3_ddpg_scratch.zoo.registry import check_env
-from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
+from sb3_ddpg_scratch.zoo.yaml_settings import read_saved
 
 AGENTS = Path(__file__).parents[1] / "agents"
 ARM = "scratch_ddpg"

@@ -17,9 +17,8 @@ import yaml
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.conclusions import summarize
-from sb3_ddpg_scratch.compare.curves import curves_of
 from sb3_ddpg_scratch.compare.experiment import read_experiment
-from sb3_ddpg_scratch.compare.plots import learning_curves
+from sb3_ddpg_scratch.compare.plots import curves_of, learning_curves
 from sb3_ddpg_scratch.compare.results_file import Results, read_results
 from sb3_ddpg_scratch.compare.scores import scores_of
 from sb3_ddpg_scratch.errors import ArgumentError

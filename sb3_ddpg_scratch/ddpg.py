@@ -22,7 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ddpg_scratch import export, learn_setup, model_file, model_setup, rollout, training_log, validation
-from sb3_ddpg_scratch.checkpoint.resuming import resume_model
+from sb3_ddpg_scratch.checkpoint.training import resume_model
 from sb3_ddpg_scratch.docstrings import documented_by
 from sb3_ddpg_scratch.model_file import MAX_BYTES, LoadOptions, ModelPath
 from sb3_ddpg_scratch.networks import Actor

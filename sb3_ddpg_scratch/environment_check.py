@@ -46,7 +46,6 @@ def stop_if_not_finite(
 
 
 def checkpoint_hint(last_checkpoint: str | None) -> str:
-    """A sentence that names the last good checkpoint, if there is one."""
     return f" The last good checkpoint is {last_checkpoint}." if last_checkpoint else ""
 
 

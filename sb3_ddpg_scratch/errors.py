@@ -17,27 +17,25 @@ class ArgumentError(ValueError):
     """
 
     def __init__(self, name: str, value: Any, allowed: str, advice: str = "") -> None:
-        missing = value is None and allowed == "given"
-        problem = f"{name} is required." if missing else f"{name}={value!r} is invalid: it must be {allowed}."
-        super().__init__(f"{problem} {advice}".rstrip())
-        self.name = name
-        self.value = value
-        self.allowed = allowed
-        self.advice = advice
+        # Exceptions are pickled with the arguments that the base is given.
+        super().__init__(name, value, allowed, advice)
+        self.name, self.value, self.allowed, self.advice = name, value, allowed, advice
 
-    def __reduce__(self) -> tuple[type["ArgumentError"], tuple[str, Any, str, str]]:
-        return type(self), (self.name, self.value, self.allowed, self.advice)
+    def __str__(self) -> str:
+        missing = self.value is None and self.allowed == "given"
+        problem = " is required." if missing else f"={self.value!r} is invalid: it must be {self.allowed}."
+        return f"{self.name}{problem} {self.advice}".rstrip()
 
 
 class UnknownArgumentError(ArgumentError, TypeError):
     """A keyword that a constructor does not have. Also a ``TypeError``, which Python raises here."""
 
     def __init__(self, name: str, owner: str, advice: str = "") -> None:
-        ValueError.__init__(self, f"{owner} has no argument {name!r}. {advice}".rstrip())
+        ValueError.__init__(self, name, owner, advice)
         self.name, self.owner, self.advice = name, owner, advice
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.owner, self.advice)
+    def __str__(self) -> str:
+        return f"{self.owner} has no argument {self.name!r}. {self.advice}".rstrip()
 
 
 class MissingPackageError(ImportError):
@@ -68,16 +66,12 @@ class ModelFileError(ValueError):
     """
 
     def __init__(self, path: Any, reason: str, member: str = "", key: str = "", advice: str = "") -> None:
-        place = "".join(f", {word} {name!r}" for word, name in (("member", member), ("key", key)) if name)
-        super().__init__(f"{path}{place}: {reason}.{' ' + advice if advice else ''}")
-        self.path = str(path)
-        self.reason = reason
-        self.member = member
-        self.key = key
-        self.advice = advice
+        super().__init__(str(path), reason, member, key, advice)
+        self.path, self.reason, self.member, self.key, self.advice = str(path), reason, member, key, advice
 
-    def __reduce__(self) -> tuple[type["ModelFileError"], tuple[str, str, str, str, str]]:
-        return type(self), (self.path, self.reason, self.member, self.key, self.advice)
+    def __str__(self) -> str:
+        place = "".join(f", {word} {name!r}" for word, name in (("member", self.member), ("key", self.key)) if name)
+        return f"{self.path}{place}: {self.reason}. {self.advice}".rstrip()
 
 
 class UnsafeFileError(ModelFileError):
@@ -102,13 +96,11 @@ class CheckpointError(RuntimeError):
     """
 
     def __init__(self, path: Any, problem: str, advice: str = "") -> None:
-        super().__init__(f"{path} {problem}.{' ' + advice if advice else ''}")
-        self.path = path
-        self.problem = problem
-        self.advice = advice
+        super().__init__(path, problem, advice)
+        self.path, self.problem, self.advice = path, problem, advice
 
-    def __reduce__(self) -> tuple[type["CheckpointError"], tuple[Any, str, str]]:
-        return type(self), (self.path, self.problem, self.advice)
+    def __str__(self) -> str:
+        return f"{self.path} {self.problem}. {self.advice}".rstrip()
 
 
 def require(what: str, extra: str, *packages: str) -> None:

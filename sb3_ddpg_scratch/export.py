@@ -76,18 +76,15 @@ class ExportedPolicy(nn.Module):
         return th.minimum(th.maximum(actions, low), high)
 
     def example(self) -> tuple[th.Tensor, ...]:
-        """Two observations of the environment's shapes and dtypes."""
-        return tuple(self._example(key, space) for key, space in self.spaces.items())
-
-    def _example(self, key: str, space: spaces.Space) -> th.Tensor:
-        shape = space.shape or ()
-        if key in self.transposed:
-            shape = (*shape[1:], shape[0])
-        return th.zeros((2, *shape), dtype=th.from_numpy(np.zeros(0, space.dtype)).dtype)
+        made = []
+        for key, space in self.spaces.items():
+            shape = space.shape or ()
+            shape = (*shape[1:], shape[0]) if key in self.transposed else shape
+            made.append(th.from_numpy(np.zeros((2, *shape), space.dtype)))
+        return tuple(made)
 
 
 def require_onnx() -> None:
-    """Raise MissingPackageError unless ONNX files can be written."""
     require("An ONNX file", "onnx", "onnx", "onnxscript")
 
 

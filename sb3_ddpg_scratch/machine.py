@@ -13,8 +13,8 @@ import psutil
 
 
 def describe_machine() -> dict[str, Any]:
-    """The description that result files hold: processor, usable cores, memory and system."""
-    return {"processor": processor(), "cores": usable_cores(), "memory_gib": memory_gib(), "system": platform.system()}
+    memory = round(psutil.virtual_memory().total / 2**30, 1)
+    return {"processor": processor(), "cores": usable_cores(), "memory_gib": memory, "system": platform.system()}
 
 
 def processor() -> str:
@@ -38,11 +38,6 @@ def processor_fingerprint() -> str:
 def usable_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_gib() -> float:
-    """The machine's memory in GiB."""
-    return round(psutil.virtual_memory().total / 2**30, 1)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -21,11 +21,7 @@ from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates import UpdaterChoice
 from sb3_ddpg_scratch.validation import check_action_space
 
-POLICIES: dict[str, type[BasePolicy]] = {
-    "MlpPolicy": MlpPolicy,
-    "CnnPolicy": CnnPolicy,
-    "MultiInputPolicy": MultiInputPolicy,
-}
+POLICIES: dict[str, type[BasePolicy]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
 _STATISTICS = tuple(f"{network}_batch_norm_stats{suffix}" for network in ("actor", "critic") for suffix in ("", "_target"))
 
 
@@ -38,7 +34,6 @@ def make_checked_env(env: Any, verbose: int) -> Any:
 
 
 def is_sb3_policy(policy_class: type) -> bool:
-    """Whether it is a policy of SB3's TD3 and DDPG."""
     return policy_class.__module__ == "stable_baselines3.td3.policies"
 
 

@@ -122,14 +122,8 @@ class Actor(BasePolicy):
         return self(observation)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {
-            "net_arch": self.net_arch,
-            "features_dim": self.features_dim,
-            "activation_fn": self.activation_fn,
-            "features_extractor": self.features_extractor,
-            "norm": self.norm,
-            "final_init": self.final_init,
-        }
+        names = ("net_arch", "features_dim", "activation_fn", "features_extractor", "norm", "final_init")
+        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
 
 class QNetwork(nn.Sequential):
@@ -140,7 +134,6 @@ class QNetwork(nn.Sequential):
         self.action_joins_at = action_joins_at
 
     def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:  # type: ignore[override]
-        """Q-values, shape ``(batch, 1)``."""
         x = features
         for index, layer in enumerate(self):
             if index == self.action_joins_at:
@@ -215,13 +208,10 @@ class Critic(BaseModel):
         return QNetwork(layers, action_joins_at) if action_joins_at else nn.Sequential(*layers)
 
     def set_training_mode(self, mode: bool) -> None:
-        """Switch to training or evaluation mode (batch norm, dropout)."""
         self._tree.set_mode(self, mode)
 
     def _features(self, obs: PyTorchObs, learn: bool) -> th.Tensor:
-        if learn:
-            return self.extract_features(obs, self.features_extractor)
-        with th.no_grad():
+        with th.set_grad_enabled(learn):
             return self.extract_features(obs, self.features_extractor)
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:

@@ -5,7 +5,6 @@ Noise is in units of normalized actions: SB3 adds it to actions scaled to [-1, 1
 scales it to the environment's bounds.
 """
 
-import difflib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -14,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from stable_baselines3.common.noise import ActionNoise
 
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import ArgumentError, near
+from sb3_ddpg_scratch.validation import check_number, check_whole_number
 
 
 class VectorNoise(ActionNoise):
@@ -55,10 +55,10 @@ class VectorNoise(ActionNoise):
             raise ArgumentError(
                 "final_sigma, decay_steps", (final_sigma, decay_steps), "both given or both None", "Give the other one too."
             )
-        if decay_steps is not None and not (isinstance(decay_steps, (int, np.integer)) and decay_steps >= 1):
-            raise ArgumentError("decay_steps", decay_steps, "a whole number of environment steps, at least 1")
-        if seed is not None and not (isinstance(seed, (int, np.integer)) and seed >= 0):
-            raise ArgumentError("seed", seed, "None or a whole number, at least 0")
+        if decay_steps is not None:
+            check_whole_number("decay_steps", decay_steps, 1)
+        if seed is not None:
+            check_whole_number("seed", seed, 0)
         self.final_sigma = None if final_sigma is None else self._like_mean("final_sigma", final_sigma, minimum=0.0)
         self.decay_steps = decay_steps
         self.seed = seed
@@ -67,12 +67,10 @@ class VectorNoise(ActionNoise):
         self._generator: np.random.Generator | None = None if seed is None else _generator_from(seed)
 
     def _like_mean(self, name: str, value: ArrayLike, minimum: float = -np.inf) -> np.ndarray:
-        array = np.array(value, dtype=np.float64)
-        if array.ndim > 0 and array.shape != self.mean.shape:
-            raise ArgumentError(name, value, f"a number or an array of the mean's shape {self.mean.shape}")
+        array = _broadcast(name, value, self.mean.shape, "mean")
         if not np.all(np.isfinite(array)) or np.any(array < minimum):
             raise ArgumentError(name, value, "finite" + (f" and at least {minimum:g}" if np.isfinite(minimum) else ""))
-        return np.broadcast_to(array, self.mean.shape).copy()
+        return array
 
     @property
     def sigma(self) -> np.ndarray:
@@ -100,8 +98,7 @@ class VectorNoise(ActionNoise):
 
     def set_n_envs(self, n_envs: int) -> None:
         """Use one process per environment. Existing processes continue; new ones start at their initial value."""
-        if n_envs < 1:
-            raise ArgumentError("n_envs", n_envs, "at least 1")
+        check_whole_number("n_envs", n_envs, 1)
         self.n_envs = n_envs
 
     def reset(self, indices: Iterable[int] | None = None) -> None:
@@ -178,10 +175,8 @@ class OUNoise(VectorNoise):
         seed: int | None = None,
     ) -> None:
         super().__init__(mean, sigma, final_sigma, decay_steps, seed)
-        if not (np.isfinite(theta) and theta >= 0):
-            raise ArgumentError("theta", theta, "finite and at least 0")
-        if not (np.isfinite(dt) and dt > 0):
-            raise ArgumentError("dt", dt, "finite and above 0")
+        check_number("theta", theta, 0)
+        check_number("dt", dt, 0, low_allowed=False)
         if theta * dt >= 2:
             raise ArgumentError("theta * dt", theta * dt, "below 2, or the noise diverges", "Lower theta or dt.")
         self.theta = theta
@@ -263,19 +258,13 @@ def make_noise(spec: NoiseSpec, action_shape: tuple[int, ...]) -> ActionNoise | 
     settings: dict[str, Any] = {"type": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
     kind = settings.pop("type", None)
     if kind not in _KINDS:
-        names = "None, " + ", ".join(repr(name) for name in _KINDS)
-        close = difflib.get_close_matches(str(kind), _KINDS, n=1)
-        raise ArgumentError(
-            "action_noise",
-            spec,
-            f"an ActionNoise, one of {names}, or a dict with such a name as its 'type'",
-            f"Did you mean {close[0]!r}?" if close else "",
-        )
+        allowed = f"an ActionNoise, one of None, {', '.join(map(repr, _KINDS))}, or a dict with such a name as its 'type'"
+        raise ArgumentError("action_noise", spec, allowed, near(str(kind), _KINDS))
     noise_class, default_sigma = _KINDS[kind]
     settings = {"mean": 0.0, "sigma": default_sigma} | settings
     for name in ("mean", "sigma", "final_sigma", "initial_noise"):
         if settings.get(name) is not None:
-            settings[name] = _full(f"action_noise[{name!r}]", settings[name], action_shape)
+            settings[name] = _broadcast(f"action_noise[{name!r}]", settings[name], action_shape, "action")
     try:
         return noise_class(**settings)
     except TypeError as error:
@@ -290,14 +279,14 @@ def check_noise_sample(sample: np.ndarray, action_shape: tuple[int, ...], n_envs
         raise ArgumentError("action_noise", f"array of shape {shape}", f"of shape {expected} for {n_envs} environment(s)")
 
 
-def _full(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+def _broadcast(name: str, value: ArrayLike, shape: tuple[int, ...], whose: str) -> np.ndarray:
     try:
         array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(name, value, f"a number or an array of the action's shape {shape}") from error
-    if array.ndim > 0 and array.shape != shape:
-        raise ArgumentError(name, value, f"a number or an array of the action's shape {shape}")
-    return np.broadcast_to(array, shape)
+        if array.shape in ((), shape):
+            return np.broadcast_to(array, shape).copy()
+    except (TypeError, ValueError):
+        pass
+    raise ArgumentError(name, value, f"a number or an array of the {whose}'s shape {shape}")
 
 
 def _shape_of(noise: ActionNoise) -> tuple[int, ...] | None:

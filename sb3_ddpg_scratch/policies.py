@@ -1,7 +1,8 @@
 """The policy that holds actor and critic with their target networks and optimizers, and its Mlp, Cnn and Dict forms."""
 
-import difflib
+import inspect
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch as th
@@ -11,8 +12,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.networks import NORMS, Actor, Critic
+from sb3_ddpg_scratch.validation import check_choice, check_number, check_whole_number
 
 NetArch = Sequence[int] | dict[str, Sequence[int]]
 
@@ -126,18 +128,15 @@ class ScratchDDPGPolicy(BasePolicy):
         self._build(lr_schedule)
 
     def _check_settings(self, critic_arch: list[int]) -> None:
-        if self.norm not in NORMS:
-            raise ArgumentError("norm", self.norm, "one of " + ", ".join(map(repr, NORMS)))
-        if not (_is_count(self.n_critics) and self.n_critics >= 1):
-            raise ArgumentError("n_critics", self.n_critics, "a whole number, at least 1")
+        check_choice("norm", self.norm, NORMS)
+        check_whole_number("n_critics", self.n_critics, 1)
         if not (_is_count(self.action_layer) and self.action_layer <= len(critic_arch)):
             raise ArgumentError(
                 "action_layer", self.action_layer, f"a whole number from 0 to the critic's {len(critic_arch)} hidden layers"
             )
-        if self.final_init is not None and not self.final_init > 0:
-            raise ArgumentError("final_init", self.final_init, "None or a number above 0")
-        if not 0 <= self.critic_weight_decay < float("inf"):
-            raise ArgumentError("critic_weight_decay", self.critic_weight_decay, "a finite number, at least 0")
+        if self.final_init is not None:
+            check_number("final_init", self.final_init, 0, low_allowed=False)
+        check_number("critic_weight_decay", self.critic_weight_decay, 0)
 
     def _build(self, lr_schedule: Schedule) -> None:
         # SB3's order of creation determines which random numbers become which weights.
@@ -162,11 +161,9 @@ class ScratchDDPGPolicy(BasePolicy):
         self.critic_target.set_training_mode(False)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
-        """A new actor on this policy's device, with the given features extractor or a new one."""
         return Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Critic:
-        """A new critic on this policy's device, with the given features extractor or a new one."""
         return Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
 
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
@@ -184,21 +181,8 @@ class ScratchDDPGPolicy(BasePolicy):
         self.__dict__["training"] = mode
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {
-            "net_arch": self.net_arch,
-            "activation_fn": self.activation_fn,
-            "lr_schedule": self._dummy_schedule,
-            "optimizer_class": self.optimizer_class,
-            "optimizer_kwargs": self.optimizer_kwargs,
-            "features_extractor_class": self.features_extractor_class,
-            "features_extractor_kwargs": self.features_extractor_kwargs,
-            "n_critics": self.n_critics,
-            "share_features_extractor": self.share_features_extractor,
-            "norm": self.norm,
-            "action_layer": self.action_layer,
-            "final_init": self.final_init,
-            "critic_weight_decay": self.critic_weight_decay,
-        }
+        names = set(inspect.signature(ScratchDDPGPolicy).parameters) - {"lr_schedule"}
+        return {name: getattr(self, name) for name in names} | {"lr_schedule": self._dummy_schedule}
 
 
 MlpPolicy = ScratchDDPGPolicy
@@ -222,23 +206,18 @@ def _is_count(value: Any) -> bool:
 
 def _split_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
     allowed = "a list of layer widths (whole numbers, at least 1), or a dict of two such lists, 'pi' and 'qf'"
-    if isinstance(net_arch, dict):
-        if set(net_arch) != {"pi", "qf"}:
-            raise ArgumentError("net_arch", net_arch, allowed)
-        widths = [net_arch["pi"], net_arch["qf"]]
-    else:
-        widths = [net_arch, net_arch]
-    for layers in widths:
-        if not isinstance(layers, (list, tuple)) or not all(_is_count(width) and width >= 1 for width in layers):
-            raise ArgumentError("net_arch", net_arch, allowed)
-    return list(widths[0]), list(widths[1])
+    networks = net_arch if isinstance(net_arch, dict) else {"pi": net_arch, "qf": net_arch}
+    lists = networks.values()
+    fits = set(networks) == {"pi", "qf"} and all(isinstance(layers, (list, tuple)) for layers in lists)
+    if not fits or not all(_is_count(width) and width > 0 for width in chain(*lists)):
+        raise ArgumentError("net_arch", net_arch, allowed)
+    return list(networks["pi"]), list(networks["qf"])
 
 
 def _activation_class(activation_fn: Any) -> type[nn.Module]:
     if isinstance(activation_fn, type) and issubclass(activation_fn, nn.Module):
         return activation_fn
     if not isinstance(activation_fn, str) or activation_fn not in ACTIVATIONS:
-        close = difflib.get_close_matches(str(activation_fn), ACTIVATIONS, n=1)
-        advice = f"Did you mean {close[0]!r}?" if close else ""
-        raise ArgumentError("activation_fn", activation_fn, f"a torch module class or one of {', '.join(ACTIVATIONS)}", advice)
+        allowed = f"a torch module class or one of {', '.join(ACTIVATIONS)}"
+        raise ArgumentError("activation_fn", activation_fn, allowed, near(str(activation_fn), ACTIVATIONS))
     return ACTIVATIONS[activation_fn]

@@ -21,12 +21,8 @@ def check_action_space(action_space: spaces.Space) -> None:
             "action_space", action_space, "a gymnasium.spaces.Box", "For discrete actions use SB3's DQN or PPO."
         )
     if not np.all(np.isfinite(action_space.low) & np.isfinite(action_space.high)):
-        raise ActionSpaceError(
-            "action_space",
-            action_space,
-            "bounded: every low and high finite",
-            "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or declare its real bounds.",
-        )
+        advice = "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or declare its real bounds."
+        raise ActionSpaceError("action_space", action_space, "bounded: every low and high finite", advice)
     if not np.all(action_space.low < action_space.high):
         raise ActionSpaceError(
             "action_space", action_space, "of positive size: low below high in every dimension", "Drop the fixed dimensions."
@@ -34,7 +30,6 @@ def check_action_space(action_space: spaces.Space) -> None:
 
 
 def check_whole_number(name: str, value: Any, minimum: int) -> None:
-    """Require a whole number, at least the minimum."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
         raise ArgumentError(name, value, f"a whole number, at least {minimum}")
 
@@ -48,21 +43,15 @@ def check_number(name: str, value: Any, low: float, high: float = np.inf, low_al
 
 
 def check_learning_rate(name: str, value: Any) -> None:
-    """Require a schedule (a callable) or a finite number, at least 0."""
     if callable(value):
         return
     if isinstance(value, str):
-        raise ArgumentError(
-            name,
-            value,
-            "a number or a function of the progress remaining (1 to 0)",
-            "Strings like 'lin_1e-3' belong in YAML files.",
-        )
+        allowed = "a number or a function of the progress remaining (1 to 0)"
+        raise ArgumentError(name, value, allowed, "Strings like 'lin_1e-3' belong in YAML files.")
     check_number(name, value, 0)
 
 
 def check_train_freq(train_freq: Any) -> None:
-    """Require a number of steps, or a pair of a number and its unit."""
     units = [unit.value for unit in TrainFrequencyUnit]
     if isinstance(train_freq, TrainFreq):
         frequency, unit = train_freq.frequency, train_freq.unit.value
@@ -74,8 +63,7 @@ def check_train_freq(train_freq: Any) -> None:
         raise ArgumentError("train_freq", train_freq, "a whole number of steps, at least 1, or like (1, 'episode')")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Require one of the choices."""
+def check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
         raise ArgumentError(name, value, "one of " + ", ".join(map(repr, choices)))
 
@@ -114,17 +102,12 @@ def check_arguments(model: Any, policy_base: type, updaters: tuple[str, ...]) ->
     check_learning_rate("learning_rate", model.learning_rate)
     if model.qf_learning_rate is not None:
         check_learning_rate("qf_learning_rate", model.qf_learning_rate)
-    for name, minimum in (("buffer_size", 1), ("batch_size", 1), ("n_steps", 1), ("policy_delay", 1)):
+    least = {"buffer_size": 1, "batch_size": 1, "n_steps": 1, "policy_delay": 1, "learning_starts": 0, "gradient_steps": -1}
+    for name, minimum in (least if model.random_steps is None else least | {"random_steps": 0}).items():
         check_whole_number(name, getattr(model, name), minimum)
-    check_whole_number("learning_starts", model.learning_starts, 0)
-    check_whole_number("gradient_steps", model.gradient_steps, -1)
-    if model.random_steps is not None:
-        check_whole_number("random_steps", model.random_steps, 0)
     check_train_freq(model.train_freq)
-    check_number("tau", model.tau, 0, 1)
-    check_number("gamma", model.gamma, 0, 1)
-    check_number("target_policy_noise", model.target_policy_noise, 0)
-    check_number("target_noise_clip", model.target_noise_clip, 0)
+    for name, largest in {"tau": 1, "gamma": 1, "target_policy_noise": np.inf, "target_noise_clip": np.inf}.items():
+        check_number(name, getattr(model, name), 0, largest)
     if model.max_grad_norm is not None:
         check_number("max_grad_norm", model.max_grad_norm, 0, low_allowed=False)
     check_choice("updater", model.updater, updaters)

@@ -184,7 +184,9 @@ def test_names_are_never_broken_across_lines(width, capsys):
     env, arm = "MountainCarContinuousWithALongName-v0", "an_arm_with_a_long_name"
     scores = {arm: {env: SPREAD - 150}, "sb3": {env: SPREAD - 150}}
     summary = summarize(made_up_results(scores, {env: -1200.0}, "sb3"), margin=0.1, resamples=200)
-    show(summary, Console(width=width))
+    note = f"A note about {env} and {arm}, with [brackets]."
+    show(summary | {"notes": [note]}, Console(width=width))
     lines = capsys.readouterr().out.splitlines()
+    assert note in lines
     assert any(env in line and arm in line and "equivalent" in line for line in lines)
     assert max(map(len, lines)) <= max(width, 140)

@@ -10,6 +10,7 @@ import yaml
 from sb3_ddpg_scratch import ArgumentError
 from sb3_ddpg_scratch.cli import main
 from sb3_ddpg_scratch.cli.compare import write_example
+from sb3_ddpg_scratch.compare.comparison import check_folder, claim_folder
 from sb3_ddpg_scratch.compare.experiment import (
     KEYS,
     Arm,
@@ -19,7 +20,6 @@ from sb3_ddpg_scratch.compare.experiment import (
     shipped_experiments,
     with_options,
 )
-from sb3_ddpg_scratch.compare.folder import check_folder, claim_folder
 from sb3_ddpg_scratch.compare.plan import arm_settings, plan_comparison, try_out
 from sb3_ddpg_scratch.zoo.yaml_settings import default_file, read_settings
 

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.cli import app
+from sb3_ddpg_scratch.compare.comparison import _table
 from sb3_ddpg_scratch.compare.presets import markdown_table, plan_runs, run_presets, summarize, write_report
+from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.runs import processes
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 
@@ -144,6 +146,22 @@ def test_summary_and_table_by_hand():
     lines = markdown_table(summary).splitlines()
     assert lines[2] == "| a | -3.0 ± 2.6 | -1.0, -2.0, -6.0 | 1,000 | 10 | 2 s |"
     assert lines[3] == "| b | -7.0 | -7.0 | 1,000 | 10 | 2 s |"
+
+
+def test_what_is_not_finite_is_null_in_a_result_file_and_nan_in_the_summary(tmp_path):
+    spec = RunSpec("a", "scratch_ddpg", "Pendulum-v1", 0, 1000, 2, 5, "cpu", {})
+    write_json(spec.result_file(tmp_path), result_of(spec, [-1.0, float("nan")]) | {"score": float("nan")})
+    json.loads(spec.result_file(tmp_path).read_text(), parse_constant=pytest.fail)
+    read = finished_result(spec, tmp_path)
+    assert read["returns"] == [-1.0, None]
+    row = summarize([read, result_of(replace(spec, seed=1), [-7.0])])["a"]
+    assert np.isnan(row["score_mean"])
+    assert row["scores"]["1"] == -7.0
+    write_report([read], 1, tmp_path, "the command")
+    assert "| a | nan |" in (tmp_path / "table.md").read_text()
+    table = _table(spec, read | {"seconds": [1.0, 2.0], "return_stds": [0.5, None]})
+    assert table["mean_return"].dtype == table["std_return"].dtype == float
+    np.testing.assert_array_equal(table["mean_return"], [-1.0, np.nan])
 
 
 def test_report_of_runs_of_different_lengths(tmp_path):

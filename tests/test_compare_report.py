@@ -9,7 +9,7 @@ from made_up_results import made_up_results
 from PIL import Image
 
 from sb3_ddpg_scratch.compare.conclusions import summarize
-from sb3_ddpg_scratch.compare.curves import curves_of
+from sb3_ddpg_scratch.compare.plots import curves_of
 from sb3_ddpg_scratch.compare.report import write_report
 from sb3_ddpg_scratch.compare.scores import scores_of
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.cli import app
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, read_recording
+from sb3_ddpg_scratch.diagnostics.recording_writer import observation_statistics
 from sb3_ddpg_scratch.diagnostics.report import distinct_names, write_report
-from sb3_ddpg_scratch.diagnostics.run_header import observation_statistics
 from sb3_ddpg_scratch.diagnostics.video import VideoError, normalizing_env, record_video
 
 TIME_FIGURES = [

@@ -17,8 +17,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ddpg_scratch import ArgumentError, FolderInUseError, ResumableCheckpoint, ScratchDDPG
+from sb3_ddpg_scratch.compare.comparison import check_folder, claim_folder
 from sb3_ddpg_scratch.compare.experiment import experiment_from
-from sb3_ddpg_scratch.compare.folder import check_folder, claim_folder
 from sb3_ddpg_scratch.compare.plan import plan_comparison
 from sb3_ddpg_scratch.compare.presets import plan_runs, run_presets
 from sb3_ddpg_scratch.folder_lock import hold_folder

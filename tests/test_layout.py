@@ -1,7 +1,10 @@
 """The package's layout: who imports whom, and how long functions are."""
 
 import ast
+import re
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "sb3_ddpg_scratch"
 # From the top down, as the design has it: what a module imports stands below it. Parts in one line are on one level.
@@ -92,6 +95,30 @@ def test_no_modules_import_each_other_in_a_circle():
 
     for module in IMPORTS:
         visit(module)
+
+
+# Each step of Algorithm 1 of Lillicrap et al. (2015), with the function that does it.
+ALGORITHM = {
+    "initialize the networks and their targets": "policies._build",
+    "initialize the replay buffer": "model_setup.own_noise_and_buffer",
+    "initialize the random process N": "model_setup.own_noise_and_buffer",
+    "select an action, mu(s) + N": "rollout.select_actions",
+    "store the transition": "rollout.store_packed",
+    "sample a minibatch": "updates.autograd.train",
+    "set the TD targets y": "updates.autograd.td_target",
+    "update the critic by its loss": "updates.autograd.critic_loss",
+    "update the actor by the policy gradient": "updates.autograd.actor_loss",
+    "update the target networks": "soft_update.soft_update",
+}
+
+
+@pytest.mark.parametrize("step", ALGORITHM)
+def test_each_step_of_the_algorithm_is_two_hops_from_ddpg(step):
+    module, _, function = ALGORITHM[step].rpartition(".")
+    assert function in {node.name for node in ast.walk(MODULES[module]) if isinstance(node, ast.FunctionDef)}
+    one_hop = IMPORTS["ddpg"] | set(re.findall(r"sb3_ddpg_scratch\.([\w.]+\w)", (PACKAGE / "ddpg.py").read_text()))
+    two_hops = one_hop.union(*(IMPORTS.get(name, ()) for name in one_hop))
+    assert module in two_hops
 
 
 def is_command(function):

@@ -34,7 +34,7 @@ from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
 from sb3_ddpg_scratch.model_file.allowlist import BUILT
 from sb3_ddpg_scratch.model_file.arrays import array_from_buffer
-from sb3_ddpg_scratch.model_file.data_unpickler import DataUnpickler
+from sb3_ddpg_scratch.model_file.pickles import DataUnpickler
 from sb3_ddpg_scratch.parity import compare_models
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 200, "learning_starts": 10, "batch_size": 8, "seed": 0}

@@ -12,9 +12,7 @@ import sb3_ddpg_scratch.zoo as zoo
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch import diagnostics as diagnosed
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, UnreadableRecordingError, read_recording
-from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure
-from sb3_ddpg_scratch.report.light_colors import light_color
-from sb3_ddpg_scratch.report.plotly_figure import plotly_figures
+from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, light_color, plotly_figures
 
 
 @pytest.fixture(scope="module")

@@ -208,7 +208,7 @@ def test_frozen_critic_features_get_no_gradient_from_the_actor():
         ({"net_arch": "64"}, ["net_arch"]),
         ({"net_arch": {"pi": [3]}}, ["net_arch", "'qf'"]),
         ({"net_arch": [3.5]}, ["net_arch"]),
-        ({"activation_fn": "rellu"}, ["rellu", "Did you mean 'relu'?"]),
+        ({"activation_fn": "rellu"}, ["rellu", "Did you mean 'relu'"]),
         ({"activation_fn": 7}, ["activation_fn=7"]),
         ({"final_init": 0}, ["final_init=0"]),
         ({"critic_weight_decay": -1}, ["critic_weight_decay=-1"]),

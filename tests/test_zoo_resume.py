@@ -12,8 +12,8 @@ import pytest
 import torch as th
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
-from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
 from sb3_ddpg_scratch.zoo.scripts import run_script
+from sb3_ddpg_scratch.zoo.yaml_settings import read_saved
 
 SETTINGS = ["--eval-freq", "100", "--eval-episodes", "1", "--seed", "1", "--num-threads", "1", "--verbose", "0"]
 SETTINGS += ["-params", "policy_kwargs:dict(net_arch=[4])", "learning_starts:20", "batch_size:8", "updater:'analytic'"]

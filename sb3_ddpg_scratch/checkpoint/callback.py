@@ -16,14 +16,7 @@ from sb3_ddpg_scratch.checkpoint.callback_states import environments_of
 from sb3_ddpg_scratch.checkpoint.environments import outlive_termination
 from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, SegmentLog, why_not_saved
 from sb3_ddpg_scratch.checkpoint.serialization import NotDataError
-from sb3_ddpg_scratch.checkpoint.storage import (
-    checkpoints_in,
-    newest_whole,
-    prune,
-    read_manifest,
-    step_of,
-    write_checkpoint,
-)
+from sb3_ddpg_scratch.checkpoint.storage import checkpoints_in, newest_whole, prune, read_manifest, step_of, write_checkpoint
 from sb3_ddpg_scratch.checkpoint.training import capture_training
 from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError
 from sb3_ddpg_scratch.folder_lock import hold_folder

@@ -20,13 +20,8 @@ from sb3_ddpg_scratch.errors import CheckpointError
 _COUNTED: dict[Any, tuple[str, ...]] = {
     BaseCallback: ("n_calls", "num_timesteps"),
     EvalCallback: (
-        "best_mean_reward",
-        "last_mean_reward",
-        "evaluations_results",
-        "evaluations_timesteps",
-        "evaluations_length",
-        "evaluations_successes",
-        "_is_success_buffer",
+        *("best_mean_reward", "last_mean_reward", "evaluations_results", "evaluations_timesteps", "evaluations_length"),
+        *("evaluations_successes", "_is_success_buffer"),
     ),
     EveryNTimesteps: ("last_time_trigger",),
     StopTrainingOnMaxEpisodes: ("n_episodes",),
@@ -43,7 +38,6 @@ def callbacks_in(root: BaseCallback) -> list[BaseCallback]:
 
 
 def environments_of(root: BaseCallback) -> list[VecEnv]:
-    """The environments that a callback, and those it calls, evaluate on."""
     found = (getattr(callback, "eval_env", None) for callback in callbacks_in(root))
     return [env for env in found if isinstance(env, VecEnv)]
 

@@ -67,7 +67,6 @@ def _leave_out_derived_buffer(model: Any, values: dict[str, Any]) -> None:
 
 
 def settings_from(captured: dict[str, Any]) -> dict[str, Any]:
-    """Arguments for the constructor, from :func:`capture_settings`."""
     return {name: make_noise_from(value) if name == "action_noise" else _resolved(value) for name, value in captured.items()}
 
 
@@ -126,7 +125,6 @@ def make_noise_from(captured: dict[str, Any] | None) -> Any:
 
 
 def _noise_class(name: str) -> type[ActionNoise] | None:
-    """This package's or SB3's class of that name."""
     found = (getattr(module, name, None) for module in (our_noise, sb3_noise))
     return next((cls for cls in found if isinstance(cls, type) and issubclass(cls, ActionNoise)), None)
 

@@ -134,7 +134,6 @@ def _capture_envs(base: Any) -> tuple[list[dict[str, Any]], str | None]:
 
 
 def restore_vec_env(vec_env: VecEnv, state: dict[str, Any]) -> None:
-    """Restore environments that were made as the captured ones were."""
     wrappers, base = _vec_layers(vec_env)
     names = [*map(qualified_name, wrappers), qualified_name(base)]
     expected = [*(entry["class"] for entry in state["wrappers"]), state["class"]]

@@ -1,10 +1,12 @@
-"""What an object remembers, taken from its attributes, and put back into a fresh object that was made in the same way."""
+"""What an object remembers, put back into a fresh one that was made in the same way; and the process's random generators."""
 
 import functools
+import random
 import types
 from typing import Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers.utils import RunningMeanStd as GymnasiumRunningMeanStd
@@ -144,3 +146,22 @@ def _restore_physics(model: Any, data: Any, captured: dict[str, np.ndarray]) -> 
     for name, array in captured.items():
         if name != "integration":
             getattr(data, name)[...] = array
+
+
+def capture_generators(device: th.device) -> dict[str, Any]:
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=True),
+        "torch": th.get_rng_state(),
+    }
+    if device.type == "cuda":
+        states["cuda"] = th.cuda.get_rng_state(device)
+    return states
+
+
+def restore_generators(states: dict[str, Any], device: th.device) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    th.set_rng_state(states["torch"])
+    if device.type == "cuda" and "cuda" in states:
+        th.cuda.set_rng_state(states["cuda"], device)

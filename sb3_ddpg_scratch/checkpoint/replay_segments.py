@@ -66,7 +66,6 @@ def columns_of(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
 
 
 def layout_of(buffer: ReplayBuffer) -> dict[str, Any]:
-    """A replay buffer's class, and each column's dtype and shape."""
     columns = {name: [column.dtype.str, list(column.shape)] for name, column in columns_of(buffer).items()}
     return {"class": type(buffer).__name__, "columns": columns}
 
@@ -135,7 +134,6 @@ def _parts(columns: dict[str, np.ndarray], start: int, stop: int, size: int) -> 
 
 
 def check_segment(folder: Path, segment: Segment) -> None:
-    """Raise an error unless the segment's file is what the manifest says."""
     if not _NAME.fullmatch(segment.name):
         raise CheckpointError(folder / segment.name, "is not the name of a segment")
     check_file(folder / segment.name, segment.bytes, segment.sha256)

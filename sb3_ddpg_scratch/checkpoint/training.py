@@ -1,39 +1,40 @@
-"""All of a training's state: what a checkpoint takes from a model, and puts into a fresh one."""
+"""All of a training's state: what a checkpoint takes from a model, and puts into a fresh one that continues training."""
 
 import platform
 import time
 import warnings
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ddpg_scratch.checkpoint.callback_states import capture_callbacks, restore_callbacks
-from sb3_ddpg_scratch.checkpoint.constructor_arguments import capture_noise, capture_settings, make_noise_from, restore_noise
+from sb3_ddpg_scratch.checkpoint.constructor_arguments import (
+    capture_noise,
+    capture_settings,
+    make_noise_from,
+    restore_noise,
+    settings_from,
+)
 from sb3_ddpg_scratch.checkpoint.environments import capture_vec_env, restore_vec_env
-from sb3_ddpg_scratch.checkpoint.generators import capture_generators, restore_generators
-from sb3_ddpg_scratch.checkpoint.object_state import restore_space, space_generators
+from sb3_ddpg_scratch.checkpoint.object_state import capture_generators, restore_generators, restore_space, space_generators
 from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, head_of, layout_of, restore_buffer
-from sb3_ddpg_scratch.checkpoint.storage import Checkpoint
-from sb3_ddpg_scratch.errors import CheckpointError, ModelFileError
+from sb3_ddpg_scratch.checkpoint.storage import Checkpoint, newest_whole
+from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError, ModelFileError
 from sb3_ddpg_scratch.learn_setup import InterruptedLearn
 from sb3_ddpg_scratch.machine import processor_fingerprint
 from sb3_ddpg_scratch.model_file.tensors import check_module
 
+Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 _COUNTERS = (
-    "num_timesteps",
-    "_total_timesteps",
-    "_num_timesteps_at_start",
-    "_episode_num",
-    "_n_updates",
-    "_current_progress_remaining",
-    "_last_obs",
-    "_last_original_obs",
-    "_last_episode_starts",
-    "ep_info_buffer",
-    "ep_success_buffer",
+    *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates"),
+    *("_current_progress_remaining", "_last_obs", "_last_original_obs", "_last_episode_starts"),
+    *("ep_info_buffer", "ep_success_buffer"),
 )
 
 
@@ -64,8 +65,7 @@ def capture_training(model: Any, callback: BaseCallback, written: int) -> dict[s
 
 
 def _pending_log(logger: Any) -> dict[str, Any]:
-    plain = (int, float, str)
-    values = {name: value for name, value in logger.name_to_value.items() if isinstance(value, (*plain, np.generic))}
+    values = {name: value for name, value in logger.name_to_value.items() if isinstance(value, (int, float, str, np.generic))}
     excluded = {name: logger.name_to_excluded[name] for name in values}
     return {"values": values, "counts": dict(logger.name_to_count), "excluded": excluded}
 
@@ -171,3 +171,37 @@ def _warn_of_differences(model: Any, checkpoint: Checkpoint) -> None:
     if changes:
         text = "Training continues, but not bit for bit as it would have without the interruption"
         warnings.warn(f"{text}: {'; '.join(changes)}.", stacklevel=2)
+
+
+def read_newest(path: str | Path) -> Checkpoint:
+    """The newest whole checkpoint of a folder, with a warning about those that were skipped."""
+    checkpoint, problems = newest_whole(Path(path))
+    for problem in problems:
+        warnings.warn(f"Skipped a checkpoint that is not whole. {problem}", stacklevel=2)
+    return checkpoint
+
+
+def resume_model(model_class: type[Model], path: str | Path, env: GymEnv | str, **settings: Any) -> Model:
+    """
+    Read the newest whole checkpoint that a :class:`~sb3_ddpg_scratch.ResumableCheckpoint` has written. The model's next
+    ``learn``, with the same ``total_timesteps``, continues to the same result bit for bit.
+
+    :param path: a folder of checkpoints, or one checkpoint
+    :param env: environments made as those of the interrupted training
+    :param settings: constructor arguments that a checkpoint cannot hold, such as functions; others override its own
+    :return: the model
+    :raises CheckpointError: if there is no checkpoint that is whole and fits
+    :raises ArgumentError: for an argument that the checkpoint cannot hold and that is not given
+    """
+    checkpoint = read_newest(path)
+    for name, reason in checkpoint.state["missing_settings"].items():
+        if name not in settings:
+            advice = f"Its value is not in the checkpoint: {reason}."
+            raise ArgumentError(name, None, "given to resume() as it was given to the interrupted training", advice)
+    try:
+        saved = settings_from(checkpoint.state["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(checkpoint.folder, f"has settings that are not understood ({error})") from error
+    model = model_class(env=env, **saved | settings)
+    restore_training(model, checkpoint)
+    return model

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.cli.options import GymPackages
+from sb3_ddpg_scratch.compare import PACKAGES
 from sb3_ddpg_scratch.errors import ArgumentError, require
 
 WORSE = 1
@@ -67,7 +68,7 @@ def compare(
     if example is not None:
         write_example(example)
         return
-    require("compare", "compare", "pandas", "scipy", "rliable", "plotly", "matplotlib")
+    require("compare", "compare", *PACKAGES)
     if executor == "ray":
         require("--executor ray", "cluster", "ray")
     from sb3_ddpg_scratch.compare.comparison import run_comparison

@@ -15,6 +15,7 @@ from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
 from sb3_ddpg_scratch.errors import MissingPackageError
 from sb3_ddpg_scratch.folder_lock import hold_folder
+from sb3_ddpg_scratch.terminal import say
 
 ENV_ID = "Pendulum-v1"
 SOLVED_RETURN = -200.0
@@ -29,13 +30,13 @@ def demo(
 ) -> None:
     """Train on Pendulum-v1 until it is solved, print the score beside a random policy's, save the model, draw a report."""
     with hold_folder(out, "--out"):
-        run_demo(out, seed, Console(soft_wrap=True))
+        run_demo(out, seed, Console())
 
 
 def run_demo(out: Path, seed: int, console: Console) -> float:
     """Train until 20 noise-free episodes return more than -200; returns the mean return of 20 others with the saved model."""
     model = pendulum_model(seed)
-    console.print(f"Training ScratchDDPG on {ENV_ID} until {EPISODES} noise-free episodes return more than {SOLVED_RETURN:g}.")
+    say(console, f"Training ScratchDDPG on {ENV_ID} until {EPISODES} noise-free episodes return more than {SOLVED_RETURN:g}.")
     diagnostics = DiagnosticsCallback(out, every=200, snapshot_every=1000, eval_env=ENV_ID, eval_every=1000)
     score = -np.inf
     while score <= SOLVED_RETURN and model.num_timesteps < MAX_STEPS:
@@ -53,9 +54,9 @@ def run_demo(out: Path, seed: int, console: Console) -> float:
     out.mkdir(parents=True, exist_ok=True)
     path = out / "scratch_ddpg_pendulum.zip"
     model.save(path)
-    console.print(f"Mean return of {EPISODES} noise-free episodes after {model.num_timesteps} steps: {score:.1f}")
-    console.print(f"Mean return of a random policy: {random_score(ENV_ID, EPISODES, seed + 2000):.1f}")
-    console.print(f"Saved the model to {path}")
+    say(console, f"Mean return of {EPISODES} noise-free episodes after {model.num_timesteps} steps: {score:.1f}")
+    say(console, f"Mean return of a random policy: {random_score(ENV_ID, EPISODES, seed + 2000):.1f}")
+    say(console, f"Saved the model to {path}")
     _draw_report(out, console)
     if score <= SOLVED_RETURN:
         raise RuntimeError(f"{ENV_ID} was not solved in {MAX_STEPS} steps with seed {seed}: try another --seed")
@@ -75,6 +76,6 @@ def _draw_report(folder: Path, console: Console) -> None:
     try:
         result = write_report([folder], folder / "report.html")
     except MissingPackageError as error:
-        console.print(f"No report: {error}", markup=False)
+        say(console, f"No report: {error}")
     else:
-        console.print(f"What happened is in {result.path}, a page to open in a browser")
+        say(console, f"What happened is in {result.path}, a page to open in a browser")

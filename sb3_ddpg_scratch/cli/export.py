@@ -76,6 +76,6 @@ def _beside(model: Path) -> Path | None:
 
 def _says_normalize(model: Path) -> bool:
     """Whether the settings that RL Zoo saved with a model have ``normalize``."""
-    from sb3_ddpg_scratch.zoo.saved_yaml import read_saved
+    from sb3_ddpg_scratch.zoo.yaml_settings import read_saved
 
     return any(read_saved(path).get("normalize") for path in model.parent.glob("*/config.yml"))

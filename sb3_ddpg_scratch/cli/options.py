@@ -5,6 +5,5 @@ from typing import Annotated
 import typer
 
 GymPackages = Annotated[
-    list[str] | None,
-    typer.Option(help="A module to import, as it registers environments or defines classes; once for each."),
+    list[str] | None, typer.Option(help="A module to import, as it registers environments or defines classes; once for each.")
 ]

@@ -12,6 +12,7 @@ from sb3_ddpg_scratch.cli.options import GymPackages
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.gym_packages import registered_env
 from sb3_ddpg_scratch.parity import Algorithm, Noise, ParityResult, run_parity
+from sb3_ddpg_scratch.terminal import say
 
 DIFFERENT = 1
 
@@ -53,7 +54,7 @@ def parity(
 
 def _show(console: Console, result: ParityResult) -> None:
     title = f"{result.settings['env']}: {result.settings['steps']} steps, {result.updates} updates"
-    console.print(title, highlight=False, soft_wrap=True)
+    say(console, title)
     table = Table("what")
     table.add_column("entries", justify="right")
     table.add_column("largest difference", justify="right")
@@ -61,9 +62,9 @@ def _show(console: Console, result: ParityResult) -> None:
         table.add_row(name, str(entries), f"{largest:g}")
     console.print(table)
     if result.updates == 0:
-        console.print("No updates were made, so nothing was compared: raise --steps.")
+        say(console, "No updates were made, so nothing was compared: raise --steps.")
     elif result.equal:
-        console.print("Equal bit for bit.")
+        say(console, "Equal bit for bit.")
     else:
         worst = max(result.differences, key=lambda name: result.differences[name])
-        console.print(f"Different: {worst} by {result.largest_difference:g}.", soft_wrap=True)
+        say(console, f"Different: {worst} by {result.largest_difference:g}.")

@@ -55,8 +55,7 @@ def presets(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds for each, from 0.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time, with one thread each.")] = 1,
     steps: Annotated[
-        int | None,
-        typer.Option(help="Steps of each run; default: what the preset states for the environment, else 40,000."),
+        int | None, typer.Option(help="Steps of each run; default: what the preset states for the environment, else 40,000.")
     ] = None,
     evaluations: Annotated[int, typer.Option(min=1, help="Evaluations in each run, evenly spaced.")] = 20,
     eval_episodes: Annotated[int, typer.Option(min=1, help="Noise-free episodes in each evaluation.")] = 10,

@@ -7,15 +7,18 @@ What a program or notebook needs is exported here, and imported when it is asked
 from importlib import import_module
 from typing import Any
 
+from sb3_ddpg_scratch.errors import require
+
+PACKAGES = ("pandas", "scipy", "rliable", "plotly", "matplotlib")
 _MODULES = {
     "experiment_from": "experiment",
-    "figures": "notebook",
+    "figures": "report",
     "plan_comparison": "plan",
     "read_experiment": "experiment",
     "read_results": "results_file",
     "run_comparison": "comparison",
-    "score_table": "notebook",
-    "verdict_table": "notebook",
+    "score_table": "report",
+    "verdict_table": "report",
 }
 __all__ = list(_MODULES)
 
@@ -23,4 +26,5 @@ __all__ = list(_MODULES)
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require(f"{__name__}.{name}", "compare", *PACKAGES)
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,25 +1,33 @@
 """A whole comparison: runs performed, results gathered and stored, verdicts and report written."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.compare.folder import check_folder, claim_folder
 from sb3_ddpg_scratch.compare.plan import Plan, Protocol, try_out
 from sb3_ddpg_scratch.compare.random_policy import random_score
 from sb3_ddpg_scratch.compare.results_file import COLUMNS, FILE, Results, Run
-from sb3_ddpg_scratch.folder_lock import hold_folder
+from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.folder_lock import hold_folder, holds_nothing
 from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.machine import usable_cores
+from sb3_ddpg_scratch.parity import flatten
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
+from sb3_ddpg_scratch.terminal import say
 
+EXPERIMENT_FILE = "experiment.json"
+"""What a folder was made for: a comparison with other settings must not go on in it."""
+_ADVICE = "Choose another folder, or the settings that it was made with."
 # Submitted to Ray at a time: more than any cluster can run at once, so that Ray decides what waits.
 RUNS_IN_RAY = 256
 
@@ -54,7 +62,7 @@ def run_comparison(plan: Plan, console: Console, command: str, ray_address: str 
 def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -> list[RunSpec]:
     experiment = plan.experiment
     if all(finished_result(spec, experiment.out) is not None for spec in plan.specs):
-        console.print(f"All {len(plan.specs)} runs are finished already.")
+        say(console, f"All {len(plan.specs)} runs are finished already.")
         return []
     if ray:
         from sb3_ddpg_scratch.runs.ray_executor import RayRuns
@@ -63,7 +71,7 @@ def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -
             return perform_runs(plan.specs, experiment.out, runs, RUNS_IN_RAY, console)
     jobs = min(experiment.jobs, max(usable_cores() // experiment.threads, 1))
     if jobs < experiment.jobs:
-        console.print(f"{jobs} runs at a time instead of {experiment.jobs}: there are {usable_cores()} cores.")
+        say(console, f"{jobs} runs at a time instead of {experiment.jobs}: there are {usable_cores()} cores.")
     processes = RunProcesses(experiment.out, experiment.threads, experiment.checkpoint_every, experiment.gym_packages)
     return perform_runs(plan.specs, experiment.out, processes, jobs, console)
 
@@ -89,8 +97,10 @@ def gather(plan: Plan, random_scores: dict[str, float], failed: Sequence[RunSpec
 
 
 def _table(spec: RunSpec, result: dict[str, Any]) -> pd.DataFrame:
-    measured = (result[key] for key in ("timesteps", "seconds", "returns", "return_stds"))
-    table = pd.DataFrame(dict(zip(("step", "seconds", "mean_return", "std_return"), measured, strict=True)))
+    # JSON has null for what is not finite.
+    measured = (np.array(result[key], float) for key in ("seconds", "returns", "return_stds"))
+    table = pd.DataFrame(dict(zip(("seconds", "mean_return", "std_return"), measured, strict=True)))
+    table["step"] = result["timesteps"]
     return table.assign(arm=spec.arm, env=spec.env_id, seed=spec.seed, episodes=spec.eval_episodes)[list(COLUMNS)]
 
 
@@ -101,7 +111,7 @@ def _conclude(plan: Plan, results: Results, console: Console) -> dict[str, Any] 
     if plan.experiment.diagnostics:
         _draw_diagnostics(plan, console)
     if not results.runs:
-        console.print("No run is finished: there is nothing to compare yet.")
+        say(console, "No run is finished: there is nothing to compare yet.")
         return None
     from sb3_ddpg_scratch.compare.conclusions import show, summarize
     from sb3_ddpg_scratch.compare.report import write_report
@@ -110,8 +120,7 @@ def _conclude(plan: Plan, results: Results, console: Console) -> dict[str, Any] 
     write_json(out / "summary.json", summary)
     page = write_report(results, summary, out)
     show(summary, console)
-    written = f"Wrote {page}, beside summary.json, evaluations.csv and {FILE}"
-    console.print(written, highlight=False, markup=False, soft_wrap=True)
+    say(console, f"Wrote {page}, beside summary.json, evaluations.csv and {FILE}")
     return summary
 
 
@@ -123,4 +132,49 @@ def _draw_diagnostics(plan: Plan, console: Console) -> None:
     folders = [spec.diagnostics_folder(out) for spec in recorded]
     if folders:
         page = write_report(folders, out / "diagnostics.html")
-        console.print(f"Wrote {page.path}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"Wrote {page.path}")
+
+
+def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
+    """A folder may grow by arms, environments and seeds; for what was made with other settings, say what differs."""
+    if out.exists() and not out.is_dir():
+        raise ArgumentError("--out", str(out), "a folder", "There is a file of that name.")
+    if not out.exists() or holds_nothing(out):
+        return
+    try:
+        made = json.loads((out / EXPERIMENT_FILE).read_text())
+        seeds, arms = int(made["seeds"]), dict(made["arms"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ArgumentError("--out", str(out), "new, empty, or the folder of this comparison", _ADVICE) from error
+    now = _description(specs)
+    differences = list(_differences(arms, now["arms"]))
+    if seeds > now["seeds"]:
+        differences.append(f"seeds were {seeds}, are {now['seeds']}")
+    if differences:
+        raise ArgumentError("--out", str(out), f"made with these settings, but {'; '.join(differences)}", _ADVICE)
+
+
+def claim_folder(specs: Sequence[RunSpec], out: Path) -> None:
+    write_json(out / EXPERIMENT_FILE, _description(specs))
+
+
+def _description(specs: Sequence[RunSpec]) -> dict[str, Any]:
+    arms: dict[str, dict[str, Any]] = {}
+    for spec in specs:
+        content = {key: value for key, value in asdict(spec).items() if key not in ("arm", "env_id", "seed")}
+        arms.setdefault(spec.arm, {}).setdefault(spec.env_id, content)  # the first seed's: the only one with diagnostics
+    return {"seeds": max(spec.seed for spec in specs) + 1, "arms": arms}
+
+
+def _differences(made: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What is missing now or differs, by arm and environment, of which there may be more now."""
+    for arm, envs in made.items():
+        for env, content in envs.items():
+            if env not in now.get(arm, {}):
+                yield f"{arm} on {env} is in it"
+                continue
+            was, is_now = ({key: repr(value) for key, value in flatten(one).items()} for one in (content, now[arm][env]))
+            for key in was | is_now:
+                before, after = was.get(key, "not given"), is_now.get(key, "not given")
+                if before != after:
+                    yield f"{arm}, {env}, {key.replace('/', ', ')} was {before}, is {after}"

@@ -1,8 +1,9 @@
-"""What a comparison concludes: ``summary.json``, and the table of verdicts on a terminal."""
+"""What a comparison concludes: verdicts with their reasons in sentences, ``summary.json``, and the table on a terminal."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -12,7 +13,10 @@ from rich.table import Table
 from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.scores import Scores, scores_of
 from sb3_ddpg_scratch.compare.statistics import (
+    ALPHA,
+    MINIMUM_SEEDS,
     RESAMPLES,
+    Difference,
     Strata,
     difference,
     holm,
@@ -23,14 +27,80 @@ from sb3_ddpg_scratch.compare.statistics import (
     pooled_deviation,
     seeds_needed,
 )
-from sb3_ddpg_scratch.compare.verdict import WORST_FIRST, Comparison, decide, reasons
 from sb3_ddpg_scratch.json_values import plain
 from sb3_ddpg_scratch.report.formatting import number, percent
+from sb3_ddpg_scratch.terminal import say
 from sb3_ddpg_scratch.validation import check_number
 
+Verdict = Literal["equivalent", "better", "worse", "undecided"]
+WORST_FIRST: tuple[Verdict, ...] = ("worse", "undecided", "equivalent", "better")
 OVERALL = "overall"
 """In place of an environment's id: all of them together, their scores in units of the baseline's range over random."""
 COLORS = {"equivalent": "green", "better": "cyan", "worse": "red", "undecided": "yellow"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm against the baseline: Holm-corrected p, each side's fewest seeds; ``relative`` means shares of the range."""
+
+    difference: Difference
+    welch_p: float
+    margin: float
+    seeds: tuple[int, int]
+    seeds_needed: int | None
+    relative: bool = False
+
+    def amount(self, value: float, sign: bool = False) -> str:
+        return number(100 * value, sign) + "%" if self.relative else number(value, sign)
+
+
+def decide(comparison: Comparison) -> Verdict:
+    """Equivalence comes first: a difference shown to be smaller than the margin does not matter, even if it is real."""
+    if min(comparison.seeds) < MINIMUM_SEEDS:
+        return "undecided"
+    if comparison.difference.tost_p < ALPHA:
+        return "equivalent"
+    if comparison.welch_p < ALPHA:
+        return "better" if comparison.difference.mean > 0 else "worse"
+    return "undecided"
+
+
+def reasons(comparison: Comparison) -> str:
+    """Why the verdict is what it is, and for ``undecided`` what is missing."""
+    if min(comparison.seeds) < 1:
+        return "There is no finished run to compare."
+    if min(comparison.seeds) < MINIMUM_SEEDS:
+        few = "One seed shows no spread" if min(comparison.seeds) == 1 else "Two seeds can agree by chance"
+        return f"{few}: each arm needs {MINIMUM_SEEDS} at the least, and ten to be worth much."
+    found, verdict, amount = comparison.difference, decide(comparison), comparison.amount
+    direction = "higher" if found.mean > 0 else "lower"
+    means = f"the mean score is {amount(abs(found.mean))} {direction}" if found.mean else "the mean scores are the same"
+    means += f" (90% interval {amount(found.low, sign=True)} to {amount(found.high, sign=True)})"
+    sentence = means[0].upper() + means[1:]
+    if not comparison.margin > 0:
+        return f"{sentence}. No margin can be set: the baseline's range over a random policy is zero or unknown."
+    unit = " of the baseline's range" if comparison.relative else ""
+    margin = f"the margin of ±{amount(comparison.margin)}{unit}"
+    if verdict == "equivalent":
+        real = " The difference is significant, but too small to matter." if comparison.welch_p < ALPHA else ""
+        return f"Within {margin}: {means}.{real}"
+    if verdict == "undecided":
+        return f"The difference may be nothing, or more than {margin}: {means}. {_missing(comparison)}"
+    beyond = "more than" if min(abs(found.low), abs(found.high)) > comparison.margin else "though not surely more than"
+    return f"{sentence}, {beyond} {margin}."
+
+
+def _missing(comparison: Comparison) -> str:
+    needed, has = comparison.seeds_needed, min(comparison.seeds)
+    if needed is not None and needed > has:
+        return f"With this spread it takes about {needed:,} seeds an arm to show that equal arms are equal; there are {has}."
+    return f"The difference is near the margin: it takes more seeds than the {has} per arm that there are."
+
+
+def p_value(p: float | None) -> str:
+    if p is None or not isfinite(p):
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> dict[str, Any]:
@@ -149,9 +219,9 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     table.width = needed if needed > console.width else None
     console.print(table, crop=False)
     for note in summary["notes"]:
-        console.print(note, markup=False, highlight=False)
+        say(console, note)
     if summary["missing"]:
-        console.print(f"{len(summary['missing'])} run(s) are missing: this is of those that are finished.")
+        say(console, f"{len(summary['missing'])} run(s) are missing: this is of those that are finished.")
 
 
 def _verdict_table(summary: Mapping[str, Any]) -> Table:

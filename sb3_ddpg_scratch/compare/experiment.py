@@ -218,12 +218,10 @@ def _split(settings: str) -> Iterator[str]:
 
 
 def shipped_experiments() -> dict[str, Path]:
-    """The experiments that ship with the package, by name."""
     return {path.stem: path for path in sorted((hyperparams_folder() / "experiments").glob("*.yml"))}
 
 
 def read_experiment(name: str) -> dict[str, Any]:
-    """The content of a YAML file, or of the shipped experiment of that name."""
     shipped = shipped_experiments()
     path = shipped.get(name, Path(name))
     try:

@@ -30,8 +30,6 @@ from sb3_ddpg_scratch.zoo.yaml_settings import (
 
 
 class Protocol(NamedTuple):
-    """How long runs are and how they are evaluated."""
-
     steps: int
     evaluations: int = 20
     eval_episodes: int = 10

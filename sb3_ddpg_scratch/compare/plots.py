@@ -2,19 +2,50 @@
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from sb3_ddpg_scratch.compare.conclusions import OVERALL
-from sb3_ddpg_scratch.compare.curves import Curve
+from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.scores import Scores
-from sb3_ddpg_scratch.compare.statistics import Strata, performance_profile
+from sb3_ddpg_scratch.compare.statistics import Strata, iqm_curve, performance_profile
 from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, Trace, listed
 from sb3_ddpg_scratch.report.formatting import span
 
 LONGEST_LABEL = 28
 PROFILE_POINTS = 121
+
+
+class Curve(NamedTuple):
+    """An arm's runs at the evaluations that all have: IQM of returns and its 95% interval, shape ``(evaluations,)`` each."""
+
+    arm: str
+    number: int
+    seeds: int
+    steps: np.ndarray
+    seconds: np.ndarray
+    middle: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def curves_of(results: Results, scores: Scores) -> dict[str, list[Curve]]:
+    """For each environment the curve of every arm with runs there; a return that is not finite counts as the worst."""
+    curves: dict[str, list[Curve]] = {env: [] for env in scores.envs}
+    evaluations = results.evaluations
+    for number, arm in enumerate(scores.arms):
+        for env, seeds in scores.seeds[arm].items():
+            rows = evaluations[(evaluations["arm"] == arm) & (evaluations["env"] == env) & evaluations["seed"].isin(seeds)]
+            returns = rows["mean_return"].where(np.isfinite(rows["mean_return"]), scores.worst[env])
+            by_step = rows.assign(mean_return=returns).pivot(index="step", columns="seed", values=["mean_return", "seconds"])
+            by_step = by_step.dropna()
+            if by_step.empty:
+                continue
+            middle, low, high = iqm_curve(by_step["mean_return"].to_numpy(float))
+            steps, seconds = by_step.index.to_numpy(), by_step["seconds"].to_numpy(float).mean(axis=1)
+            curves[env].append(Curve(arm, number, len(seeds), steps, seconds, middle, low, high))
+    return curves
 
 
 def label(name: str) -> str:
@@ -66,20 +97,11 @@ def score_distribution(scores: Scores, summary: Mapping[str, Any], env: str, num
         seeds, finite = scores.seeds[arm][env], np.isfinite(scores.measured[arm][env])
         texts = [f"seed {seed}" if good else f"seed {seed}, diverged" for seed, good in zip(seeds, finite, strict=True)]
         spread = 0.07 * ((np.arange(len(values)) % 5) - 2)
-        points = {
-            "type": "scatter",
-            "mode": "markers",
-            "x": listed(values),
-            "y": listed(-row + 0.05 + spread),
-            "text": texts,
-            "marker": {
-                "color": f"theme:faint{place % RUN_COLORS}",
-                "size": 9,
-                "symbol": ["circle" if g else "x" for g in finite],
-            },
-            "hovertemplate": "%{x:.4~g}<br>%{text}<extra></extra>",
-        }
-        traces.append(points | {"meta": place, "name": arm})
+        symbols = ["circle" if good else "x" for good in finite]
+        points = {"type": "scatter", "mode": "markers", "meta": place, "name": arm, "text": texts}
+        points |= {"x": listed(values), "y": listed(-row + 0.05 + spread)}
+        points["marker"] = {"color": f"theme:faint{place % RUN_COLORS}", "size": 9, "symbol": symbols}
+        traces.append(points | {"hovertemplate": "%{x:.4~g}<br>%{text}<extra></extra>"})
         middle, interval = summary["arms"][arm]["iqm"][env], summary["arms"][arm]["ci"][env]
         low, high = interval or (middle, middle)
         hover = f"IQM %{{x:.4~g}}<br>95% interval {low:.4g} to {high:.4g}<extra></extra>"
@@ -129,11 +151,7 @@ def differences(summary: Mapping[str, Any], scores: Scores) -> Figure:
     zone = {"type": "rect", "x0": -margin, "x1": margin, "y0": 0, "y1": 1, "yref": "y domain", "layer": "below"}
     middle_line = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "y domain", "layer": "below"}
     layout = {
-        "xaxis": {
-            "title": {"text": "difference, of the range over random"},
-            "tickformat": ".0%",
-            "zeroline": False,
-        },
+        "xaxis": {"title": {"text": "difference, of the range over random"}, "tickformat": ".0%", "zeroline": False},
         "shapes": [
             zone | {"fillcolor": "theme:zone", "line": {"width": 0}},
             middle_line | {"line": {"color": "theme:muted", "width": 1}},

@@ -17,6 +17,7 @@ from sb3_ddpg_scratch.report.picture import write_picture
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS, RunSpec, finished_result
+from sb3_ddpg_scratch.terminal import say
 from sb3_ddpg_scratch.validation import check_whole_number
 from sb3_ddpg_scratch.zoo.registry import check_env
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, preset_file, preset_names, read_settings
@@ -67,20 +68,17 @@ def run_presets(
             results = [result for spec in specs if (result := finished_result(spec, out)) is not None]
             if results:
                 table = write_report(results, len(specs), out, command)
-                console.print(table, highlight=False, markup=False, soft_wrap=True)
-                written = f"Wrote table.md, summary.json and learning_curves.png to {out}"
-                console.print(written, highlight=False, markup=False, soft_wrap=True)
+                say(console, f"{table}\nWrote table.md, summary.json and learning_curves.png to {out}")
 
 
 def summarize(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """For each preset mean and sample standard deviation of its scores, each seed's score, and what a run takes."""
     summary: dict[str, dict[str, Any]] = {}
     for preset, runs in _by_arm(results).items():
-        scores = [run["score"] for run in runs]
+        scores = np.array([run["score"] for run in runs], float)  # JSON has null for NaN
         summary[preset] = {
             "score_mean": float(np.mean(scores)),
             "score_std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
-            "scores": {str(run["spec"]["seed"]): run["score"] for run in runs},
+            "scores": {str(run["spec"]["seed"]): score for run, score in zip(runs, scores.tolist(), strict=True)},
             "steps": runs[0]["spec"]["steps"],
             "updates": float(np.mean([run["updates"] for run in runs])),
             "training_seconds": float(np.mean([run["training_seconds"] for run in runs])),
@@ -139,7 +137,7 @@ def write_report(results: Sequence[Result], planned: int, out: Path, command: st
 def _learning_curves(arm: str, runs: Sequence[Result]) -> Figure:
     lines = [{"x": run["timesteps"], "y": run["returns"], "line": {"color": "theme:faint0", "width": 1.2}} for run in runs]
     length = min(len(run["returns"]) for run in runs)
-    mean = np.mean([run["returns"][:length] for run in runs], axis=0)
+    mean = np.mean([np.array(run["returns"][:length], float) for run in runs], axis=0)
     lines.append({"x": runs[0]["timesteps"][:length], "y": mean, "line": {"color": "theme:run0", "width": 2.5}})
     title = f"{arm} ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
     traces = [{"type": "scatter", "mode": "lines", "name": ""} | line for line in lines]

@@ -1,19 +1,19 @@
-"""The report of a comparison: one self-contained HTML page, and its main figure as a picture."""
+"""The report of a comparison: a self-contained HTML page, a picture, and figures and tables for a notebook."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
 
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.compare.conclusions import OVERALL, comparable
-from sb3_ddpg_scratch.compare.curves import curves_of
-from sb3_ddpg_scratch.compare.plots import differences, learning_curves, profiles, score_distribution
-from sb3_ddpg_scratch.compare.results_file import Results
+from sb3_ddpg_scratch.compare.conclusions import OVERALL, comparable, p_value, summarize
+from sb3_ddpg_scratch.compare.plots import curves_of, differences, learning_curves, profiles, score_distribution
+from sb3_ddpg_scratch.compare.results_file import Results, Run
 from sb3_ddpg_scratch.compare.scores import Scores, scores_of
-from sb3_ddpg_scratch.compare.settings_table import settings_rows, surroundings_rows, time_rows
-from sb3_ddpg_scratch.compare.verdict import p_value
-from sb3_ddpg_scratch.report.figure import Figure
-from sb3_ddpg_scratch.report.formatting import span
+from sb3_ddpg_scratch.report.figure import Figure, plotly_figures
+from sb3_ddpg_scratch.report.formatting import duration, number, span
 from sb3_ddpg_scratch.report.page import render
 from sb3_ddpg_scratch.report.picture import write_picture
 
@@ -83,3 +83,86 @@ def _page(results: Results, scores: Scores, figures: list[Figure], summary: Mapp
         command=results.command,
         footer="Made by sb3-ddpg-scratch. Drag over a figure to zoom; double-click to return.",
     )
+
+
+class Row(NamedTuple):
+    name: str
+    cells: list[str]
+    differs: bool = False
+
+
+def settings_rows(runs: Sequence[Run], arms: Sequence[str]) -> list[Row]:
+    return _rows(runs, arms, lambda run: run.hyperparameters)
+
+
+def surroundings_rows(runs: Sequence[Run], arms: Sequence[str]) -> list[Row]:
+    return _rows(runs, arms, lambda run: run.versions | {"machine": _machine(run.machine)})
+
+
+def time_rows(runs: Sequence[Run], arms: Sequence[str]) -> list[Row]:
+    seconds = [float(np.mean([run.training_seconds for run in runs if run.arm == arm])) for arm in arms]
+    updates = [float(np.mean([run.updates for run in runs if run.arm == arm])) for arm in arms]
+    rates = [number(made / taken) if taken > 0 else "–" for made, taken in zip(updates, seconds, strict=True)]
+    return [Row("training of a run, mean", list(map(duration, seconds))), Row("updates a second", rates)]
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    units = {"cores": "{} cores", "memory_gib": "{} GiB", "threads": "{} thread(s) a run"}
+    return ", ".join(units.get(name, "{}").format(value) for name, value in machine.items() if value not in (None, ""))
+
+
+def _rows(runs: Sequence[Run], arms: Sequence[str], values: Callable[[Run], dict[str, Any]]) -> list[Row]:
+    found: dict[str, dict[str, dict[str, dict[str, None]]]] = {}  # by name, arm, value and environment
+    for run in runs:
+        for name, value in values(run).items():
+            text = "–" if value is None else str(value)
+            found.setdefault(name, {}).setdefault(run.arm, {}).setdefault(text, {})[run.env] = None
+    table = {name: [_cell(own.get(arm, {})) for arm in arms] for name, own in found.items()}
+    rows = [Row(name, cells, len(set(cells)) > 1) for name, cells in table.items()]
+    return sorted(rows, key=lambda row: not row.differs)
+
+
+def _cell(found: dict[str, dict[str, None]]) -> str:
+    """The value, or each value with the environments that it holds in."""
+    if len(found) <= 1:
+        return next(iter(found), "–")
+    return "; ".join(f"{value} ({', '.join(envs)})" for value, envs in found.items())
+
+
+def figures(results: Results, margin: float = 0.1) -> dict[str, Any]:
+    """
+    The report's figures, which Jupyter shows by themselves.
+
+    :param results: what :func:`read_results` returns
+    :param margin: what counts as equivalent, as a fraction of the baseline's score range over random
+    :return: Plotly figures by title
+    """
+    return plotly_figures(all_figures(results, scores_of(results), summarize(results, margin)))
+
+
+def score_table(results: Results) -> pd.DataFrame:
+    """
+    The score of every run; every evaluation is in ``results.evaluations``.
+
+    :param results: what :func:`read_results` returns
+    :return: a ``DataFrame`` with the columns arm, env, seed and score; NaN for a run that diverged
+    """
+    scores = scores_of(results)
+    rows = [
+        (arm, env, seed, score)
+        for arm, envs in scores.measured.items()
+        for env, values in envs.items()
+        for seed, score in zip(scores.seeds[arm][env].tolist(), values.tolist(), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "env", "seed", "score"])
+
+
+def verdict_table(results: Results, margin: float = 0.1) -> pd.DataFrame:
+    """
+    The verdicts, one row for each comparison with the baseline.
+
+    :param results: what :func:`read_results` returns
+    :param margin: what counts as equivalent, as a fraction of the baseline's score range over random
+    :return: a ``DataFrame`` with what ``summary.json`` holds of each comparison
+    """
+    return pd.DataFrame(summarize(results, margin)["comparisons"])

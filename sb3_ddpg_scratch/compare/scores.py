@@ -80,7 +80,6 @@ def scores_of(results: Results) -> Scores:
 
 
 def last_evaluations(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """The evaluations that make up the runs' scores."""
     ordered = evaluations.sort_values("step", kind="stable")
     return ordered.groupby(["arm", "env", "seed"], sort=False).tail(SCORED_EVALUATIONS)
 

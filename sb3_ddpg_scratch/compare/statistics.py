@@ -8,15 +8,8 @@ from math import floor, inf, nan
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from sb3_ddpg_scratch.errors import ArgumentError
-
-try:
-    from rliable import metrics
-    from scipy import stats
-except ImportError as error:
-    advice = "Comparisons need rliable and scipy: pip install 'sb3-ddpg-scratch[compare]'."
-    raise ArgumentError("compare", error.name, "installed", advice) from error
+from rliable import metrics
+from scipy import stats
 
 ALPHA = 0.05
 POWER = 0.8

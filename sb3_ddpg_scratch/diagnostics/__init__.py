@@ -1,9 +1,8 @@
 """What DDPG is doing while it trains, recorded by a callback and drawn in a report."""
 
 from sb3_ddpg_scratch.diagnostics.callback import DiagnosticsCallback
-from sb3_ddpg_scratch.diagnostics.notebook import figures, table
 from sb3_ddpg_scratch.diagnostics.recording_reader import Recording, UnreadableRecordingError, read_recording
-from sb3_ddpg_scratch.diagnostics.report import write_report
+from sb3_ddpg_scratch.diagnostics.report import figures, table, write_report
 
 __all__ = [
     "DiagnosticsCallback",

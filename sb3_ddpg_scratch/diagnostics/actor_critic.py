@@ -1,5 +1,9 @@
-"""Measuring the networks of any actor-critic: besides the updates, the one place with TD target and losses."""
+"""Measuring the networks of any actor-critic without changing its training: TD target, losses, values."""
 
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,12 +11,15 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ddpg_scratch.checkpoint.object_state import capture_generators, restore_generators
 from sb3_ddpg_scratch.errors import ArgumentError
 
 SATURATED_ABOVE = 0.99
 """A normalized action component beyond this, on either side, counts as saturated."""
+_GENERATORS = (np.random.Generator, np.random.RandomState, th.Generator)
 
 
 class ActorCritic:
@@ -109,7 +116,6 @@ class ActorCritic:
             return batch.rewards + (1 - batch.dones) * discounts * next_q_values, bonus
 
     def _smoothed(self, actions: th.Tensor) -> th.Tensor:
-        """The target actions with TD3's smoothing noise, where the model has any."""
         deviation = getattr(self.model, "target_policy_noise", 0.0)
         limit = getattr(self.model, "target_noise_clip", 0.0)
         if deviation <= 0 or limit <= 0:
@@ -137,3 +143,31 @@ def noise_sigma(noise: ActionNoise | None) -> float | None:
     source = inner[0] if inner else noise
     sigma = getattr(source, "sigma", getattr(source, "_sigma", None))
     return None if sigma is None else float(np.mean(sigma))
+
+
+@contextmanager
+def isolated(model: OffPolicyAlgorithm, seed: int) -> Iterator[None]:
+    """Inside, networks are in evaluation mode and random numbers come from ``seed``; afterwards all is as before."""
+    # Between two trainings hardly any module is in training mode, and asking each of them for it would take longest.
+    in_training = [module for module in model.policy.modules() if module.training]
+    states = capture_generators(model.device)
+    own = [_restorer(value) for value in vars(model.replay_buffer).values() if isinstance(value, _GENERATORS)]
+    random.seed(seed)
+    np.random.seed(seed)
+    th.default_generator.manual_seed(seed)
+    for module in in_training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
+        restore_generators(states, model.device)
+        for restore in own:
+            restore()
+
+
+def _restorer(generator: Any) -> Callable[[], None]:
+    if isinstance(generator, np.random.Generator):
+        return partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+    return partial(generator.set_state, generator.get_state())

@@ -16,14 +16,18 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic, noise_sigma
+from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic, isolated, noise_sigma
 from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_return
-from sb3_ddpg_scratch.diagnostics.isolation import isolated
 from sb3_ddpg_scratch.diagnostics.overestimation import discounted_returns, evaluate, evaluation_env, tail_value
 from sb3_ddpg_scratch.diagnostics.probes import ProbeStates, for_each_part, has_enough_states
 from sb3_ddpg_scratch.diagnostics.recording_reader import UnreadableRecordingError, read_header
-from sb3_ddpg_scratch.diagnostics.recording_writer import POLICY_FILE, RECORDING_FILE, RecordingWriter
-from sb3_ddpg_scratch.diagnostics.run_header import describe, observation_statistics
+from sb3_ddpg_scratch.diagnostics.recording_writer import (
+    POLICY_FILE,
+    RECORDING_FILE,
+    RecordingWriter,
+    describe,
+    observation_statistics,
+)
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.validation import check_choice, check_whole_number
 
@@ -143,7 +147,6 @@ class DiagnosticsCallback(BaseCallback):
         self._last_snapshot = -1
 
     def _continues_recording(self) -> bool:
-        """Whether the recording in the folder is of the run that training now continues."""
         try:
             header = read_header(self.out / RECORDING_FILE)
         except UnreadableRecordingError:

@@ -98,7 +98,6 @@ class ProbeStates:
         return grid.astype(self.observations.dtype)
 
     def save(self, folder: Path) -> None:
-        """Write the states beside the recording, so that a resumed run continues with them."""
         states = self.observations if isinstance(self.observations, dict) else {"": self.observations}
         arrays = {f"observation/{key}": array for key, array in states.items()}
         if self.plane is not None:

@@ -1,4 +1,4 @@
-"""The report: recordings of one or several runs as one self-contained HTML page."""
+"""The report: recordings of runs as one self-contained HTML page, and as figures and tables for a notebook."""
 
 import base64
 from collections.abc import Sequence
@@ -8,12 +8,13 @@ from typing import Any
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.diagnostics.probe_heatmaps import probe_heatmaps
-from sb3_ddpg_scratch.diagnostics.recording_reader import UnreadableRecordingError, read_recording
+from sb3_ddpg_scratch.diagnostics.recording_reader import COLUMNS, Recording, UnreadableRecordingError, read_recording
 from sb3_ddpg_scratch.diagnostics.run_summary import LATEST, WINDOW, in_words, summarize
 from sb3_ddpg_scratch.diagnostics.training_curves import Run, training_curves
-from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.report.figure import Figure
+from sb3_ddpg_scratch.errors import ArgumentError, require
+from sb3_ddpg_scratch.report.figure import Figure, plotly_figures
 from sb3_ddpg_scratch.report.page import render
+from sb3_ddpg_scratch.validation import check_choice
 
 LARGEST_INLINE_GIF = 4_000_000
 
@@ -146,7 +147,6 @@ def _subheading(runs: Sequence[Run]) -> str:
 
 
 def _shown(run: Run, clip: Path | None) -> dict[str, Any]:
-    """What the template tells of a run on the first screen."""
     warnings = [f"Step {warning['step']:,}: {warning['text']}" for warning in run.recording.warnings]
     summary = summarize(run.recording)
     texts = {"words": in_words(run.recording, summary), "warnings": warnings, "clip": clip and _image_source(clip)}
@@ -161,7 +161,6 @@ def _image_source(path: Path) -> str:
 
 
 def _settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """The rows of a table: a setting, and its value in each run."""
     columns = []
     for run in runs:
         header = run.recording.header
@@ -180,3 +179,29 @@ def _setting(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return "–" if value is None else str(value)
+
+
+def figures(*recordings: Recording) -> dict[str, Any]:
+    """
+    The report's figures of one recording, or of several side by side, which Jupyter shows by themselves.
+
+    :param recordings: what :func:`read_recording` returns
+    :return: Plotly figures by title, as in "Episode return"
+    """
+    runs = [Run(str(recording.path.parent), recording, number) for number, recording in enumerate(recordings)]
+    return plotly_figures(training_curves(runs) + probe_heatmaps(runs))
+
+
+def table(recording: Recording, kind: str) -> Any:
+    """
+    What was recorded, as a pandas ``DataFrame``.
+
+    :param recording: what :func:`read_recording` returns
+    :param kind: "episode", "update" or "evaluation"
+    :return: a row for each record
+    """
+    check_choice("kind", kind, tuple(COLUMNS))
+    require("A table", "plots", "pandas")
+    import pandas as pd
+
+    return pd.DataFrame(recording.tables[kind])

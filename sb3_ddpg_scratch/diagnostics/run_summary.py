@@ -76,7 +76,6 @@ def _mean(values: np.ndarray) -> float:
 
 
 def in_words(recording: Recording, summary: Summary) -> str:
-    """What happened, in a few sentences."""
     sentences = [_training(recording, summary), _returns(summary), _critic(summary), _warnings(recording)]
     return " ".join(sentence for sentence in sentences if sentence)
 

@@ -97,7 +97,6 @@ def _ticks(columns: Sequence[np.ndarray]) -> dict[str, Any]:
 
 
 def learning_curve(runs: Sequence[Run]) -> Figure:
-    """Episode returns and their moving average."""
     traces = []
     for run in runs:
         episodes, evaluations = run.recording.tables["episode"], run.recording.tables["evaluation"]
@@ -129,7 +128,6 @@ def q_against_targets(runs: Sequence[Run]) -> Figure:
 
 
 def overestimation(runs: Sequence[Run]) -> Figure:
-    """Q(s, mu(s)) and the discounted return that followed."""
     traces, tails = [], []
     for run in runs:
         table = run.recording.tables["evaluation"]

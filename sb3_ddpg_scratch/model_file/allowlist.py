@@ -8,6 +8,7 @@ import sys
 import sysconfig
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -53,18 +54,18 @@ _PLAIN = [np.ndarray, np.random.PCG64, np.random.PCG64DXSM, np.random.SFC64, np.
 _PLAIN += [kind for name, kind in vars(np).items() if isinstance(kind, type) and issubclass(kind, np.number)]
 
 
+@dataclass(frozen=True)
 class Call:
     """What a pickle may call. It is not callable itself, so that no attribute that it is stored in can call it later."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    function: Callable[..., Any]
 
 
+@dataclass(frozen=True)
 class Handle:
     """A class that a pickle may build instances of, where the class itself is no value."""
 
-    def __init__(self, kind: type) -> None:
-        self.kind = kind
+    kind: type
 
 
 def _ordered_dict(*arguments: Any) -> OrderedDict[Any, Any]:

@@ -43,7 +43,6 @@ def array_from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, axis_orde
 
 
 def empty_array(subtype: Any, shape: Any, code: Any) -> np.ndarray:
-    """An array for :func:`set_array_state`."""
     _expect(subtype is np.ndarray and shape == (0,), "an array to be filled")
     return np.empty(0, np.int8)
 

@@ -80,8 +80,6 @@ _BASES: dict[str, type] = {
 
 
 class ModelContents(NamedTuple):
-    """Settings, and the states of networks and optimizers."""
-
     data: dict[str, Any]
     params: dict[str, Any]
 
@@ -127,7 +125,6 @@ def read_model(
 
 
 def read_settings(path: Path, model_class: type) -> dict[str, Any]:
-    """The settings in a model's file, as :func:`read_model` reads them."""
     with path.open("rb") as file:
         members = read_members(file, path, lambda name: name == _DATA, MAX_BYTES)
     return _read_settings(members[_DATA], path, model_class, {})

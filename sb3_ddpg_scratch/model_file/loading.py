@@ -29,8 +29,6 @@ ModelPath = str | Path | io.BufferedIOBase
 
 
 class LoadOptions(NamedTuple):
-    """How a model's file is read: see :func:`load_model`."""
-
     device: th.device | str
     custom_objects: dict[str, Any] | None
     print_system_info: bool
@@ -161,7 +159,6 @@ def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = T
 
 
 def _parameter_owners(model: OffPolicyAlgorithm) -> dict[str, Any]:
-    """The networks and optimizers by the names that a file has for them."""
     return {name: recursive_getattr(model, name) for name in model._get_torch_save_params()[0]}
 
 
@@ -170,15 +167,9 @@ def _read_contents(path: Any, model_class: type, options: LoadOptions) -> ModelC
     if print_system_info:
         print("== CURRENT SYSTEM INFO ==")
         get_system_info()
-    if trusted:
-        return _read_as_sb3(path, device, custom_objects, print_system_info)
-    return read_model(path, model_class, device, custom_objects, True, max_bytes, print_system_info)
-
-
-def _read_as_sb3(path: Any, device: Any, custom_objects: dict[str, Any] | None, print_system_info: bool) -> ModelContents:
-    data, params, _ = load_from_zip_file(
-        path, device=device, custom_objects=custom_objects, print_system_info=print_system_info
-    )
+    if not trusted:
+        return read_model(path, model_class, device, custom_objects, True, max_bytes, print_system_info)
+    data, params, _ = load_from_zip_file(path, True, custom_objects, device, print_system_info=print_system_info)
     if data is None or params is None:
         raise ModelFileError(path, "it has no settings, so it is not a model's file", "data")
     for key in ("observation_space", "action_space"):

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.report.figure import Figure
-from sb3_ddpg_scratch.report.light_colors import light_color
+from sb3_ddpg_scratch.report.figure import Figure, light_color
 
 MOST_COLUMNS = 3
 DOTS_PER_INCH = 200

@@ -1,29 +1,27 @@
 """Many runs: those that are not finished yet are performed side by side, with progress shown, until done or interrupted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from rich import progress as bars
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sb3_ddpg_scratch.runs.training_run import RunSpec, can_continue, finished_result, unfinished_run
+from sb3_ddpg_scratch.terminal import say
 
 LOG_LINES = 5
 
 
-class StepsMade(Protocol):
-    """Is told how many environment steps a run has made."""
-
-    def __call__(self, steps: int, /) -> None: ...
+Progress = Callable[[int], None]
+"""Is told how many environment steps a run has made."""
 
 
 class RunExecutor(Protocol):
-    """Where runs are performed: :class:`~sb3_ddpg_scratch.runs.processes.RunProcesses`, or Ray."""
+    """Where runs are performed: ``RunProcesses``, or ``RayRuns``."""
 
-    def run(self, spec: RunSpec, progress: StepsMade) -> bool:
+    def run(self, spec: RunSpec, progress: Progress) -> bool:
         """Perform a run, wait for its end, and say whether it left its result. Called from several threads at a time."""
 
     def end(self) -> None:
@@ -34,12 +32,12 @@ def perform_runs(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, job
     """Perform what is not finished, ``jobs`` at a time; returns the runs that failed. If interrupted, ends what is running."""
     waiting = [spec for spec in specs if finished_result(spec, out) is None]
     if len(waiting) < len(specs):
-        console.print(f"{len(specs) - len(waiting)} of {len(specs)} runs are finished already.")
+        say(console, f"{len(specs) - len(waiting)} of {len(specs)} runs are finished already.")
     _tell_interrupted(waiting, out, console)
     try:
         return _perform_all(waiting, out, executor, jobs, console) if waiting else []
     except KeyboardInterrupt:
-        console.print("Interrupted. What is done is kept; the same command continues from there.")
+        say(console, "Interrupted. What is done is kept; the same command continues from there.")
         raise
     finally:
         executor.end()
@@ -49,29 +47,24 @@ def _tell_interrupted(waiting: Sequence[RunSpec], out: Path, console: Console) -
     continued = sum(unfinished_run(spec, out) is not None for spec in waiting)
     again = {spec.arm for spec in waiting if not can_continue(spec) and spec.agent_folder(out).exists()}
     if continued:
-        console.print(f"{continued} interrupted run{'s continue' if continued > 1 else ' continues'} from a checkpoint.")
+        say(console, f"{continued} interrupted run{'s continue' if continued > 1 else ' continues'} from a checkpoint.")
     if again:
         what = f"Interrupted runs of {', '.join(sorted(again))} begin again"
-        console.print(f"{what}: only scratch_ddpg without diagnostics has checkpoints.", highlight=False, markup=False)
+        say(console, f"{what}: only scratch_ddpg without diagnostics has checkpoints.")
 
 
 def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, jobs: int, console: Console) -> list[RunSpec]:
-    columns = (
-        TextColumn("{task.description:>16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns: list[bars.ProgressColumn] = [bars.TextColumn("{task.description:>16}"), bars.BarColumn()]
+    columns += [bars.MofNCompleteColumn(), bars.TimeElapsedColumn(), bars.TimeRemainingColumn()]
     # Steps with updates take longer than those of the warm-up: estimate the time left from a long past.
-    with Progress(*columns, console=console, speed_estimate_period=900) as display:
+    with bars.Progress(*columns, console=console, speed_estimate_period=900) as display:
         whole = display.add_task("all steps", total=sum(spec.steps for spec in specs))
 
         def perform(spec: RunSpec) -> bool:
             task = display.add_task(f"{spec.arm} {spec.seed}", total=spec.steps, visible=False)
             seen = 0
 
-            def progress(steps: int, /) -> None:
+            def progress(steps: int) -> None:
                 nonlocal seen
                 steps = min(steps, spec.steps)
                 display.update(task, completed=steps, visible=True)
@@ -93,7 +86,7 @@ def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, job
             for spec, future in zip(specs, futures, strict=True):
                 if not future.result():
                     failed.append(spec)
-                    console.print(_failure(spec, out), highlight=False, soft_wrap=True)
+                    say(console, _failure(spec, out))
         finally:
             executor.end()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -101,8 +94,8 @@ def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, job
 
 
 def _failure(spec: RunSpec, out: Path) -> str:
-    """Which run failed, where its log is, and how that ends; rich's markup is escaped."""
+    """Which run failed, where its log is, and how that ends."""
     log = spec.log_file(out)
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     end = "".join(f"\n    {line}" for line in lines[-LOG_LINES:])
-    return escape(f"Failed: {spec.arm}, seed {spec.seed}, on {spec.env_id}. See {log}{end}")
+    return f"Failed: {spec.arm}, seed {spec.seed}, on {spec.env_id}. See {log}{end}"

@@ -14,7 +14,7 @@ import torch as th
 
 import sb3_ddpg_scratch
 from sb3_ddpg_scratch.gym_packages import import_modules
-from sb3_ddpg_scratch.runs.batch import StepsMade
+from sb3_ddpg_scratch.runs.batch import Progress
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result, perform
 
 
@@ -42,8 +42,7 @@ class RunProcesses:
         self._ended = False
         self._lock = threading.Lock()
 
-    def run(self, spec: RunSpec, progress: StepsMade) -> bool:
-        """Perform a run, whose output goes to its log; says whether it left its result."""
+    def run(self, spec: RunSpec, progress: Progress) -> bool:
         log = spec.log_file(self.out)
         log.parent.mkdir(parents=True, exist_ok=True)
         module = "sb3_ddpg_scratch.runs.processes"
@@ -75,7 +74,6 @@ class RunProcesses:
         return finished_result(spec, self.out) is not None
 
     def end(self) -> None:
-        """End what is running and start nothing more."""
         with self._lock:
             self._ended = True
             for process in self._running:
@@ -90,7 +88,6 @@ def _end_with_standard_input() -> None:
 
 
 def main() -> None:
-    """Perform the run that the arguments describe."""
     out, spec, threads = Path(sys.argv[1]), RunSpec(**json.loads(sys.argv[2])), int(sys.argv[3])
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     th.set_num_threads(threads)

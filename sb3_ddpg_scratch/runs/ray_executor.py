@@ -5,14 +5,13 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import sb3_ddpg_scratch
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.errors import ArgumentError, require
 from sb3_ddpg_scratch.model_file.allowlist import is_own_module
-from sb3_ddpg_scratch.runs.batch import StepsMade
+from sb3_ddpg_scratch.runs.batch import Progress
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 
@@ -59,11 +58,10 @@ class RayRuns:
     def __enter__(self) -> "RayRuns":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
 
-    def run(self, spec: RunSpec, progress: StepsMade) -> bool:
-        """Perform a run on the cluster; says whether it left its result."""
+    def run(self, spec: RunSpec, progress: Progress) -> bool:
         ray = self._ray
         if self._ended:
             return False
@@ -88,7 +86,6 @@ class RayRuns:
         return finished_result(spec, self.out) is not None
 
     def end(self) -> None:
-        """End what is running and start nothing more."""
         self._ended = True
 
 

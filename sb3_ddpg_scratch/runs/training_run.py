@@ -21,15 +21,14 @@ from stable_baselines3.common.utils import set_random_seed
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.checkpoint.callback import ResumableCheckpoint
 from sb3_ddpg_scratch.checkpoint.replay_segments import why_not_saved
-from sb3_ddpg_scratch.checkpoint.resuming import read_newest
 from sb3_ddpg_scratch.checkpoint.storage import Checkpoint, checkpoints_in
-from sb3_ddpg_scratch.checkpoint.training import restore_training
+from sb3_ddpg_scratch.checkpoint.training import read_newest, restore_training
 from sb3_ddpg_scratch.errors import CheckpointError
+from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.machine import describe_machine, versions
 from sb3_ddpg_scratch.policies import ACTIVATIONS
 from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class
-from sb3_ddpg_scratch.zoo.saved_yaml import CHECKPOINTS
-from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, replay_buffer_class
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, CHECKPOINTS, replay_buffer_class
 
 SCORED_EVALUATIONS = 10
 """A run's score is the mean of so many evaluations, its last ones."""
@@ -61,7 +60,6 @@ class RunSpec:
     diagnostics: bool = False
 
     def result_file(self, out: Path) -> Path:
-        """The file that a finished run leaves in the folder of the whole batch."""
         return out / "runs" / self.arm / self._env_name / f"seed_{self.seed}.json"
 
     def agent_folder(self, out: Path) -> Path:
@@ -82,10 +80,7 @@ class RunSpec:
 
 def finished_result(spec: RunSpec, out: Path) -> dict[str, Any] | None:
     """A run's result, if it was finished with the same settings."""
-    try:
-        result = json.loads(spec.result_file(out).read_text())
-    except (OSError, ValueError):
-        return None
+    result = _read_json(spec.result_file(out))
     return result if isinstance(result, dict) and result.get("spec") == asdict(spec) else None
 
 
@@ -100,11 +95,14 @@ def unfinished_run(spec: RunSpec, out: Path) -> Path | None:
     run = next(folder.glob(f"{spec.algo}/*_1"), None)
     if not can_continue(spec) or run is None or not checkpoints_in(run / CHECKPOINTS):
         return None
+    return run if _read_json(folder / SPEC_FILE) == asdict(spec) else None
+
+
+def _read_json(path: Path) -> Any:
     try:
-        begun = json.loads((folder / SPEC_FILE).read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return run if begun == asdict(spec) else None
 
 
 def _checkpoint_of(spec: RunSpec, out: Path) -> Checkpoint | None:
@@ -126,7 +124,7 @@ def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
         for made_before in (folder, spec.diagnostics_folder(out)) if spec.diagnostics else (folder,):
             shutil.rmtree(made_before, ignore_errors=True)
         write_whole(config, yaml.safe_dump({spec.env_id: spec.settings}))
-        write_whole(folder / SPEC_FILE, json.dumps(asdict(spec)))
+        write_json(folder / SPEC_FILE, asdict(spec))
     set_random_seed(spec.seed)
     manager = ExperimentManager(
         argparse.Namespace(algo=spec.algo, env=spec.env_id, env_kwargs=None, arm=spec.arm, seed=spec.seed),
@@ -205,7 +203,7 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_ev
         "versions": _versions(spec.algo),
         "machine": describe_machine() | {"threads": th.get_num_threads()},
     }
-    write_whole(spec.result_file(out), json.dumps(result, indent=2) + "\n")
+    write_json(spec.result_file(out), result)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return result
 

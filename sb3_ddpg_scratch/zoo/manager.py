@@ -15,20 +15,21 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.checkpoint.callback import ResumableCheckpoint
-from sb3_ddpg_scratch.checkpoint.resuming import read_newest
-from sb3_ddpg_scratch.checkpoint.training import restore_training
+from sb3_ddpg_scratch.checkpoint.training import read_newest, restore_training
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import DivergenceError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
-from sb3_ddpg_scratch.zoo.saved_yaml import CHECKPOINTS, read_saved, saved_file
 from sb3_ddpg_scratch.zoo.yaml_settings import (
     ALGO,
+    CHECKPOINTS,
     as_data,
     check_settings,
     default_file,
+    read_saved,
     read_settings,
     replay_buffer_class,
+    saved_file,
     section_for,
 )
 
@@ -191,7 +192,6 @@ class ScratchExperimentManager(CommandManager):
         return model
 
     def objective(self, trial: optuna.Trial) -> float:
-        """As the Zoo's, but a diverged trial is pruned."""
         # The sampler is told nothing about the environment but its number of actions.
         trial.set_user_attr("dict_observations", self._dict_observations)
         try:

@@ -27,8 +27,7 @@ from sb3_ddpg_scratch.errors import ArgumentError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
 from sb3_ddpg_scratch.model_file.allowlist import own_class
 from sb3_ddpg_scratch.zoo.manager import ScratchExperimentManager
-from sb3_ddpg_scratch.zoo.saved_yaml import SavedYamlLoader
-from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, mapping_from_text
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, SavedYamlLoader, mapping_from_text
 
 ADVICE = "If you trust whoever made the folder, give --trusted, which reads as the Zoo does and runs code from files."
 # Modules of wrappers that an agent's settings may name without being trusted.

@@ -16,8 +16,7 @@ from sb3_ddpg_scratch.gym_packages import import_modules
 from sb3_ddpg_scratch.zoo import patches
 from sb3_ddpg_scratch.zoo.manager import FOLDERS_HELD, check_file
 from sb3_ddpg_scratch.zoo.registry import check_env, register
-from sb3_ddpg_scratch.zoo.train import train, train_parser
-from sb3_ddpg_scratch.zoo.train_options import add_train_options, adopt_run, check_train_options
+from sb3_ddpg_scratch.zoo.train import add_train_options, adopt_run, check_train_options, train, train_parser
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO
 
 # Defaults that apply with our algorithm only.

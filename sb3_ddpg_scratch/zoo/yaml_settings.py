@@ -1,8 +1,9 @@
-"""YAML files of settings: those that ship with the package, reading any of them, and checking what they hold."""
+"""YAML files of settings: those that ship with the package, reading and checking any, and those of trained agents."""
 
 import ast
 import inspect
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,16 @@ from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.policies import ACTIVATIONS, ScratchDDPGPolicy
 
 ALGO = "scratch_ddpg"
+CHECKPOINTS = "checkpoints"
+"""The folder of a run's checkpoints, in the run's folder."""
 REPLAY_BUFFERS: dict[str, type[ReplayBuffer]] = {
-    "ReplayBuffer": ReplayBuffer,
-    "DictReplayBuffer": DictReplayBuffer,
-    "HerReplayBuffer": HerReplayBuffer,
+    kind.__name__: kind for kind in (ReplayBuffer, DictReplayBuffer, HerReplayBuffer)
 }
 
 # Read by RL Zoo's experiment manager and not passed on to the algorithm.
 _ZOO_KEYS = (
-    "callback",
-    "env_kwargs",
-    "env_wrapper",
-    "frame_stack",
-    "monitor_kwargs",
-    "n_envs",
-    "n_timesteps",
-    "noise_std",
-    "noise_type",
-    "normalize",
-    "vec_env_wrapper",
+    *("n_timesteps", "n_envs", "env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs", "frame_stack", "normalize"),
+    *("noise_type", "noise_std", "callback"),
 )
 # Arguments of ScratchDDPG that the manager sets itself, each with the option of `train` for it.
 _SET_BY_OPTION = {
@@ -61,7 +53,6 @@ def hyperparams_folder() -> Path:
 
 
 def default_file() -> Path:
-    """The YAML file with settings for each environment."""
     return hyperparams_folder() / f"{ALGO}.yml"
 
 
@@ -211,10 +202,44 @@ def _literal(node: ast.expr) -> Any:
 
 
 def replay_buffer_class(name: str) -> type:
-    """The class that YAML names: one of :data:`REPLAY_BUFFERS`, or a class with its module."""
     if name in REPLAY_BUFFERS:
         return REPLAY_BUFFERS[name]
     if "." in name and all(part.isidentifier() for part in name.split(".")):
         return get_class_by_name(name)
     allowed = f"one of {', '.join(REPLAY_BUFFERS)}, or a class with its module, as in my_package.buffers.MyBuffer"
     raise ArgumentError("replay_buffer_class", name, allowed)
+
+
+class SavedYamlLoader(yaml.SafeLoader):
+    """Plain YAML, and the two Python containers that the Zoo writes."""
+
+
+def _ordered_dict(loader: yaml.SafeLoader, node: Any) -> OrderedDict[Any, Any]:
+    arguments = loader.construct_sequence(node, deep=True)
+    return OrderedDict((key, value) for pairs in arguments for key, value in pairs)
+
+
+def _tuple(loader: yaml.SafeLoader, node: Any) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+SavedYamlLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered_dict)
+SavedYamlLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+
+
+def saved_file(run: Path, name: str) -> Path:
+    """``args.yml`` or ``config.yml`` of a run, in the folder that is named after the environment."""
+    found = sorted(run.glob(f"*/{name}"))
+    if not found:
+        raise ArgumentError("--resume", str(run), f"a run's folder, with {name} in a folder named after the environment")
+    return found[0]
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(), SavedYamlLoader)  # a SafeLoader
+    except (OSError, yaml.YAMLError, TypeError, ValueError, IndexError) as error:
+        raise ArgumentError("--resume", str(path), f"a file that RL Zoo wrote ({error})") from error
+    if not isinstance(content, dict):
+        raise ArgumentError("--resume", str(path), "a file that RL Zoo wrote")
+    return content
