@@ -323,7 +323,7 @@ def test_losses_that_are_not_finite_stop_a_steady_rollout(monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [
-        {"callback": Foreign()},
+        {"callback": Foreign},
         {"normalize": True},
         {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))},
         {"train_freq": (1, "episode")},
@@ -331,11 +331,11 @@ def test_losses_that_are_not_finite_stop_a_steady_rollout(monkeypatch):
         {"n_steps": 3},
         {"optimize_memory_usage": True},
     ],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )
 def test_where_a_rollout_goes_by_single_steps(monkeypatch, change):
     settings = dict(change)
-    callback, normalize = settings.pop("callback", None), settings.pop("normalize", False)
+    callback, normalize = settings.pop("callback", lambda: None)(), settings.pop("normalize", False)
     env = make_vec_env("Pendulum-v1")
     monkeypatch.setattr(rollout, "collect_steadily", lambda *_: pytest.fail("went on steadily"))
     ScratchDDPG("MlpPolicy", VecNormalize(env) if normalize else env, **SMALL | settings).learn(40, callback=callback)

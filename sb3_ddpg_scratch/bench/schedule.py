@@ -4,7 +4,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from sb3_ddpg_scratch.bench.rounds import Setting
-from sb3_ddpg_scratch.bench.workload import CONTENDERS, GOAL_ENV, GOALS, RLTOOLS, Workload, installed, measure
+from sb3_ddpg_scratch.bench.workload import (
+    CONTENDERS,
+    GOAL_ENV,
+    GOALS,
+    MUJOCO,
+    MUJOCO_ENV,
+    RLTOOLS,
+    Workload,
+    installed,
+    measure,
+)
 from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 
 SIZES = (((64, 64), 64), ((256, 256), 256), ((400, 300), 256))
@@ -28,6 +38,8 @@ def plan(env: RegisteredEnv, quick: bool, cores: Iterable[int]) -> list[list[Wor
             (replace(middle, layer_norm=True), ("sbx", "autograd", "compiled")),
             (replace(middle, n_envs=8, gradient_steps=8), names),
         ]
+    if not quick and installed(MUJOCO) and env.env_id != MUJOCO_ENV:
+        plans += [(replace(size, env=MUJOCO_ENV, gym_packages=()), ("sb3", "sbx", "compiled")) for size in (small, middle)]
     if not quick and installed(GOALS):
         goals = replace(small, env=GOAL_ENV, gym_packages=("gymnasium_robotics",), batch_size=256, hindsight=True)
         contenders = ("sb3", "autograd", "compiled")

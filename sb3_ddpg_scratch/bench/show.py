@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sb3_ddpg_scratch.bench.parts import draw_parts
 from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_measurements
 from sb3_ddpg_scratch.bench.schedule import plan, run
-from sb3_ddpg_scratch.bench.workload import CONTENDERS, GOALS, RLTOOLS, missing
+from sb3_ddpg_scratch.bench.workload import CONTENDERS, GOALS, MUJOCO, RLTOOLS, Workload, missing
 from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 from sb3_ddpg_scratch.machine import describe_machine, usable_cores, versions
 
@@ -33,7 +34,7 @@ def run_bench(env: RegisteredEnv, quick: bool, rounds: int, json: Path | None, c
     machine = describe_machine() | {"python": platform.python_version()}
     machine |= dict.fromkeys(_PACKAGES, "not installed") | versions(_PACKAGES)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
-    lacking = [reason for name in (*CONTENDERS, RLTOOLS, GOALS) if (reason := missing(name))]
+    lacking = [reason for name in (*CONTENDERS, RLTOOLS, MUJOCO, GOALS) if (reason := missing(name))]
     if lacking:
         extras = "the extra bench brings SBX and RLtools, robotics the environments with goals"
         console.print(f"Left out: {'; '.join(lacking)} ({extras}).", soft_wrap=True)
@@ -51,6 +52,19 @@ def run_bench(env: RegisteredEnv, quick: bool, rounds: int, json: Path | None, c
             shown.add_row(*row)
         console.print(shown)
     console.print(_EXPLANATION)
+
+
+def draw_bench_parts(env: RegisteredEnv, path: Path, console: Console) -> None:
+    """Draw where the time of a step goes with small networks."""
+    import torch as th
+
+    th.set_num_threads(1)
+    workload = Workload("", (64, 64), 64, 1, env=env.env_id, gym_packages=env.packages)
+    contenders = {"SB3's DDPG": "sb3", "ScratchDDPG": "compiled"}
+    for name, parts in draw_parts(workload, contenders, path).items():
+        listed = ", ".join(f"{part} {micros:.1f}" for part, micros in parts.items())
+        console.print(f"{name}, microseconds of a step: {listed}", soft_wrap=True)
+    console.print(f"Wrote {path}", soft_wrap=True)
 
 
 def _run(

@@ -29,7 +29,7 @@ def rate(action: Callable[[], object], seconds: float, warm_up: int = 3) -> floa
 
 
 def make_model(workload: Workload) -> Any:
-    """The workload's model, on the CPU, with SB3's Gaussian noise of 0.1, which all contenders can use."""
+    """The workload's model, on the CPU, with Gaussian noise of 0.1: SB3's, or our own."""
     import numpy as np
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.noise import NormalActionNoise
@@ -63,6 +63,7 @@ def make_model(workload: Workload) -> Any:
         return DDPG(policy, env, device="cpu", **settings)
     from sb3_ddpg_scratch import ScratchDDPG
 
+    settings["action_noise"] = {"type": "gaussian", "sigma": 0.1}
     if workload.layer_norm:
         settings["policy_kwargs"]["norm"] = "layer"
     if workload.td3:

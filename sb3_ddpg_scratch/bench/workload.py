@@ -15,6 +15,8 @@ CONTENDERS = ("sb3", "sbx", "autograd", "analytic", "compiled")
 RLTOOLS = "rltools"
 # Hindsight replay is timed on this environment.
 GOALS, GOAL_ENV = "hindsight", "FetchReach-v4"
+# Besides the environment that was asked for.
+MUJOCO, MUJOCO_ENV = "mujoco", "HalfCheetah-v5"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Workload:
 def missing(contender: str) -> str | None:
     """What a contender lacks here, in words; ``None`` if nothing."""
     needed: dict[str, tuple[str, ...]] = {"sbx": ("sbx", "jax"), "compiled": ("numba", "scipy"), RLTOOLS: (RLTOOLS,)}
-    needed |= {GOALS: ("gymnasium_robotics",)}
+    needed |= {GOALS: ("gymnasium_robotics",), MUJOCO: ("mujoco",)}
     lacking = [package for package in needed.get(contender, ()) if find_spec(package) is None]
     if contender == RLTOOLS and not (shutil.which("g++") or shutil.which("clang++")):
         lacking.append("a C++ compiler")

@@ -15,9 +15,14 @@ def bench(
     json: Annotated[Path | None, typer.Option(help="Also write every measurement to this file.")] = None,
     env: Annotated[str, typer.Option(help="A registered environment with bounded Box actions, or module:Id.")] = "Pendulum-v1",
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    parts: Annotated[Path | None, typer.Option(help="Only draw where the time of one step goes, to this PNG file.")] = None,
     gym_packages: GymPackages = None,
 ) -> None:
     """Time our updaters against SB3's DDPG, SBX's and the bare matrix products, each in its own process."""
-    from sb3_ddpg_scratch.bench.show import run_bench
+    from sb3_ddpg_scratch.bench.show import draw_bench_parts, run_bench
 
-    run_bench(registered_env(env, gym_packages or ()), quick, 1 if quick else rounds, json, Console())
+    registered = registered_env(env, gym_packages or ())
+    if parts is not None:
+        draw_bench_parts(registered, parts, Console())
+        return
+    run_bench(registered, quick, 1 if quick else rounds, json, Console())
