@@ -200,7 +200,7 @@ class PackedReplayBuffer(ReplayBuffer):
 
     def ends_of(self, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray | None:
         """How the episodes end with these transitions, uint8 ``(n_envs,)``; ``None`` if none does."""
-        if not done.any():
+        if not np.count_nonzero(done):
             return None
         ends = np.full(self.n_envs, _ONGOING, np.uint8)
         for index in np.flatnonzero(done):

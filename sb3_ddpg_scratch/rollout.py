@@ -8,7 +8,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.utils import should_collect_more_steps
+from stable_baselines3.common.utils import ConstantSchedule, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.environment_check import all_finite, check_outputs, stop_if_not_finite
@@ -17,6 +17,7 @@ from sb3_ddpg_scratch.noise import GaussianNoise, OUNoise, check_noise_sample
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 from sb3_ddpg_scratch.training_log import check_losses
+from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
 from sb3_ddpg_scratch.updates.steady_step import SteadyStep
 from sb3_ddpg_scratch.vec_env_step import step
 
@@ -45,7 +46,8 @@ def collect_rollouts(
     callback.on_rollout_start()
     steady = begin_steadily(self, train_freq, replay_buffer, action_noise, learning_starts)
     if steady is not None:
-        return collect_steadily(self, env, callback, train_freq, replay_buffer, action_noise, log_interval, steady)
+        with one_blas_thread:
+            return collect_steadily(self, env, callback, train_freq, replay_buffer, action_noise, log_interval, steady)
     return _collect(self, env, callback, train_freq, replay_buffer, action_noise, learning_starts, log_interval)
 
 
@@ -246,7 +248,7 @@ def collect_steadily(
     the same calls in the same order; between them, what there is to do is put off to one call unless one of them looks.
     """
     num_collected_steps, num_collected_episodes, continue_training = 0, 0, True
-    watched = watches_rollouts(callback)
+    watched, rates_change = watches_rollouts(callback), not _rates_are_constant(self)
     steady.act(None if action_noise is None else action_noise(), self._last_obs)
     steady.run()
     while True:
@@ -261,7 +263,7 @@ def collect_steadily(
         self._update_info_buffer(infos, dones)
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         next_obs = new_obs
-        if dones.any():
+        if np.count_nonzero(dones):
             stop_if_not_finite(new_obs, rewards, infos, self.num_timesteps, self.last_checkpoint)
             next_obs = last_observations(new_obs, dones, infos)
             num_collected_episodes += _count_episodes(self, dones, action_noise, log_interval)
@@ -274,7 +276,7 @@ def collect_steadily(
             callback.on_rollout_end()
             if ends_training:
                 return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
-            if self._follow_schedules():
+            if rates_change and self._follow_schedules():
                 steady.read_learning_rates()
             steady.update(self._n_updates)
             num_collected_steps, num_collected_episodes = 0, 0
@@ -283,6 +285,11 @@ def collect_steadily(
                 callback.on_rollout_start()
         steady.act(None if action_noise is None else action_noise())
         _run(self, steady, new_obs, rewards, infos)
+
+
+def _rates_are_constant(model: Any) -> bool:
+    schedules = [schedule for schedule in (model.lr_schedule, model.qf_lr_schedule) if schedule is not None]
+    return all(isinstance(getattr(schedule, "value_schedule", None), ConstantSchedule) for schedule in schedules)
 
 
 def _run(model: Any, steady: SteadyStep, new_obs: np.ndarray, rewards: np.ndarray, infos: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from stable_baselines3 import HerReplayBuffer
 from typer.testing import CliRunner
 
-from sb3_ddpg_scratch.bench import schedule
+from sb3_ddpg_scratch.bench import parts, schedule
 from sb3_ddpg_scratch.bench import workload as workload_module
 from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_measurements
 from sb3_ddpg_scratch.bench.schedule import plan
@@ -187,3 +187,45 @@ def test_command(tmp_path, monkeypatch):
     assert "[64,64]/64, TD3: 1 round(s)" in result.output
     assert len(json.loads(path.read_text())["settings"]) == 4
     assert CliRunner().invoke(app, ["bench", "--env", "Nowhere-v0"]).exit_code != 0
+
+
+def test_mujoco_is_timed_beside_the_environment_that_was_asked_for(monkeypatch):
+    monkeypatch.setattr(workload_module, "find_spec", lambda name: name != "rltools" or None)
+    for env, count in (("Pendulum-v1", 2), ("HalfCheetah-v5", 0)):
+        planned = plan(RegisteredEnv(env, ()), quick=False, cores=[1])
+        others = [one for one in planned if one[0].env not in (env, "FetchReach-v4")]
+        assert [workloads[0].env for workloads in others] == ["HalfCheetah-v5"] * count
+    monkeypatch.setattr(workload_module, "find_spec", lambda name: None if name == "mujoco" else True)
+    assert all(one[0].env != "HalfCheetah-v5" for one in plan(RegisteredEnv("Pendulum-v1", ()), quick=False, cores=[1]))
+
+
+def test_nested_parts_are_counted_once(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(parts.time, "perf_counter", lambda: clock[0])
+
+    class Work:
+        def outer(self):
+            clock[0] += 2
+            self.inner()
+            self.inner()
+
+        def inner(self):
+            clock[0] += 5
+
+    work, watch = Work(), parts.Stopwatch()
+    with watch.timing(work, "outer", "out"), watch.timing(work, "inner", "in"):
+        work.outer()
+    assert watch.seconds == {"out": 2, "in": 10}
+    assert not vars(work)
+    with watch.timing(Work, "inner", "in"):
+        pass
+    assert "__wrapped__" not in vars(Work.inner)
+
+
+def test_parts_of_a_step_make_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "STEPS", 40)
+    found = parts.draw_parts(TINY, {"SB3's": "sb3", "ours": "compiled"}, tmp_path / "parts.png")
+    assert set(found["ours"]) == {"environment", "one compiled call", "noise", "the rest"}
+    assert set(found["SB3's"]) == {"environment", "acting", "storing", "batch", "update", "noise", "the rest"}
+    assert all(value > 0 for of_one in found.values() for value in of_one.values())
+    assert (tmp_path / "parts.png").read_bytes().startswith(b"\x89PNG")
