@@ -40,7 +40,8 @@ class Reach(gym.Env):
         reward = float(self.compute_reward(self.place, self.goal, {}))
         ends = self.left == 0
         terminates = bool(self.terminates) and self.episode % self.terminates == 0
-        return self._observation(), reward, ends and terminates, ends and not terminates, {"place": self.place.copy()}
+        info = {"place": self.place.copy(), "is_success": reward == 0}
+        return self._observation(), reward, ends and terminates, ends and not terminates, info
 
     def compute_reward(self, achieved_goal, desired_goal, info):
         self.calls += 1

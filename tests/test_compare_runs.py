@@ -29,6 +29,7 @@ from sb3_ddpg_scratch.compare.results_file import read_results
 from sb3_ddpg_scratch.runs import processes
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result, perform, unfinished_run
+from tests import goal_envs  # noqa: F401  # registers Reach-v0
 
 TINY = "learning_starts=50,batch_size=16,policy_kwargs={net_arch: [8, 8]}"
 ARMS = [f"ours=scratch_ddpg:yaml=ddpg,updater=autograd,{TINY}", f"sb3=ddpg:{TINY}"]
@@ -379,3 +380,22 @@ def test_random_policy_is_uniform():
     assert abs(score - 30) < 4 * np.sqrt(10 * 16 / 12 / 400)
     assert score == random_score("Paid-v0", episodes=400)
     assert score != random_score("Paid-v0", episodes=400, seed=1)
+
+
+@pytest.mark.parametrize("env_id", ["Reach-v0", "Pendulum-v1"])
+def test_success_rates_are_those_of_the_evaluations(tmp_path, env_id):
+    settings = {
+        "policy": "MultiInputPolicy" if env_id == "Reach-v0" else "MlpPolicy",
+        "n_timesteps": 60,
+        "learning_starts": 30,
+    }
+    settings |= {"batch_size": 8, "buffer_size": 1000, "policy_kwargs": {"net_arch": [4]}}
+    spec = RunSpec("a", "scratch_ddpg", env_id, 0, 60, 3, 10, "cpu", settings)
+    rates = perform(spec, tmp_path, lambda step: None)["success_rates"]
+    written = np.load(next(tmp_path.rglob("evaluations.npz")))
+    if env_id == "Pendulum-v1":
+        assert "successes" not in written
+        assert rates == []
+    else:
+        assert len(rates) == 3
+        np.testing.assert_allclose(rates, written["successes"].mean(axis=1), rtol=1e-6)
