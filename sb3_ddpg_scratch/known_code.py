@@ -27,7 +27,7 @@ def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:
 def watches_rollouts(callback: BaseCallback) -> bool:
     """Whether a callback does anything where rollouts begin or end."""
     methods = ("_on_rollout_start", "_on_rollout_end")
-    leaves = [type(one) for one in _callbacks(callback) if not isinstance(one, CallbackList)]
+    leaves = [type(one) for one in _callbacks(callback) if isinstance(one, BaseCallback) and not isinstance(one, CallbackList)]
     return any(getattr(one, name) is not getattr(BaseCallback, name) for one in leaves for name in methods)
 
 

@@ -63,7 +63,7 @@ def test_what_rltools_lacks_is_said(monkeypatch):
 
 def test_rltools_has_steps_and_no_updates():
     rounds = [{("rltools", 1): {"steps_per_s": 40.0}, ("compiled", 1): {"updates_per_s": 90.0, "steps_per_s": 50.0}}]
-    first, second = (dict(zip(HEADINGS, row, strict=True)) for row in table(Setting("x", rounds)))
+    first, second = (dict(zip(HEADINGS, row, strict=True)) for row in table(Setting("x", rounds=rounds)))
     assert (first["updates/s"], first["spread"], first["env steps/s"]) == ("-", "-", "40")
     assert second["vs RLtools"] == "- / 1.25"
 
@@ -109,7 +109,7 @@ def hand_made() -> Setting:
         }
         for ours in (400.0, 700.0, 500.0)
     ]
-    return Setting("[8,8]/4", rounds)
+    return Setting("[8,8]/4", rounds=rounds)
 
 
 def test_ratios_are_within_rounds_at_the_better_number_of_cores():

@@ -258,6 +258,15 @@ def test_steady_rollouts_leave_what_single_ones_leave(monkeypatch, n_envs, setti
     assert model.actor.optimizer.param_groups[0]["lr"] == expected.actor.optimizer.param_groups[0]["lr"]
 
 
+def test_evaluations_leave_rollouts_steady(monkeypatch):
+    evaluation = EvalCallback(make_vec_env("Pendulum-v1"), eval_freq=150, n_eval_episodes=1, verbose=0)
+    model, steady = learned(monkeypatch, True, callback=evaluation)
+    expected, _ = learned(monkeypatch, False)
+    assert steady == 2
+    assert evaluation.best_mean_reward > -np.inf
+    assert all(map(th.equal, tensors_of(model), tensors_of(expected)))
+
+
 def test_generators_stand_where_single_rollouts_leave_them(monkeypatch):
     states = []
     for steadily in (True, False):

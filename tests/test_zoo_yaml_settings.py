@@ -1,5 +1,6 @@
 """The YAML files that ship: what RL Zoo's own say, no value that is code, and errors that name what is wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,9 @@ THEIRS = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "ddpg.y
 # Every text that a file may hold: names, which are looked up, and linear schedules, which are parsed.
 NAMES = {
     "MlpPolicy",
+    "MultiInputPolicy",
+    "HerReplayBuffer",
+    "future",
     "gaussian",
     "ou",
     "normal",
@@ -51,7 +55,7 @@ def test_shipped_file_is_valid_and_holds_no_code(path):
     assert content
     for section, settings in content.items():
         check_settings(settings, section)
-        assert set(texts(settings)) <= NAMES
+        assert {text for text in texts(settings) if not re.fullmatch(r"lin_[\d.e-]+", text)} <= NAMES
         assert isinstance(settings["n_timesteps"], int)
 
 
@@ -72,6 +76,8 @@ def test_mujoco_is_there_in_both_versions():
 
 @pytest.mark.parametrize("env_id", sorted(OURS.keys() - {"default"}))
 def test_shipped_settings_are_for_environments_that_are_here(env_id):
+    if env_id.startswith(("Fetch", "PointMaze")):
+        pytest.importorskip("gymnasium_robotics")
     check_env(env_id)
 
 
