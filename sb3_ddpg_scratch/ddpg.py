@@ -21,7 +21,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_ddpg_scratch import export, learn_setup, model_file, model_setup, rollout, training_log, validation
+from sb3_ddpg_scratch import export, learn_setup, learning_rates, model_file, model_setup, rollout, training_log, validation
 from sb3_ddpg_scratch.checkpoint.training import resume_model
 from sb3_ddpg_scratch.docstrings import documented_by
 from sb3_ddpg_scratch.model_file import MAX_BYTES, LoadOptions, ModelPath
@@ -185,7 +185,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         """Sample minibatches and update the networks with each; raises ``DivergenceError`` if a loss is not finite."""
         assert self.replay_buffer is not None
         self._updater.set_training_mode(self.policy, True)
-        self._follow_schedules()
+        learning_rates.set_learning_rates(self)
         self._statistics_unread = True
         if gradient_steps <= 0:
             return
@@ -206,21 +206,6 @@ class ScratchDDPG(OffPolicyAlgorithm):
     def _update_settings(self) -> UpdateSettings:
         smoothing = (self.target_policy_noise, self.target_noise_clip)
         return UpdateSettings(self.gamma, self.tau, self.max_grad_norm, self.policy_delay, *smoothing)
-
-    def _follow_schedules(self) -> bool:
-        """Set the learning rates of both optimizers; returns whether they changed."""
-        changed = False
-        rates = self._learning_rates(self._current_progress_remaining)
-        for optimizer, rate in zip((self.actor.optimizer, self.critic.optimizer), rates, strict=True):
-            for group in optimizer.param_groups:
-                changed = changed or group["lr"] != rate
-                group["lr"] = rate
-        return changed
-
-    def _learning_rates(self, progress_remaining: float) -> tuple[float, float]:
-        """The learning rates of actor and critic when that share of training (1 to 0) remains."""
-        actor_rate = self.lr_schedule(progress_remaining)
-        return actor_rate, actor_rate if self.qf_lr_schedule is None else self.qf_lr_schedule(progress_remaining)
 
     @property
     def logger(self) -> Logger:

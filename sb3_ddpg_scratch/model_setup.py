@@ -14,6 +14,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
 from sb3_ddpg_scratch.goals import check_goal_env, check_goal_selection, check_holds_an_episode
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
+from sb3_ddpg_scratch.learning_rates import learning_rates
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observations import packable
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -75,7 +76,7 @@ def own_noise_and_buffer(model: Any) -> Iterator[None]:
 def set_up_critic_learning_rate(model: Any) -> None:
     """Make the schedule of ``qf_learning_rate``, if there is one, and begin with its first value."""
     model.qf_lr_schedule = None if model.qf_learning_rate is None else FloatSchedule(model.qf_learning_rate)
-    update_learning_rate(model.policy.critic.optimizer, model._learning_rates(1.0)[1])
+    update_learning_rate(model.policy.critic.optimizer, learning_rates(model, 1.0)[1])
 
 
 def _set_up_hindsight(model: Any, packed: bool) -> None:

@@ -8,11 +8,12 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.utils import ConstantSchedule, should_collect_more_steps
+from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.environment_check import all_finite, check_outputs, stop_if_not_finite
 from sb3_ddpg_scratch.known_code import only_known_code, watches_rollouts
+from sb3_ddpg_scratch.learning_rates import are_constant, set_learning_rates
 from sb3_ddpg_scratch.noise import GaussianNoise, OUNoise, check_noise_sample
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
@@ -248,7 +249,7 @@ def collect_steadily(
     the same calls in the same order; between them, what there is to do is put off to one call unless one of them looks.
     """
     num_collected_steps, num_collected_episodes, continue_training = 0, 0, True
-    watched, rates_change = watches_rollouts(callback), not _rates_are_constant(self)
+    watched, rates_change = watches_rollouts(callback), not are_constant(self)
     steady.act(None if action_noise is None else action_noise(), self._last_obs)
     steady.run()
     while True:
@@ -276,7 +277,7 @@ def collect_steadily(
             callback.on_rollout_end()
             if ends_training:
                 return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
-            if rates_change and self._follow_schedules():
+            if rates_change and set_learning_rates(self):
                 steady.read_learning_rates()
             steady.update(self._n_updates)
             num_collected_steps, num_collected_episodes = 0, 0
@@ -285,11 +286,6 @@ def collect_steadily(
                 callback.on_rollout_start()
         steady.act(None if action_noise is None else action_noise())
         _run(self, steady, new_obs, rewards, infos)
-
-
-def _rates_are_constant(model: Any) -> bool:
-    schedules = [schedule for schedule in (model.lr_schedule, model.qf_lr_schedule) if schedule is not None]
-    return all(isinstance(getattr(schedule, "value_schedule", None), ConstantSchedule) for schedule in schedules)
 
 
 def _run(model: Any, steady: SteadyStep, new_obs: np.ndarray, rewards: np.ndarray, infos: list[dict[str, Any]]) -> None:

@@ -5,13 +5,14 @@ from typing import Any
 
 from sb3_ddpg_scratch.environment_check import checkpoint_hint
 from sb3_ddpg_scratch.errors import DivergenceError
+from sb3_ddpg_scratch.learning_rates import learning_rates
 
 
 def check_losses(model: Any) -> None:
     """Raise :class:`DivergenceError` if a loss of the latest update is not finite."""
     for name, loss in model._updater.read_losses().items():
         if not math.isfinite(loss):
-            actor_rate, critic_rate = model._learning_rates(model._current_progress_remaining)
+            actor_rate, critic_rate = learning_rates(model, model._current_progress_remaining)
             raise DivergenceError(
                 f"{name}={loss} in update {model._n_updates}, at environment step {model.num_timesteps}: training has "
                 "diverged and the networks are useless. Try a smaller learning rate (now "

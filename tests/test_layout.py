@@ -25,7 +25,7 @@ LEVELS = [
     ["export"],
     ["rollout", "learn_setup"],
     ["training_log", "vec_env_step"],
-    ["environment_check"],
+    ["environment_check", "learning_rates"],
     ["updates", "batches"],
     ["policies"],
     ["hindsight"],

@@ -15,6 +15,7 @@ from torch import nn
 
 from sb3_ddpg_scratch import ArgumentError, DivergenceError, GaussianNoise, OUNoise, ScratchDDPG
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
+from sb3_ddpg_scratch.learning_rates import learning_rates
 from sb3_ddpg_scratch.zoo import ALGO, ScratchExperimentManager, register
 from sb3_ddpg_scratch.zoo.yaml_settings import default_file, read_settings
 
@@ -95,7 +96,7 @@ def test_settings_become_a_model(tmp_path):
         },
     )
     assert isinstance(model, ScratchDDPG)
-    assert [model._learning_rates(left) for left in (1.0, 0.5, 0.0)] == [(1e-4, 2e-3), (1e-4, 1e-3), (1e-4, 0.0)]
+    assert [learning_rates(model, left) for left in (1.0, 0.5, 0.0)] == [(1e-4, 2e-3), (1e-4, 1e-3), (1e-4, 0.0)]
     assert isinstance(model.action_noise, OUNoise)
     assert model.action_noise.decay_steps == 40
     assert (model.train_freq.frequency, model.train_freq.unit.value) == (1, "episode")

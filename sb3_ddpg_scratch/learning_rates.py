@@ -1,0 +1,28 @@
+"""The learning rates of actor and critic, which may follow schedules."""
+
+from typing import Any
+
+from stable_baselines3.common.utils import ConstantSchedule
+
+
+def learning_rates(model: Any, progress_remaining: float) -> tuple[float, float]:
+    """Those of actor and critic when that share of training (1 to 0) remains."""
+    actor_rate = model.lr_schedule(progress_remaining)
+    return actor_rate, actor_rate if model.qf_lr_schedule is None else model.qf_lr_schedule(progress_remaining)
+
+
+def set_learning_rates(model: Any) -> bool:
+    """Give both optimizers the learning rates of this moment; returns whether that changed any."""
+    changed = False
+    rates = learning_rates(model, model._current_progress_remaining)
+    for optimizer, rate in zip((model.actor.optimizer, model.critic.optimizer), rates, strict=True):
+        for group in optimizer.param_groups:
+            changed = changed or group["lr"] != rate
+            group["lr"] = rate
+    return changed
+
+
+def are_constant(model: Any) -> bool:
+    """Whether no schedule ever changes a learning rate."""
+    schedules = [schedule for schedule in (model.lr_schedule, model.qf_lr_schedule) if schedule is not None]
+    return all(isinstance(getattr(schedule, "value_schedule", None), ConstantSchedule) for schedule in schedules)
