@@ -26,9 +26,9 @@ _TO_TRY: dict[str, tuple[type[Updater], ...]] = {
 UPDATERS = tuple(_TO_TRY)
 # Time of an update in units of a compiled one's, by the widest hidden layer: the tables of docs/benchmarks.md.
 _COSTS = (
-    (128, {"compiled": 1.0, "analytic": 2.3, "autograd": 12.0}),
-    (320, {"compiled": 1.0, "analytic": 1.2, "autograd": 2.1}),
-    (math.inf, {"compiled": 1.0, "analytic": 1.0, "autograd": 1.3}),
+    (128, {"compiled": 1.0, "analytic": 15.0, "autograd": 15.0}),
+    (320, {"compiled": 1.0, "analytic": 1.9, "autograd": 2.0}),
+    (math.inf, {"compiled": 1.0, "analytic": 1.6, "autograd": 1.8}),
 )
 
 
