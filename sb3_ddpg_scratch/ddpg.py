@@ -4,7 +4,8 @@ Deep Deterministic Policy Gradient in Stable-Baselines3's API: Algorithm 1 of Li
 Networks, target networks and replay buffer are made by ``_setup_model``. Then SB3's ``learn`` alternates between
 ``collect_rollouts``, which acts (``_sample_action``) and stores the transition (``_store_transition``), and ``train``.
 There an updater samples minibatches and makes an update with each. All updaters do the same, which reads best in
-:mod:`sb3_ddpg_scratch.updates.autograd`: ``td_target``, ``critic_loss``, ``actor_loss``, ``soft_update``.
+:mod:`sb3_ddpg_scratch.updates.autograd`: ``td_target``, ``critic_loss``, ``actor_loss``, ``soft_update``. Where nobody can
+interfere, ``rollout.collect_steadily`` does the same for the rest of a ``learn`` with one compiled call a step.
 """
 
 from collections.abc import Iterable

@@ -211,13 +211,8 @@ def begin_steadily(
         or not _acts_compiled(model)
     ):
         return None
-    settings = model._update_settings()
-    count = _updates_of_a_rollout(model, train_freq)
-    return model._updater.steady_step(model._networks(), replay_buffer, model.batch_size, count, settings)
-
-
-def _updates_of_a_rollout(model: Any, train_freq: TrainFreq) -> int:
-    return model.gradient_steps if model.gradient_steps >= 0 else train_freq.frequency * model.n_envs
+    count = model.gradient_steps if model.gradient_steps >= 0 else train_freq.frequency * model.n_envs
+    return model._updater.steady_step(model._networks(), replay_buffer, model.batch_size, count, model._update_settings())
 
 
 def _count_episodes(model: Any, dones: np.ndarray, action_noise: ActionNoise | None, log_interval: int | None) -> int:

@@ -24,7 +24,16 @@ from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
 from sb3_ddpg_scratch.updates.inspection import AdamWatch, NetworksWatch, why_not_adam, why_not_compiled, why_not_its_state
 from sb3_ddpg_scratch.updates.interface import Networks, UpdateSettings
-from sb3_ddpg_scratch.updates.kernel_memory import Frame, layer_table, load_kernels, numbers_table, sizes_of
+from sb3_ddpg_scratch.updates.kernel_memory import (
+    Frame,
+    address,
+    is_contiguous,
+    layer_table,
+    load_kernels,
+    numbers_table,
+    size_of,
+    sizes_of,
+)
 from sb3_ddpg_scratch.updates.steady_step import SteadyStep, UpdaterMemory
 from sb3_ddpg_scratch.updates.thread_pool import run_together
 
@@ -38,9 +47,6 @@ MULTIPLICATIONS_OF_A_SHARE = 4_000_000
 MOST_SHARES = 16
 
 
-_address: Callable[[Any], int] = th.Tensor.data_ptr
-_is_contiguous: Callable[[Any], bool] = th.Tensor.is_contiguous
-_size: Callable[[Any], int] = th.Tensor.numel
 _grad = attrgetter("grad")
 _read_adam = itemgetter("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay")
 _values: Callable[[Any], Iterable[Any]] = dict.values
@@ -84,7 +90,7 @@ class CompiledUpdater:
         if reason is None:
             self._watch = NetworksWatch(networks, trained=2)
             self._adams = [AdamWatch(network.optimizer, own) for network, own in zip(networks, parameters, strict=False)]
-            self._parameter_sizes = list(map(_size, self._watch.parameters))
+            self._parameter_sizes = list(map(size_of, self._watch.parameters))
             self._addresses = []
         return reason
 
@@ -95,8 +101,8 @@ class CompiledUpdater:
             and watch.holds(networks)
             and self._adams[0].holds(networks.actor.optimizer)
             and self._adams[1].holds(networks.critic.optimizer)
-            and all(map(_is_contiguous, watch.parameters))
-            and list(map(_size, watch.parameters)) == self._parameter_sizes
+            and all(map(is_contiguous, watch.parameters))
+            and list(map(size_of, watch.parameters)) == self._parameter_sizes
             and self._present_addresses(networks) == self._addresses
         )
 
@@ -108,7 +114,7 @@ class CompiledUpdater:
         entries = chain(networks.actor.optimizer.state.values(), networks.critic.optimizer.state.values())
         states = chain.from_iterable(map(_values, entries))
         try:
-            return list(map(_address, chain(self._watch.parameters, map(_grad, self._watch.trained), states)))
+            return list(map(address, chain(self._watch.parameters, map(_grad, self._watch.trained), states)))
         except TypeError:
             return []
 
@@ -133,7 +139,7 @@ class CompiledUpdater:
                 entry = network.optimizer.state[parameter]
                 tensors = (parameter, parameter.grad, entry["exp_avg"], entry["exp_avg_sq"], entry["step"], moved)
                 offset = sum(rows[-1][6:]) if rows else 0
-                rows.append([*map(_address, tensors), parameter.numel(), offset])
+                rows.append([*map(address, tensors), parameter.numel(), offset])
         self._table = np.array(rows, np.int64)
         self._multiplications_of_a_row = 2 * int(self._table[:, self._kernels.SIZE].sum())
         self._batch_size = 0

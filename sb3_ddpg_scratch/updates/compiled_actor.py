@@ -1,20 +1,24 @@
 """The actor's forward pass compiled, for choosing actions between two updates."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch as th
 
 from sb3_ddpg_scratch.observations import Observations, flatten
 from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
 from sb3_ddpg_scratch.updates.inspection import NetworksWatch, why_not_compiled
-from sb3_ddpg_scratch.updates.kernel_memory import Frame, layer_table, load_kernels, numbers_table, sizes_of
+from sb3_ddpg_scratch.updates.kernel_memory import (
+    Frame,
+    address,
+    is_contiguous,
+    layer_table,
+    load_kernels,
+    numbers_table,
+    size_of,
+    sizes_of,
+)
 
 _NO_TABLE, _NO_RESULTS = np.zeros((0, 8), np.int64), np.zeros((0, 6))
-_address: Callable[[Any], int] = th.Tensor.data_ptr
-_is_contiguous: Callable[[Any], bool] = th.Tensor.is_contiguous
-_size: Callable[[Any], int] = th.Tensor.numel
 
 
 class CompiledActor:
@@ -34,16 +38,16 @@ class CompiledActor:
         if (
             self._watch is not None
             and self._watch.holds((actor,))
-            and list(map(_address, self._watch.parameters)) == self._addresses
-            and all(map(_is_contiguous, self._watch.parameters))
-            and list(map(_size, self._watch.parameters)) == self._sizes
+            and list(map(address, self._watch.parameters)) == self._addresses
+            and all(map(is_contiguous, self._watch.parameters))
+            and list(map(size_of, self._watch.parameters)) == self._sizes
         ):
             return None
         reason = why_not_compiled((actor,), trained=0)
         self._watch = NetworksWatch((actor,), trained=0) if reason is None else None
         if self._watch is not None:
-            self._addresses = list(map(_address, self._watch.parameters))
-            self._sizes = list(map(_size, self._watch.parameters))
+            self._addresses = list(map(address, self._watch.parameters))
+            self._sizes = list(map(size_of, self._watch.parameters))
             self._layers = layer_table(actor.mu)
             self._actor, self._n = actor, 0
         return reason

@@ -1,18 +1,25 @@
 """The memory that Python shares with the kernels: tables of layers and numbers, and what one call of ``advance`` is to do."""
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
 from sb3_ddpg_scratch.networks import Actor
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
+
+# Of a tensor.
+address: Callable[[Any], int] = th.Tensor.data_ptr
+is_contiguous: Callable[[Any], bool] = th.Tensor.is_contiguous
+size_of: Callable[[Any], int] = th.Tensor.numel
 
 
 @cache
