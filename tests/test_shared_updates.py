@@ -55,7 +55,7 @@ def test_the_number_of_threads_may_change_between_updates(torch_threads):
         torch_threads(1 + number % 3)
         assert updater.objection(networks) is None
         updater.train(networks, buffer, 1, 200, settings, number)
-        assert len(updater._shares) == 1 + number % 3
+        assert len(updater._layers) == 1 + number % 3
     assert largest_difference(state_of(policy), state_of(reference), optimizers=False) < 1e-5
 
 
@@ -144,15 +144,15 @@ def test_an_interrupted_update_leaves_the_networks_as_they_were(monkeypatch):
     assert updater.objection(networks) is None
     updater.train(networks, buffer, 1, 16, settings, 0)
     before = state_of(policy)
-    kernel, main = kernels.critic_gradient, threading.get_ident()
+    kernel, main = kernels.advance, threading.get_ident()
 
     def interrupted(*args):
-        if threading.get_ident() == main:
+        if threading.get_ident() == main and args[3][kernels.UPDATES]:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(60)
         return kernel(*args)
 
-    monkeypatch.setattr(kernels, "critic_gradient", interrupted)
+    monkeypatch.setattr(kernels, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         updater.train(networks, buffer, 1, 16, settings, 1)
     assert largest_difference(state_of(policy), before) == 0

@@ -9,7 +9,7 @@ up. Dividing every single product among threads instead costs more than it saves
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -65,7 +65,9 @@ class CompiledUpdater:
         # What the tables were made for: addresses of parameters, gradients, moments and steps.
         self._addresses: list[int] = []
         self._batch_size = self._n_threads = 0
-        self._shares: list[Any] = []
+        # Of each share of a batch: where its rows end, with the start in front, and the layers that it computes with.
+        self._ends: list[int] = []
+        self._layers: list[np.ndarray] = []
         self._present_settings: Any = None
         self._sampler: Any = None
         # Of the last series of updates.
@@ -156,14 +158,15 @@ class CompiledUpdater:
         self._batch_size = batch_size
         n_values = int(self._table[:, self._kernels.SIZE].sum())
         self._other_grads = np.zeros((n_shares - 1, n_values), np.float32)
-        self._present_settings = None
-        ends = [batch_size * number // n_shares for number in range(n_shares + 1)]
-        self._shares = [self._make_share(networks, number, *rows) for number, rows in enumerate(pairwise(ends))]
+        self._frame.place(self._kernels.OTHER_GRADS, self._other_grads)
+        self._frame.table[self._kernels.OTHER_THREADS] = n_shares - 1
+        self._ends = [batch_size * number // n_shares for number in range(n_shares + 1)]
+        self._layers = [self._layers_of_share(networks, number) for number in range(n_shares)]
         self._rows = np.zeros((0, batch_size, self._columns.width), np.float32)
         self._noise = np.zeros((0, batch_size, self._sizes.action), np.float32)
 
-    def _make_share(self, networks: Networks, number: int, first: int, end: int) -> Any:
-        # The first share's gradients are the parameters' own.
+    def _layers_of_share(self, networks: Networks, number: int) -> np.ndarray:
+        """A table of the layers of all networks, with gradients of its own but for the first share."""
         start = 0 if number == 0 else self._other_grads[number - 1].ctypes.data
         grads = self._table[:, self._kernels.GRAD] if number == 0 else start + 4 * self._table[:, self._kernels.OFFSET]
         of_actor, of_critics = np.split(grads, [len(list(networks.actor.parameters()))])
@@ -174,7 +177,7 @@ class CompiledUpdater:
             layer_table(networks.actor.mu, of_actor),
             *map(layer_table, q_networks, np.split(of_critics, len(q_networks))),
         ]
-        return self._kernels.Share(first, end, np.concatenate(tables))
+        return np.concatenate(tables)
 
     # --------------------------------------------------------------------------------------------------------- Updates
 
@@ -239,50 +242,47 @@ class CompiledUpdater:
             numbers = map(float, (rate, *betas, eps, decay))
             adams.append(kernels.Adam(first, end, *numbers, bool(decoupled), float(settings.max_grad_norm or 0)))
         clip, delay = float(settings.target_noise_clip), settings.policy_delay
-        self._settings = kernels.Settings(float(discount), float(settings.tau), clip, delay, 0)
-        self._parameters = kernels.Parameters(self._table, self._other_grads, *adams)
-        self._numbers = numbers_table(self._sizes, self._settings, *adams)
+        settings_row = kernels.Settings(float(discount), float(settings.tau), clip, delay, 0)
+        self._numbers = numbers_table(self._sizes, settings_row, *adams)
 
     def _update(self, count: int, settings: UpdateSettings, drawn_from: PackedReplayBuffer | None) -> None:
         """Update with so many batches, once they are drawn if they still have to be."""
         kernels, frame = self._kernels, self._frame.table
-        alone = len(self._shares) == 1
-        noise = self._smoothing_noise(count, settings.target_policy_noise)
-        results = self._results[self._updates :]
+        alone = len(self._layers) == 1
         self._frame.place_batches(self._rows)
-        self._frame.place(kernels.SMOOTHING, noise)
+        self._frame.place(kernels.SMOOTHING, self._smoothing_noise(count, settings.target_policy_noise))
         frame[kernels.DRAWN], frame[kernels.UPDATES] = 0 if drawn_from is None else count, count if alone else 0
-        n_updates = self._numbers[kernels.SETTINGS, 4] = self._first_update + self._updates
+        results = self._results[self._updates :]
+        self._numbers[kernels.SETTINGS, 4] = self._first_update + self._updates
         with one_blas_thread, self._lock_of(drawn_from):
-            kernels.advance(self._numbers, self._shares[0].layers, self._table, frame, results)
-            if not alone:
-                batches = self._rows[:count]
-                smoothing = batches[:0] if noise is None else noise[:count]
-                self._update_together(self._settings._replace(n_updates=n_updates), batches, smoothing, results)
+            kernels.advance(self._numbers, self._layers[0], self._table, frame, results)
+            for number in () if alone else range(count):
+                self._update_together(number, results[number : number + 1])
         self._updates += count
 
     def _lock_of(self, buffer: PackedReplayBuffer | None) -> Any:
         return nullcontext() if buffer is None else self._frame.place_buffer(buffer, self._sampler, buffer.size())
 
-    def _update_together(self, settings: Any, batches: np.ndarray, noise: np.ndarray, results: np.ndarray) -> None:
-        """What the kernel ``advance`` does, with the gradients of a batch computed by several threads."""
-        kernels, sizes, shares, parameters = self._kernels, self._sizes, self._shares, self._parameters
-        batch_size = batches.shape[1]
-        n_values = batch_size * sizes.critics
-        for number, batch in enumerate(batches):
-            smoothing = noise[number] if len(noise) else batch[:0]
-            found = run_together(
-                [partial(kernels.critic_gradient, sizes, share, batch, smoothing, settings) for share in shares]
-            )
-            results[number, kernels.CRITIC_LOSS] = sum(sums.squared_error for sums in found) / batch_size
-            results[number, kernels.Q] = sum(sums.q for sums in found) / n_values
-            results[number, kernels.TARGET_Q] = sum(sums.target_q for sums in found) / n_values
-            results[number, kernels.CRITIC_NORM] = kernels.adam(parameters, parameters.critic)
-            if (settings.n_updates + number + 1) % settings.policy_delay == 0:
-                q_sums = run_together([partial(kernels.actor_gradient, sizes, share, batch) for share in shares])
-                results[number, kernels.ACTOR_LOSS] = -sum(q_sums) / batch_size
-                results[number, kernels.ACTOR_NORM] = kernels.adam(parameters, parameters.actor)
-                kernels.soft_update(parameters.table, settings.tau)
+    def _update_together(self, number: int, result: np.ndarray) -> None:
+        """One update, with the gradients of a batch computed by several threads."""
+        kernels, rows = self._kernels, self._rows[number]
+        self._numbers[kernels.SETTINGS, 4] = self._first_update + self._updates + number
+        frames = np.tile(self._frame.table, (len(self._layers), 1))
+        frames[:, [kernels.DRAWN, kernels.UPDATES]] = 0, 1
+        frames[:, kernels.BATCHES] = rows.ctypes.data
+        frames[:, kernels.SMOOTHING] += self._noise.strides[0] * number * (frames[:, kernels.SMOOTHING] != 0)
+        results = np.zeros((len(frames), 1, result.shape[1]))
+
+        def call(share: int, part: int) -> None:
+            frame = frames[share]
+            frame[[kernels.FIRST_PART, kernels.END_PART]] = part, part + 1
+            kernels.advance(self._numbers, self._layers[share], self._table, frame, results[share])
+
+        for gradient, step in ((kernels.CRITIC_GRADIENT, kernels.CRITIC_STEP), (kernels.ACTOR_GRADIENT, kernels.ACTOR_STEP)):
+            frames[:, kernels.FIRST_ROW], frames[:, kernels.END_ROW] = self._ends[:-1], self._ends[1:]
+            run_together([partial(call, share, gradient) for share in range(len(frames))])
+            call(0, step)
+        result[:] = results.sum(axis=0)
 
     def _smoothing_noise(self, count: int, sigma: float) -> np.ndarray | None:
         if sigma == 0:
@@ -308,7 +308,7 @@ class CompiledUpdater:
         if not (self._addresses and self._sampler.supports(buffer) and 0 < count <= UPDATES_PER_CALL):
             return None
         rows = self._rows_for(networks, count, batch_size)
-        if len(self._shares) > 1:
+        if len(self._layers) > 1:
             return None
         self._networks, self._results = networks, np.zeros((count, 6))
         self._updates, self._policy_delay, self._clips = count, settings.policy_delay, settings.max_grad_norm is not None
@@ -321,8 +321,8 @@ class CompiledUpdater:
             self._first_update = self._numbers[self._kernels.SETTINGS, 4] = n_updates
             return self._smoothing_noise(count, settings.target_policy_noise)
 
-        layers = self._shares[0].layers
-        memory = UpdaterMemory(self._numbers, layers, self._table, self._results, rows, self._sampler, optimizers, prepare)
+        tables = (self._numbers, self._layers[0], self._table)
+        memory = UpdaterMemory(*tables, self._results, rows, self._sampler, optimizers, prepare)
         return SteadyStep(self._kernels, memory, buffer, networks.actor.action_space)
 
     # --------------------------------------------------------------------------------------------------------- Reading

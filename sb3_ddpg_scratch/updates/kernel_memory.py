@@ -92,6 +92,7 @@ class Frame:
     def __init__(self, kernels: Any) -> None:
         self.kernels = kernels
         self.table = np.zeros(kernels.FRAME_SIZE, np.int64)
+        self.table[kernels.END_PART] = kernels.PARTS
         self._arrays: dict[int, np.ndarray] = {}
 
     def place(self, column: int, array: np.ndarray | None) -> None:
@@ -116,7 +117,7 @@ class Frame:
     def place_batches(self, batches: np.ndarray) -> None:
         """Memory for batches (updates, batch, width)."""
         self.place(self.kernels.BATCHES, batches)
-        self.table[self.kernels.BATCH_SIZE] = batches.shape[1]
+        self.table[self.kernels.BATCH_SIZE] = self.table[self.kernels.END_ROW] = batches.shape[1]
 
     def place_buffer(self, buffer: PackedReplayBuffer, sampler: Any, stored: int) -> Any:
         """

@@ -6,7 +6,8 @@ Kernels read and write the networks' own tensors and the optimizers' own moments
 ``(units, batch)``, so that all values of a unit are neighbors and an action that joins is further rows. Products go to the
 BLAS behind ``np.dot``.
 
-Several threads can share an update: each computes the gradients of some rows of the batch.
+Several threads can share an update: each computes the gradients of some rows of the batch. All is one function for Python,
+:func:`advance`, since compiling a second one takes as long again for what both call.
 """
 
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from sb3_ddpg_scratch.updates.operations import (
     activate,
     activate_backward,
     compiled,
+    inlined,
     internal,
     normalize,
     normalize_backward,
@@ -35,12 +37,13 @@ from sb3_ddpg_scratch.updates.random_rows import sample_rows
 # Products with no more inputs or outputs than this are faster as loops: calling a library costs more than their arithmetic.
 FEW = 4
 
-# A constant that is written out in a call would have the function compiled for that value by itself.
+# Constants that are written out in a call would have the function compiled for each value by itself.
 FIRST = np.int64(0)
 
 # Columns of a table of layers, int64 (layers, 10): sizes, addresses of parameters and their gradients, and the same of the
 # layer normalization that follows, or 0.
 N_IN, N_OUT, WEIGHT, BIAS, WEIGHT_GRAD, BIAS_GRAD, NORM_WEIGHT, NORM_BIAS, NORM_WEIGHT_GRAD, NORM_BIAS_GRAD = range(10)
+INPUT, OUTPUT = np.int64(N_IN), np.int64(N_OUT)
 # Columns of a table of parameters, int64 (parameters, 8): addresses, the number of entries, and the place of the gradient
 # among the other threads' gradients.
 VALUE, GRAD, EXP_AVG, EXP_AVG_SQ, STEP, TARGET, SIZE, OFFSET = range(8)
@@ -69,17 +72,6 @@ class Memory(NamedTuple):
     deltas: np.ndarray
 
 
-class Share(NamedTuple):
-    """
-    The rows of a batch that one thread computes with, and a table of the layers of all networks, with gradients of its own:
-    those of the target actor, the target critics, the actor and the critics.
-    """
-
-    first: int
-    end: int
-    layers: np.ndarray
-
-
 class Adam(NamedTuple):
     """The settings of one network's optimizer, and the rows of its parameters in their table."""
 
@@ -94,15 +86,6 @@ class Adam(NamedTuple):
     max_grad_norm: float
 
 
-class Parameters(NamedTuple):
-    """The table of both networks' parameters, the gradients of other threads, and both optimizers."""
-
-    table: np.ndarray
-    other_grads: np.ndarray
-    actor: Adam
-    critic: Adam
-
-
 class Settings(NamedTuple):
     """The numbers of an update; ``discount`` is the factor of the next Q-value besides the row's continuation."""
 
@@ -113,27 +96,23 @@ class Settings(NamedTuple):
     n_updates: int
 
 
-class Sums(NamedTuple):
-    """Sums over the rows of a share, and over the critics."""
-
-    squared_error: float
-    q: float
-    target_q: float
-
-
 # Rows of a table of numbers, float64 (4, 9), whose columns are the fields of Sizes, Settings and twice Adam. Python hands over
 # an array in a twentieth of the time that it takes for the fields of a tuple.
 SIZES, SETTINGS, ACTOR_ADAM, CRITIC_ADAM = range(4)
 # Columns of the results, float64 (updates, 6): losses, of the actor where it was updated, means of Q and target, and the norms
 # of gradients before clipping, where they are limited.
 CRITIC_LOSS, ACTOR_LOSS, Q, TARGET_Q, CRITIC_NORM, ACTOR_NORM = range(6)
+# The parts of an update.
+CRITIC_GRADIENT, CRITIC_STEP, ACTOR_GRADIENT, ACTOR_STEP, PARTS = range(5)
 # Columns of a frame, int64: how much there is to do, and addresses. Of the replay buffer,
 STORED, PLACE, ROWS, CAPACITY, ENVS = range(5)
 # batches,
-DRAWN, DRAWN_FROM, NEXT_UINT32, GENERATOR, UPDATES, BATCH_SIZE, BATCHES, SMOOTHING = range(5, 13)
+DRAWN, DRAWN_FROM, NEXT_UINT32, GENERATOR, BATCH_SIZE, BATCHES, SMOOTHING = range(5, 12)
+# updates, which several threads share part by part, each with some rows of the batch and gradients of its own,
+UPDATES, FIRST_PART, END_PART, FIRST_ROW, END_ROW, OTHER_GRADS, OTHER_THREADS = range(12, 19)
 # and of acting.
-ACTING, ACTOR, OBSERVATIONS, LAST_OBSERVATIONS, NEXT_OBSERVATIONS, REWARDS, CONTINUATIONS = range(13, 20)
-EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, FRAME_SIZE = range(20, 25)
+ACTING, ACTOR, OBSERVATIONS, LAST_OBSERVATIONS, NEXT_OBSERVATIONS, REWARDS, CONTINUATIONS = range(19, 26)
+EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, FRAME_SIZE = range(26, 31)
 # The bits of a float32 that are all set in NaN and infinity.
 EXPONENT = np.uint32(0x7F800000)
 
@@ -177,37 +156,38 @@ def memory_for(layers, sizes, batch):
         np.empty(hidden * batch if sizes.activation >= FIRST_THAT_NEEDS_Z else 0, np.float32),
         np.empty(hidden * batch if normalized else 0, np.float32),
         np.empty((len(layers), batch) if normalized else (0, 0), np.float32),
-        np.empty((2, widest * batch), np.float32),
+        np.empty(2 * widest * batch, np.float32),
     )
 
 
 @internal()
-def input_of(layers, memory, index, batch):
-    """The inputs of one layer (size, batch), in memory where those of all layers lie one behind the other."""
-    start = 0
-    for before in range(index):
-        start += layers[before, N_IN]
-    size = layers[index, N_IN]
+def block(memory, start, size, batch):
+    """Values (size, batch) in memory where those of all layers lie one behind the other."""
     return memory[start * batch : (start + size) * batch].reshape((size, batch))
 
 
 @internal()
-def output_of(layers, memory, index, batch):
-    """The same of what there is of each output, if anything is kept."""
+def values_of(layers, column, memory, index, batch):
+    """The inputs of one layer, or what is kept of its outputs (of no rows if nothing is), by the column of their number."""
     if len(memory) == 0:
-        return memory.reshape((0, batch))
-    start = 0
+        return block(memory, FIRST, FIRST, batch)
+    start = FIRST
     for before in range(index):
-        start += layers[before, N_OUT]
-    size = layers[index, N_OUT]
-    return memory[start * batch : (start + size) * batch].reshape((size, batch))
+        start += layers[before, column]
+    return block(memory, start, layers[index, column], batch)
+
+
+@internal()
+def gradients(memory, here, size, batch):
+    """Gradients (size, batch) in one of the two halves of their memory."""
+    return block(memory.deltas, here * (len(memory.deltas) // 2 // batch), size, batch)
 
 
 @internal()
 def write_observations(layers, memory, rows, first, size):
     """Write the observations that stand in ``rows`` (batch, width) from column ``first`` on as the first layer's inputs."""
     batch = len(rows)
-    inputs = input_of(layers, memory.inputs, FIRST, batch)
+    inputs = values_of(layers, INPUT, memory.inputs, FIRST, batch)
     for j in range(size):
         for i in range(batch):
             inputs[j, i] = rows[i, first + j]
@@ -217,7 +197,7 @@ def write_observations(layers, memory, rows, first, size):
 def write_actions(layers, memory, action, action_layer):
     """Write actions (size, batch) as inputs of their layer."""
     batch = action.shape[1]
-    inputs = input_of(layers, memory.inputs, action_layer, batch)
+    inputs = values_of(layers, INPUT, memory.inputs, action_layer, batch)
     first = len(inputs) - len(action)
     for j in range(len(action)):
         for i in range(batch):
@@ -244,7 +224,7 @@ def matmul(weight, x, z):
                 z[j, i] += weight[j, k] * x[k, i] + weight[j, k + 1] * x[k + 1, i]
 
 
-@internal()
+@inlined()
 def matmul_backward(delta, x, weight_grad):
     """``dL/dW = dL/dz x'``."""
     n_out, n_in = weight_grad.shape
@@ -268,16 +248,16 @@ def forward(layers, sizes, memory, output):
         layer = layers[index]
         bias = vector(layer[BIAS], layer[N_OUT])
         # In front of the action, where it joins the next layer.
-        hidden = input_of(layers, memory.inputs, index + 1, batch)[: layer[N_OUT]]
-        matmul(weights_of(layer), input_of(layers, memory.inputs, index, batch), hidden)
+        hidden = values_of(layers, INPUT, memory.inputs, index + 1, batch)[: layer[N_OUT]]
+        matmul(weights_of(layer), values_of(layers, INPUT, memory.inputs, index, batch), hidden)
         if layer[NORM_WEIGHT] != 0:
-            standardized = output_of(layers, memory.standardized, index, batch)
+            standardized = values_of(layers, OUTPUT, memory.standardized, index, batch)
             weight = vector(layer[NORM_WEIGHT], layer[N_OUT])
             normalize(hidden, bias, weight, sizes.norm_eps, standardized, memory.inverse_std[index])
             bias = vector(layer[NORM_BIAS], layer[N_OUT])
-        activate(sizes.activation, hidden, bias, output_of(layers, memory.sums, index, batch))
+        activate(sizes.activation, hidden, bias, values_of(layers, OUTPUT, memory.sums, index, batch))
     layer = layers[last]
-    matmul(weights_of(layer), input_of(layers, memory.inputs, last, batch), output)
+    matmul(weights_of(layer), values_of(layers, INPUT, memory.inputs, last, batch), output)
     bias = vector(layer[BIAS], layer[N_OUT])
     for j in range(len(bias)):
         for i in range(batch):
@@ -287,7 +267,7 @@ def forward(layers, sizes, memory, output):
 @internal()
 def backward(layers, sizes, memory, batch, action_grad):
     """
-    From dL/dz of the output, in ``deltas[0]``, to the gradients of all parameters; or to ``action_grad`` (size, batch) alone,
+    From dL/dz of the output, in the first half of ``deltas``, to the gradients of all parameters; or to ``action_grad`` (size, batch) alone,
     unless it is of no rows.
     """
     here = 0
@@ -296,15 +276,15 @@ def backward(layers, sizes, memory, batch, action_grad):
     for index in range(len(layers) - 1, first - 1, -1):
         layer = layers[index]
         n_in, n_out = layer[N_IN], layer[N_OUT]
-        delta = memory.deltas[here, : n_out * batch].reshape((n_out, batch))
+        delta = gradients(memory, here, n_out, batch)
         if layer[NORM_WEIGHT] != 0:
-            standardized = output_of(layers, memory.standardized, index, batch)
+            standardized = values_of(layers, OUTPUT, memory.standardized, index, batch)
             if not to_action:
                 weight_grad, bias_grad = vector(layer[NORM_WEIGHT_GRAD], n_out), vector(layer[NORM_BIAS_GRAD], n_out)
                 normalize_gradient(delta, standardized, weight_grad, bias_grad)
             normalize_backward(delta, vector(layer[NORM_WEIGHT], n_out), standardized, memory.inverse_std[index])
         if not to_action:
-            x = input_of(layers, memory.inputs, index, batch)
+            x = values_of(layers, INPUT, memory.inputs, index, batch)
             layer_backward(layer, delta, x)
         if index > first:
             here = 1 - here
@@ -315,7 +295,7 @@ def backward(layers, sizes, memory, batch, action_grad):
             matmul(weight_of_action.T, delta, action_grad)
 
 
-@internal()
+@inlined()
 def layer_backward(layer, delta, x):
     """``dL/dW = dL/dz x'``, and ``dL/db``, the sum of dL/dz over the batch."""
     n_out, batch = delta.shape
@@ -328,16 +308,16 @@ def layer_backward(layer, delta, x):
         bias_grad[j] = total
 
 
-@internal()
+@inlined()
 def backward_to_hidden(layers, sizes, memory, index, delta, here):
-    """From dL/dz of a layer to that of the hidden layer before it, in ``deltas[here]``."""
+    """From dL/dz of a layer to that of the hidden layer before it, in the other half of ``deltas``."""
     batch = delta.shape[1]
     n_in = layers[index, N_IN]
     n_hidden = layers[index - 1, N_OUT]
-    input_grad = memory.deltas[here, : n_in * batch].reshape((n_in, batch))
+    input_grad = gradients(memory, here, n_in, batch)
     matmul(weights_of(layers[index]).T, delta, input_grad)
-    hidden = input_of(layers, memory.inputs, index, batch)[:n_hidden]
-    sums = output_of(layers, memory.sums, index - 1, batch)
+    hidden = values_of(layers, INPUT, memory.inputs, index, batch)[:n_hidden]
+    sums = values_of(layers, OUTPUT, memory.sums, index - 1, batch)
     activate_backward(sizes.activation, input_grad[:n_hidden], hidden, sums)
 
 
@@ -352,7 +332,7 @@ def squash(action):
             action[j, i] = np.tanh(action[j, i])
 
 
-@internal()
+@inlined()
 def act(layers, sizes, rows, first, action):
     """``a = mu(s)``, for observations in ``rows`` (batch, width) from column ``first`` on; ``action`` is (size, batch)."""
     memory = memory_for(layers, sizes, len(rows))
@@ -395,15 +375,15 @@ def target_critic_of(layers, sizes, number):
     return layers[first : first + sizes.critic_layers]
 
 
-@internal()
-def td_target(sizes, layers, memory, rows, noise, settings):
+@inlined()
+def td_target(sizes, layers, memory, rows, noise, discount, noise_clip):
     """``y = r + gamma c min_i Q_i'(s', mu'(s'))``, with c the continuation and mu' smoothed by clipped noise."""
     o, a = sizes.observation, sizes.action
     batch = len(rows)
     action, q, y = np.empty((a, batch), np.float32), np.empty((1, batch), np.float32), np.empty(batch, np.float32)
     act(layers[: sizes.actor_layers], sizes, rows, o + a + 2, action)
     if len(noise) > 0:
-        clip = np.float32(settings.noise_clip)
+        clip = np.float32(noise_clip)
         for j in range(a):
             for i in range(batch):
                 smoothed = action[j, i] + min(max(noise[i, j], -clip), clip)
@@ -416,22 +396,20 @@ def td_target(sizes, layers, memory, rows, noise, settings):
         forward(target_critic_of(layers, sizes, number), sizes, memory, q)
         for i in range(batch):
             y[i] = q[0, i] if number == 0 else min(y[i], q[0, i])
-    gamma = np.float32(settings.discount)
+    gamma = np.float32(discount)
     for i in range(batch):
         y[i] = rows[i, o + a] + gamma * rows[i, o + a + 1] * y[i]
     return y
 
 
-@compiled()
-def critic_gradient(sizes, share, batch, noise, settings):
-    """``L = sum_i mean((Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 (Q_i - y) / batch``, for the rows of a share."""
+@inlined()
+def critic_gradient(sizes, layers, rows, noise, scale, discount, noise_clip, result):
+    """``L = sum_i mean((Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 (Q_i - y) / batch``, with ``scale = 1 / batch``."""
     o, a = sizes.observation, sizes.action
-    rows = batch[share.first : share.end]
-    critic = critic_of(share.layers, sizes, FIRST)
+    critic = critic_of(layers, sizes, FIRST)
     memory = memory_for(critic, sizes, len(rows))
-    y = td_target(sizes, share.layers, memory, rows, noise[share.first : share.end], settings)
+    y = td_target(sizes, layers, memory, rows, noise, discount, noise_clip)
     q = np.empty((1, len(rows)), np.float32)
-    scale = np.float32(2 / len(batch))
     squared, q_sum, y_sum = 0.0, 0.0, 0.0
     action = np.empty((a, len(rows)), np.float32)
     for j in range(a):
@@ -440,27 +418,27 @@ def critic_gradient(sizes, share, batch, noise, settings):
     write_observations(critic, memory, rows, FIRST, o)
     write_actions(critic, memory, action, sizes.action_layer)
     for number in range(sizes.critics):
-        critic = critic_of(share.layers, sizes, number)
+        critic = critic_of(layers, sizes, number)
         forward(critic, sizes, memory, q)
         for i in range(len(rows)):
             error = q[0, i] - y[i]
             squared += error * error
             q_sum += q[0, i]
             y_sum += y[i]
-            memory.deltas[0, i] = scale * error
+            memory.deltas[i] = np.float32(2 * scale) * error
         backward(critic, sizes, memory, len(rows), action[:0])
-    return Sums(squared, q_sum, y_sum)
+    result[CRITIC_LOSS] = scale * squared
+    result[Q], result[TARGET_Q] = scale * q_sum / sizes.critics, scale * y_sum / sizes.critics
 
 
-@compiled()
-def actor_gradient(sizes, share, batch):
+@inlined()
+def actor_gradient(sizes, layers, rows, scale, result):
     """
-    ``L = -mean(Q_1(s, mu(s)))``, so that ``dL/dQ_1 = -1 / batch``, and then through a = tanh(z) to the actor, for the rows
-    of a share. Returns their sum of Q-values.
+    ``L = -mean(Q_1(s, mu(s)))``, so that ``dL/dQ_1 = -1 / batch``, and then through a = tanh(z) to the actor, with
+    ``scale = 1 / batch``.
     """
     o, a = sizes.observation, sizes.action
-    rows = batch[share.first : share.end]
-    actor, critic = actor_of(share.layers, sizes), critic_of(share.layers, sizes, FIRST)
+    actor, critic = actor_of(layers, sizes), critic_of(layers, sizes, FIRST)
     actor_memory, memory = memory_for(actor, sizes, len(rows)), memory_for(critic, sizes, len(rows))
     action, q = np.empty((a, len(rows)), np.float32), np.empty((1, len(rows)), np.float32)
     write_observations(actor, actor_memory, rows, FIRST, o)
@@ -472,29 +450,29 @@ def actor_gradient(sizes, share, batch):
     q_sum = 0.0
     for i in range(len(rows)):
         q_sum += q[0, i]
-        memory.deltas[0, i] = np.float32(-1 / len(batch))
-    delta = actor_memory.deltas[0, : a * len(rows)].reshape((a, len(rows)))
+        memory.deltas[i] = np.float32(-scale)
+    delta = gradients(actor_memory, FIRST, a, len(rows))
     backward(critic, sizes, memory, len(rows), delta)
     tanh_backward(delta, action)
     backward(actor, sizes, actor_memory, len(rows), action[:0])
-    return q_sum
+    result[ACTOR_LOSS] = -scale * q_sum
 
 
 # --------------------------------------------------------------------------------------------------------------- Steps
 
 
-@internal()
+@inlined()
 def add_other_grads(table, other_grads):
-    """Add the gradients of the other shares to those of the first one, which are the parameters' own."""
+    """Add the other threads' gradients to those of the first one, which are the parameters' own."""
     for row in table:
         grad = vector(row[GRAD], row[SIZE])
-        for share in range(len(other_grads)):
-            other = other_grads[share, row[OFFSET] : row[OFFSET] + row[SIZE]]
+        for thread in range(len(other_grads)):
+            other = other_grads[thread, row[OFFSET] : row[OFFSET] + row[SIZE]]
             for i in range(len(grad)):
                 grad[i] += other[i]
 
 
-@internal()
+@inlined()
 def clip_grad_norm(table, max_grad_norm):
     """Limit the gradient's global norm."""
     squared = 0.0
@@ -511,11 +489,11 @@ def clip_grad_norm(table, max_grad_norm):
     return norm
 
 
-@compiled()
-def adam(parameters, settings):
+@internal()
+def adam(table, other_grads, settings):
     """Adam (Kingma and Ba 2015, Algorithm 1) or AdamW, after clipping; returns the norm before it (0 without a limit)."""
-    table = parameters.table[settings.first : settings.end]
-    add_other_grads(table, parameters.other_grads)
+    table = table[settings.first : settings.end]
+    add_other_grads(table, other_grads)
     norm = clip_grad_norm(table, settings.max_grad_norm) if settings.max_grad_norm > 0 else 0.0
     rate, decay = settings.learning_rate, settings.weight_decay
     keep1, keep2 = np.float32(settings.beta1), np.float32(settings.beta2)
@@ -526,7 +504,7 @@ def adam(parameters, settings):
     for row in table:
         param, grad = vector(row[VALUE], row[SIZE]), vector(row[GRAD], row[SIZE])
         exp_avg, exp_avg_sq = vector(row[EXP_AVG], row[SIZE]), vector(row[EXP_AVG_SQ], row[SIZE])
-        steps = vector(row[STEP], 1)
+        steps = vector(row[STEP], FIRST + 1)
         steps[0] += ONE
         step = float(steps[0])
         step_size = np.float32(rate / (1 - settings.beta1**step))
@@ -540,7 +518,7 @@ def adam(parameters, settings):
     return norm
 
 
-@compiled()
+@inlined()
 def soft_update(table, tau):
     """``theta' <- tau theta + (1 - tau) theta'``."""
     share, rest = np.float32(tau), np.float32(1 - tau)
@@ -553,7 +531,7 @@ def soft_update(table, tau):
 # ------------------------------------------------------------------------------------ Between two steps of environments
 
 
-@internal()
+@inlined()
 def all_finite(address, size):
     """Whether there is no NaN or infinity, by the bits: fast arithmetic assumes that there is none."""
     bits = carray(_pointer(address), (size,), np.uint32)
@@ -569,7 +547,7 @@ def matrix(address, rows, columns):
     return carray(_pointer(address), (rows, columns), np.float32)
 
 
-@internal()
+@inlined()
 def store(frame, sizes):
     """Write the transitions of all environments as rows of the replay buffer."""
     o, a, n = sizes.observation, sizes.action, frame[STORED]
@@ -586,7 +564,7 @@ def store(frame, sizes):
         row[o + a], row[o + a + 1] = rewards[i], continuations[i]
 
 
-@internal()
+@inlined()
 def explore(frame, layers, sizes):
     """``a = mu(s) + N`` (or without N), clipped: within bounds, and normalized. These observations are the last ones then."""
     o, a, n = sizes.observation, sizes.action, frame[ACTING]
@@ -604,11 +582,34 @@ def explore(frame, layers, sizes):
             last[i, j] = observations[i, j]
 
 
+@inlined()
+def update(number, numbers, layers, table, frame, result):
+    """The parts of one update that ``frame`` names, with some rows of a batch."""
+    sizes, n, size = sizes_from(numbers), numbers[SETTINGS], frame[BATCH_SIZE]
+    width, first, end = 2 * sizes.observation + sizes.action + 2, frame[FIRST_ROW], frame[END_ROW]
+    rows = matrix(frame[BATCHES] + 4 * number * size * width, size, width)[first:end]
+    n_noise = size if frame[SMOOTHING] != 0 else 0
+    noise = matrix(frame[SMOOTHING] + 4 * number * size * sizes.action, n_noise, sizes.action)[first:end]
+    other_grads = matrix(frame[OTHER_GRADS], frame[OTHER_THREADS], table[-1, OFFSET] + table[-1, SIZE])
+    settings = Settings(n[0], n[1], n[2], int(n[3]), int(n[4]))
+    with_actor = (settings.n_updates + number + 1) % settings.policy_delay == 0
+    for part in range(frame[FIRST_PART], frame[END_PART]):
+        if part == CRITIC_GRADIENT:
+            critic_gradient(sizes, layers, rows, noise, 1 / size, settings.discount, settings.noise_clip, result)
+        elif part == CRITIC_STEP:
+            result[CRITIC_NORM] = adam(table, other_grads, adam_from(numbers[CRITIC_ADAM]))
+        elif with_actor and part == ACTOR_GRADIENT:
+            actor_gradient(sizes, layers, rows, 1 / size, result)
+        elif with_actor:
+            result[ACTOR_NORM] = adam(table, other_grads, adam_from(numbers[ACTOR_ADAM]))
+            soft_update(table, settings.tau)
+
+
 @compiled()
 def advance(numbers, layers, table, frame, results):
     """
     What there is to do between two steps of the environments, each part if ``frame`` says so: store transitions, draw batches
-    (batch, width), update with them one after another and by one thread, choose the next actions.
+    (batch, width), update with them one after another, choose the next actions.
 
     Returns whether all was finite. If an observation or a reward is not, nothing was done.
     """
@@ -622,23 +623,8 @@ def advance(numbers, layers, table, frame, results):
         batch = matrix(frame[BATCHES] + 4 * number * size * width, size, width)
         rows = matrix(frame[ROWS], frame[CAPACITY], width)
         sample_rows(rows, frame[NEXT_UINT32], frame[GENERATOR], frame[DRAWN_FROM], frame[ENVS], batch)
-    n, share, n_values = numbers[SETTINGS], Share(0, size, layers), size * sizes.critics
-    settings = Settings(n[0], n[1], n[2], int(n[3]), int(n[4]))
-    no_other_grads = np.empty((0, 0), np.float32)
-    parameters = Parameters(table, no_other_grads, adam_from(numbers[ACTOR_ADAM]), adam_from(numbers[CRITIC_ADAM]))
     for number in range(frame[UPDATES]):
-        batch = matrix(frame[BATCHES] + 4 * number * size * width, size, width)
-        n_noise = size if frame[SMOOTHING] != 0 else 0
-        smoothing = matrix(frame[SMOOTHING] + 4 * number * size * sizes.action, n_noise, sizes.action)
-        result = results[number]
-        sums = critic_gradient(sizes, share, batch, smoothing, settings)
-        result[CRITIC_LOSS] = sums.squared_error / size
-        result[Q], result[TARGET_Q] = sums.q / n_values, sums.target_q / n_values
-        result[CRITIC_NORM] = adam(parameters, parameters.critic)
-        if (settings.n_updates + number + 1) % settings.policy_delay == 0:
-            result[ACTOR_LOSS] = -actor_gradient(sizes, share, batch) / size
-            result[ACTOR_NORM] = adam(parameters, parameters.actor)
-            soft_update(table, settings.tau)
+        update(number, numbers, layers, table, frame, results[number])
     if frame[ACTING] > 0:
         explore(frame, layers, sizes)
     return True

@@ -15,6 +15,10 @@ from torch import nn
 compiled = partial(njit, cache=True, fastmath=True, error_model="numpy", nogil=True)
 # For what only other compiled functions call: without the code that would take its arguments from Python.
 internal = partial(compiled, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# For what is called in one or two places: compiled as part of its caller. By itself it would be optimized once more for each
+# function on the way to the outermost one, which doubles the time that compiling takes. Small functions are better off
+# internal, since each copy costs as much as a large one.
+inlined = partial(internal, inline="always")
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 RELU, TANH, LEAKY_RELU, ELU, SELU, SIGMOID, SOFTPLUS, SILU, MISH, GELU = range(10)
@@ -38,7 +42,7 @@ ROOT_HALF, DENSITY_AT_0 = np.float32(math.sqrt(0.5)), np.float32(1 / math.sqrt(2
 SOFTPLUS_THRESHOLD = np.float32(20)
 
 
-@internal()
+@inlined()
 def relu(z, bias):
     """``h = max(z, 0)``."""
     for j in range(len(z)):
@@ -46,7 +50,7 @@ def relu(z, bias):
             z[j, i] = max(z[j, i] + bias[j], ZERO)
 
 
-@internal()
+@inlined()
 def relu_backward(grad, h):
     """``h' = [h > 0]``."""
     for j in range(len(h)):
@@ -54,7 +58,7 @@ def relu_backward(grad, h):
             grad[j, i] = grad[j, i] if h[j, i] > 0 else ZERO
 
 
-@internal()
+@inlined()
 def tanh(z, bias):
     """``h = tanh(z)``."""
     for j in range(len(z)):
@@ -70,7 +74,7 @@ def tanh_backward(grad, h):
             grad[j, i] *= ONE - h[j, i] * h[j, i]
 
 
-@internal()
+@inlined()
 def scalar_forward(code, z):
     """The other activations of one value."""
     if code == LEAKY_RELU:
@@ -90,7 +94,7 @@ def scalar_forward(code, z):
     return z * HALF * (ONE + math.erf(z * ROOT_HALF))
 
 
-@internal()
+@inlined()
 def scalar_slope(code, z, h):
     """Their derivatives; ``z`` is only read where it was kept."""
     if code == LEAKY_RELU:
@@ -118,7 +122,7 @@ def softplus(z):
     return z if z > SOFTPLUS_THRESHOLD else np.log1p(np.exp(z))
 
 
-@internal()
+@inlined()
 def activate(code, z, bias, kept):
     """``h = f(z + b)``, in place; ``kept`` is memory for z + b, or of no rows."""
     if code == RELU:
@@ -134,7 +138,7 @@ def activate(code, z, bias, kept):
                 z[j, i] = scalar_forward(code, value)
 
 
-@internal()
+@inlined()
 def activate_backward(code, grad, h, kept):
     """``dL/dz = dL/dh f'(z)``, in place."""
     if code == RELU:
@@ -147,7 +151,7 @@ def activate_backward(code, grad, h, kept):
                 grad[j, i] *= scalar_slope(code, kept[j, i] if len(kept) > 0 else ZERO, h[j, i])
 
 
-@internal()
+@inlined()
 def normalize(z, bias, weight, eps, standardized, inverse_std):
     """
     Layer normalization without its bias, in place: ``w s`` with ``s = (z + b - mean) / std`` over the units of each column.
@@ -174,7 +178,7 @@ def normalize(z, bias, weight, eps, standardized, inverse_std):
             z[j, i] = standardized[j, i] * weight[j]
 
 
-@internal()
+@inlined()
 def normalize_backward(grad, weight, standardized, inverse_std):
     """``dL/dz = (g - mean(g) - s mean(g s)) / std`` with ``g = w dL/dy``, in place."""
     n, batch = grad.shape
@@ -191,7 +195,7 @@ def normalize_backward(grad, weight, standardized, inverse_std):
             grad[j, i] = (grad[j, i] - mean[i] - standardized[j, i] * mean_with_s[i]) * inverse_std[i]
 
 
-@internal()
+@inlined()
 def normalize_gradient(grad, standardized, weight_grad, bias_grad):
     """``dL/dw``, the sum of ``s dL/dy`` over the batch, and ``dL/db``, that of dL/dy."""
     for j in range(len(grad)):

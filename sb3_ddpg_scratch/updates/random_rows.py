@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_ddpg_scratch.batches import samples_packed_rows
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
-from sb3_ddpg_scratch.updates.operations import internal
+from sb3_ddpg_scratch.updates.operations import inlined
 
 
 @intrinsic
@@ -24,7 +24,7 @@ def _next_uint32(_, function, state):
     return types.uint32(function, state), code
 
 
-@internal()
+@inlined()
 def draw(function, state, below, out):
     """What ``np.random.randint(0, below, size=len(out))`` draws: random bits under a mask, until they are small enough."""
     largest = below - 1
@@ -37,7 +37,7 @@ def draw(function, state, below, out):
             out[i] = _next_uint32(function, state) & mask
 
 
-@internal()
+@inlined()
 def sample_rows(rows, function, state, steps, n_envs, batch):
     """Draw the rows of a batch among those of so many steps of all environments, and write them."""
     index, env = np.empty(len(batch), np.int64), np.empty(len(batch), np.int64)
