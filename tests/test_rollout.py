@@ -1,5 +1,6 @@
 """Rollouts of our own against SB3's: the same calls, the same local variables, the same outputs of environments."""
 
+import signal
 from functools import partial
 
 import gymnasium as gym
@@ -313,6 +314,31 @@ def test_what_is_not_finite_stops_a_steady_rollout(monkeypatch):
     assert model.replay_buffer.pos == 39
     assert model._n_updates == 29
     assert all(th.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
+class InterruptedEnv(ShortEnv):
+    """Somebody presses Ctrl-C in the middle of its 40th step."""
+
+    total = 0
+
+    def step(self, action):
+        self.total += 1
+        if self.total == 40:
+            signal.raise_signal(signal.SIGINT)
+        return super().step(action)
+
+
+def test_a_steady_rollout_can_be_interrupted_and_continued(monkeypatch, tmp_path):
+    monkeypatch.setattr(known_code, "_PACKAGES", known_code._PACKAGES | {InterruptedEnv.__module__})
+    model = ScratchDDPG("MlpPolicy", DummyVecEnv([InterruptedEnv]), **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(100)
+    assert (model.num_timesteps, model.replay_buffer.pos, model._n_updates) == (39, 39, 29)
+    model.save(tmp_path / "model.zip")
+    saved = ScratchDDPG.load(tmp_path / "model.zip")
+    assert all(map(th.equal, tensors_of(saved), tensors_of(model)))
+    model.learn(61, reset_num_timesteps=False)
+    assert (model.num_timesteps, model.replay_buffer.pos, model._n_updates) == (100, 100, 90)
 
 
 def test_losses_that_are_not_finite_stop_a_steady_rollout(monkeypatch):

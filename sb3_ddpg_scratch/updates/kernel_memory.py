@@ -21,6 +21,8 @@ address: Callable[[Any], int] = th.Tensor.data_ptr
 is_contiguous: Callable[[Any], bool] = th.Tensor.is_contiguous
 size_of: Callable[[Any], int] = th.Tensor.numel
 
+COMPILING = "Compiling the hand-written update takes some 12 seconds"
+
 
 @cache
 def load_kernels() -> ModuleType:
@@ -33,10 +35,13 @@ def load_kernels() -> ModuleType:
 
     from sb3_ddpg_scratch.updates import kernels
 
-    written = Path(kernels.__file__).stat().st_mtime
-    indices = Path(kernels.advance.stats.cache_path or "").glob("kernels.advance-*.nbi")
-    if not any(index.stat().st_mtime > written for index in indices) and not kernels.advance.signatures:
-        print("Compiling the hand-written update, once on this machine: some 20 seconds.", file=sys.stderr)
+    folder = kernels.advance.stats.cache_path
+    if folder is None:
+        print(f"{COMPILING}, in each process: no folder is writable. Set NUMBA_CACHE_DIR to one.", file=sys.stderr)
+    else:
+        written = Path(kernels.__file__).stat().st_mtime
+        if not any(index.stat().st_mtime > written for index in Path(folder).glob("kernels.advance-*.nbi")):
+            print(f"{COMPILING}, once on this machine.", file=sys.stderr)
     return kernels
 
 

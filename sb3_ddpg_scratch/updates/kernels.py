@@ -267,8 +267,8 @@ def forward(layers, sizes, memory, output):
 @internal()
 def backward(layers, sizes, memory, batch, action_grad):
     """
-    From dL/dz of the output, in the first half of ``deltas``, to the gradients of all parameters; or to ``action_grad`` (size, batch) alone,
-    unless it is of no rows.
+    From dL/dz of the output, in the first half of ``deltas``, to the gradients of all parameters; or to ``action_grad``
+    (size, batch) alone, unless it is of no rows.
     """
     here = 0
     to_action = len(action_grad) > 0
@@ -605,7 +605,7 @@ def update(number, numbers, layers, table, frame, result):
             soft_update(table, settings.tau)
 
 
-@compiled()
+@compiled
 def advance(numbers, layers, table, frame, results):
     """
     What there is to do between two steps of the environments, each part if ``frame`` says so: store transitions, draw batches

@@ -6,19 +6,30 @@ The derivations are in :mod:`~sb3_ddpg_scratch.updates.analytic`. ``forward`` ta
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numba import njit
 from torch import nn
 
-compiled = partial(njit, cache=True, fastmath=True, error_model="numpy", nogil=True)
+OPTIONS: Any = {"fastmath": True, "error_model": "numpy", "nogil": True}
 # For what only other compiled functions call: without the code that would take its arguments from Python.
-internal = partial(compiled, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+internal = partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
 # For what is called in one or two places: compiled as part of its caller. By itself it would be optimized once more for each
 # function on the way to the outermost one, which doubles the time that compiling takes. Small functions are better off
 # internal, since each copy costs as much as a large one.
 inlined = partial(internal, inline="always")
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """For what Python calls: kept on disk, if Numba finds a folder to write to."""
+    try:
+        return njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:
+        return njit(**OPTIONS)(function)
+
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 RELU, TANH, LEAKY_RELU, ELU, SELU, SIGMOID, SOFTPLUS, SILU, MISH, GELU = range(10)
