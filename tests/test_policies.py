@@ -1,5 +1,6 @@
 """Networks and policies: what they compute, how they are initialized, and that every combination trains, saves and loads."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -135,6 +136,24 @@ def test_batch_norm_statistics_reach_the_targets():
             assert not th.equal(value, th.zeros_like(value))
             assert not th.equal(value, th.ones_like(value))
     assert not th.equal(model.actor.mu[1].weight, model.actor_target.mu[1].weight)
+
+
+def test_targets_are_normalized_by_each_batch():
+    """Whatever the running statistics are, which stay untouched; after loading and copying too."""
+    model = make_model("vector", norm="batch", action_layer=1).learn(60)
+    observations = th.randn(16, 3) * 5 + 2
+    for policy in (model.policy, copy.deepcopy(model.policy)):
+        target = policy.actor_target
+        before = {name: value.clone() for name, value in target.state_dict().items()}
+        x = observations
+        for layer in target.mu:
+            if isinstance(layer, nn.BatchNorm1d):
+                x = (x - x.mean(dim=0)) / (x.var(dim=0, unbiased=False) + layer.eps).sqrt() * layer.weight + layer.bias
+            else:
+                x = layer(x)
+        th.testing.assert_close(target(observations), x)
+        assert not th.allclose(target(observations), target(observations[:8]).repeat(2, 1))
+        assert all(th.equal(value, target.state_dict()[name]) for name, value in before.items())
 
 
 def test_batch_norm_acts_by_its_running_statistics():
