@@ -124,16 +124,18 @@ class Frame:
         self.place(self.kernels.BATCHES, batches)
         self.table[self.kernels.BATCH_SIZE] = self.table[self.kernels.END_ROW] = batches.shape[1]
 
-    def place_buffer(self, buffer: PackedReplayBuffer, sampler: Any, stored: int) -> Any:
+    def place_buffer(self, buffer: PackedReplayBuffer, sampler: Any, newest: int) -> Any:
         """
         Say where a buffer's rows and NumPy's generator are, whose lock is returned.
 
-        :param stored: how many transitions of each environment batches are drawn from
+        :param newest: the newest step whose transitions batches are drawn from
         """
         kernels, table = self.kernels, self.table
         lock = sampler.find_generator()
         self.place(kernels.ROWS, buffer.rows)
+        self.place(kernels.ENDS, buffer._ends)
         table[kernels.CAPACITY], table[kernels.ENVS] = len(buffer.rows), buffer.n_envs
-        table[kernels.DRAWN_FROM] = stored
+        table[kernels.NEWEST], table[kernels.N_STEPS] = newest, getattr(buffer, "n_steps", 1)
+        table[kernels.DRAWN_FROM] = buffer.buffer_size if buffer.full else newest + 1
         table[kernels.NEXT_UINT32], table[kernels.GENERATOR] = sampler.next_uint32, sampler.state
         return lock
