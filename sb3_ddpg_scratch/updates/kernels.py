@@ -10,13 +10,14 @@ Several threads can share an update: each computes the gradients of some rows of
 :func:`advance`, since compiling a second one takes as long again for what both call.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
+from sb3_ddpg_scratch.updates import operations, random_rows
 from sb3_ddpg_scratch.updates.operations import (
     FIRST_THAT_NEEDS_Z,
     HALF,
@@ -609,27 +610,38 @@ def update(number, numbers, layers, table, frame, result):
             soft_update(table, settings.tau)
 
 
-@compiled
-def advance(numbers, layers, table, frame, results):
-    """
-    What there is to do between two steps of the environments, each part if ``frame`` says so: store transitions, draw batches
-    (batch, width), update with them one after another, choose the next actions.
+def _make_advance(sources: str) -> Any:
+    """:func:`advance`, by whose closure Numba's cache on disk depends on more than this file."""
 
-    Returns whether all was finite. If an observation or a reward is not, nothing was done.
-    """
-    sizes, n_envs = sizes_from(numbers), frame[STORED]
-    width, size = 2 * sizes.observation + sizes.action + 2, frame[BATCH_SIZE]
-    if n_envs > 0:
-        if not (all_finite(frame[OBSERVATIONS], n_envs * sizes.observation) and all_finite(frame[REWARDS], n_envs)):
-            return False
-        store(frame, sizes)
-    rows, ends = matrix(frame[ROWS], frame[CAPACITY], width), carray(_pointer(frame[ENDS]), (frame[CAPACITY],), np.uint8)
-    replay = Replay(rows, ends, frame[ENVS], frame[NEWEST], frame[N_STEPS], numbers[SETTINGS, 5])
-    for number in range(frame[DRAWN]):
-        batch = matrix(frame[BATCHES] + 4 * number * size * width, size, width)
-        sample_rows(replay, frame[NEXT_UINT32], frame[GENERATOR], frame[DRAWN_FROM], batch, sizes.observation + sizes.action)
-    for number in range(frame[UPDATES]):
-        update(number, numbers, layers, table, frame, results[number])
-    if frame[ACTING] > 0:
-        explore(frame, layers, sizes)
-    return True
+    @compiled
+    def advance(numbers, layers, table, frame, results):
+        """
+        What there is to do between two steps of the environments, each part if ``frame`` says so: store transitions, draw
+        batches (batch, width), update with them one after another, choose the next actions.
+
+        Returns whether all was finite. If an observation or a reward is not, nothing was done.
+        """
+        _ = sources
+        sizes, n_envs = sizes_from(numbers), frame[STORED]
+        width, size = 2 * sizes.observation + sizes.action + 2, frame[BATCH_SIZE]
+        if n_envs > 0:
+            if not (all_finite(frame[OBSERVATIONS], n_envs * sizes.observation) and all_finite(frame[REWARDS], n_envs)):
+                return False
+            store(frame, sizes)
+        rows, ends = matrix(frame[ROWS], frame[CAPACITY], width), carray(_pointer(frame[ENDS]), (frame[CAPACITY],), np.uint8)
+        replay = Replay(rows, ends, frame[ENVS], frame[NEWEST], frame[N_STEPS], numbers[SETTINGS, 5])
+        for number in range(frame[DRAWN]):
+            batch = matrix(frame[BATCHES] + 4 * number * size * width, size, width)
+            sample_rows(
+                replay, frame[NEXT_UINT32], frame[GENERATOR], frame[DRAWN_FROM], batch, sizes.observation + sizes.action
+            )
+        for number in range(frame[UPDATES]):
+            update(number, numbers, layers, table, frame, results[number])
+        if frame[ACTING] > 0:
+            explore(frame, layers, sizes)
+        return True
+
+    return advance
+
+
+advance = _make_advance(operations.digest_of(operations, random_rows))
