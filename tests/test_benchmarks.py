@@ -114,7 +114,7 @@ def test_a_gif_of_a_shipped_agent(checkout):
     agents.gif("Pendulum-v1", checkout / "pendulum.gif", checkout / "agents")
     with Image.open(checkout / "pendulum.gif") as picture:
         assert picture.n_frames > 50
-    with pytest.raises(ArgumentError, match=r"env='Ant-v5' .*Pendulum-v1"):
+    with pytest.raises(ArgumentError, match=r"env must be .*Pendulum-v1.*, got 'Ant-v5'"):
         agents.gif("Ant-v5", checkout / "ant.gif", checkout / "agents")
 
 

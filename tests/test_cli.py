@@ -33,7 +33,7 @@ def test_version(monkeypatch, capsys):
 def test_a_name_in_an_error_is_never_broken_across_lines(monkeypatch, capsys):
     status, _, errors = run(monkeypatch, capsys, "bench", "--env", LONG_NAME)
     assert status == 2
-    assert errors.startswith(f"Error: --env='{LONG_NAME}' is invalid: it must be a registered environment. ")
+    assert errors.startswith(f"Error: --env must be a registered environment, got '{LONG_NAME}'. ")
     assert errors.count("\n") == 1
 
 

@@ -27,7 +27,7 @@ from sb3_ddpg_scratch.terminal import say
 
 EXPERIMENT_FILE = "experiment.json"
 """What a folder was made for: a comparison with other settings must not go on in it."""
-_ADVICE = "Choose another folder, or the settings that it was made with."
+_ADVICE = "Choose another folder, or the settings of the comparison in it."
 # Submitted to Ray at a time: more than any cluster can run at once, so that Ray decides what waits.
 RUNS_IN_RAY = 256
 
@@ -151,7 +151,8 @@ def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
     if seeds > now["seeds"]:
         differences.append(f"seeds were {seeds}, are {now['seeds']}")
     if differences:
-        raise ArgumentError("--out", str(out), f"made with these settings, but {'; '.join(differences)}", _ADVICE)
+        advice = f"There, {'; '.join(differences)}. {_ADVICE}"
+        raise ArgumentError("--out", str(out), "a folder of a comparison with these settings", advice)
 
 
 def claim_folder(specs: Sequence[RunSpec], out: Path) -> None:

@@ -71,7 +71,7 @@ class Experiment:
         names = [arm.name for arm in self.arms]
         for name in names:
             if names.count(name) > 1:
-                raise ArgumentError("arms", name, "named differently from the other arms")
+                raise ArgumentError("arms", name, "different names")
         if not self.envs:
             raise ArgumentError("env", list(self.envs), "at least one environment")
         _check_protocol("", {key: getattr(self, key) for key in PER_ENVIRONMENT})

@@ -84,7 +84,7 @@ class DiagnosticsCallback(BaseCallback):
         frequency, unit = snapshot_every if isinstance(snapshot_every, (tuple, list)) else (snapshot_every, "step")
         check_choice("snapshot_every", unit, ("step", "episode"))
         counts = {"every": every, "probe_states": probe_states, "snapshot_every": frequency, "eval_every": eval_every}
-        counts |= {"eval_episodes": eval_episodes} | ({} if batch_size is None else {"batch_size": batch_size})
+        counts |= {"eval_episodes": eval_episodes, "batch_size": 1 if batch_size is None else batch_size}
         for name, value in counts.items():
             check_whole_number(name, value, 1)
         check_whole_number("seed", seed, 0)
