@@ -93,7 +93,6 @@ def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Stat
     Write the policy as ONNX, with inputs ``observation`` (or the keys of a Dict space) and the output ``action``. The number
     of observations in a batch is free.
 
-    :param model: the algorithm
     :param path: the file, written whole or not at all
     :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any; ``False``
         for none, if observations will be normalized already
@@ -125,10 +124,8 @@ def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Sta
     Write the policy as a program of ``torch.export``, which ``torch.export.load(path).module()`` reads without this package.
     It takes what the ONNX file takes: observations (of a Dict space one for each key, in its order), as tensors.
 
-    :param model: the algorithm
     :param path: the file (``.pt2``), written whole or not at all
-    :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any; ``False``
-        for none, if observations will be normalized already
+    :param vec_normalize: see :func:`export_onnx`
     :raises ArgumentError: if the model was trained with VecNormalize and has no statistics
     :raises ExportError: for a policy that torch.export cannot follow
     """

@@ -123,22 +123,11 @@ def look_up(module: str, name: str, classes_are_values: bool) -> Any:
         module = "numpy._core." + module.removeprefix("numpy.core.")
     if (module, name) in _ANYWHERE:
         return _ANYWHERE[module, name]
-    kind = _class_to_build(module, name)
-    if kind is not None and not classes_are_values:
-        return Handle(kind)
-    return kind or (_class_in_settings(module, name) if classes_are_values else None)
-
-
-def _class_to_build(module: str, name: str) -> type | None:
-    if name in BUILT.get(module, ()):
-        return getattr(importlib.import_module(module), name)
-    return own_class(module, name)
-
-
-def _class_in_settings(module: str, name: str) -> type | None:
-    if name in _SETTINGS.get(module, ()):
-        return getattr(importlib.import_module(module), name)
-    return _TORCH.get((module, name))
+    listed = name in BUILT.get(module, ()) or (classes_are_values and name in _SETTINGS.get(module, ()))
+    kind = getattr(importlib.import_module(module), name) if listed else own_class(module, name)
+    if classes_are_values:
+        return kind or _TORCH.get((module, name))
+    return kind and Handle(kind)
 
 
 def own_class(module: str, name: str) -> type | None:
