@@ -1,8 +1,8 @@
 """
 Whether anything that runs during ``learn`` can change networks or optimizers behind the updater's back.
 
-The fast updaters look for such changes before every update, which takes a fifth of a step with small networks. They need
-not where every callback, environment, noise and schedule is a class of the packages below, none of which does such a thing.
+The fast updaters look for such changes before every update, which takes a fifth of a step with small networks. They skip
+that where every callback, environment, noise and schedule is a class of the packages below, which make no such changes.
 """
 
 from collections.abc import Iterator

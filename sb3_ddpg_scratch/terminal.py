@@ -4,5 +4,5 @@ from rich.console import Console
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is: names and paths in it are never broken, colored or taken for markup."""
+    """Print a line verbatim: names and paths are not wrapped, highlighted or read as markup."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

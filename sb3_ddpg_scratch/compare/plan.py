@@ -140,7 +140,7 @@ def _baseline(experiment: Experiment) -> tuple[str, Results | None]:
 
 
 def _protocol(experiment: Experiment, env_id: str, stored: Results | None, budget: int) -> Protocol:
-    """As asked for, else as the stored baseline's, else the default."""
+    """The values asked for, else the stored baseline's, else the defaults."""
     protocol = (Protocol(budget) if stored is None else Protocol(**stored.protocol[env_id]))._asdict()
     for key, value in protocol.items():
         asked = experiment.of(env_id, key)

@@ -48,7 +48,7 @@ class ActorCritic:
         return actor(observations, deterministic=True) if self.has_entropy_bonus else actor(observations)
 
     def q_values(self, observations: Any, actions: th.Tensor) -> th.Tensor:
-        """The smallest value of any critic, which the targets are made of, shape ``(batch,)``."""
+        """The smallest value of all critics, as in the targets, shape ``(batch,)``."""
         return th.cat(self.model.critic(observations, actions), dim=1).min(dim=1).values
 
     def value_of(self, observations: Any, normalize: VecNormalize | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +61,7 @@ class ActorCritic:
 
     def measure(self, batch: Any) -> dict[str, float]:
         """
-        What an update on this batch would see and do, before gradient clipping; nothing is changed, gradients included.
+        The numbers of an update on this batch before gradient clipping. Nothing is changed, gradients included.
 
         Q is over the batch and all critics, ``td_error`` is the mean of |Q - y|, ``bonus`` SAC's largest entropy bonus.
         """

@@ -188,7 +188,7 @@ class DiagnosticsCallback(BaseCallback):
             self._lengths += 1
         if ended:
             self._end_episodes(np.flatnonzero(dones))
-        # Whether it is time to look is asked a hundred times as often as it is, not in every step.
+        # Not in every step: a hundredth of the shortest interval is precise enough.
         if self.n_calls % self._stride == 0:
             self._look()
         return True

@@ -1,4 +1,4 @@
-"""Reading a recording, or what is left of it: what cannot be read is skipped and listed."""
+"""Reading a recording, also a damaged one: what cannot be read is skipped and listed."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """
-What a pickle may name, each by its full name. A pickle may call whatever it names, with arguments of its choice: so no module
-is allowed as a whole, and no class is ever called, but only the few :data:`CALLS`, which check their arguments.
+The names that a pickle may use. A pickle can call whatever it names, with any arguments: so no module is allowed as a whole,
+and no class is ever called, only the few :data:`CALLS`, which check their arguments.
 """
 
 import importlib

@@ -43,9 +43,9 @@ PACKAGES = ("torch", "numpy", "stable-baselines3", "gymnasium", "rl-zoo3")
 @dataclass(frozen=True)
 class RunSpec:
     """
-    What a run is made of. ``arm`` names an algorithm of RL Zoo with its settings, which are as a YAML file would have them for
-    this environment. Evaluations are evenly spaced, of noise-free episodes. ``diagnostics`` is for one run of an arm and
-    environment at most. Results of earlier versions are found by these fields.
+    The definition of a run. ``settings`` are those of the arm's algorithm for this environment, as in a YAML file. Evaluations
+    are evenly spaced, of noise-free episodes. At most one run of an arm and environment has ``diagnostics``. Results of
+    earlier versions are found by these fields.
     """
 
     arm: str
