@@ -20,14 +20,15 @@ def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:
     schedules = [schedule.value_schedule for schedule in (model.lr_schedule, model.qf_lr_schedule) if schedule is not None]
     noise = getattr(model.action_noise, "base_noise", model.action_noise)
     writers = model._logger.output_formats
-    parts = [model, model.policy, model.replay_buffer, noise, *schedules, *writers, *_environments(env), *_callbacks(callback)]
-    return all(map(_is_known, parts))
+    envs = [env, *(part for one in callbacks_in(callback) for part in _parts_of(one) if isinstance(part, (VecEnv, gym.Env)))]
+    parts = [model, model.policy, model.replay_buffer, noise, *schedules, *writers, *callbacks_in(callback)]
+    return all(map(_is_known, parts)) and all(_is_known(layer) for one in envs for layer in _environments(one))
 
 
 def watches_rollouts(callback: BaseCallback) -> bool:
     """Whether a callback does anything where rollouts begin or end."""
     methods = ("_on_rollout_start", "_on_rollout_end")
-    leaves = [type(one) for one in _callbacks(callback) if isinstance(one, BaseCallback) and not isinstance(one, CallbackList)]
+    leaves = [type(one) for one in callbacks_in(callback) if not isinstance(one, CallbackList)]
     return any(getattr(one, name) is not getattr(BaseCallback, name) for one in leaves for name in methods)
 
 
@@ -47,12 +48,14 @@ def _environments(env: Any) -> Iterator[Any]:
         env = vars(env).get("venv", vars(env).get("env"))
 
 
-def _callbacks(callback: BaseCallback, seen: tuple[BaseCallback, ...] = ()) -> Iterator[Any]:
-    """A callback, those that it knows, and the environments that they evaluate in."""
+def callbacks_in(callback: BaseCallback, seen: tuple[BaseCallback, ...] = ()) -> Iterator[BaseCallback]:
+    """A callback and all that it calls, each before those it calls."""
     yield callback
+    for part in _parts_of(callback):
+        if isinstance(part, BaseCallback) and part not in (callback, *seen):
+            yield from callbacks_in(part, (callback, *seen))
+
+
+def _parts_of(callback: BaseCallback) -> Iterator[Any]:
     for value in vars(callback).values():
-        for part in value if isinstance(value, list) else (value,):
-            if isinstance(part, BaseCallback) and part not in (callback, *seen):
-                yield from _callbacks(part, (callback, *seen))
-            elif isinstance(part, (VecEnv, gym.Env)):
-                yield from _environments(part)
+        yield from value if isinstance(value, list) else (value,)

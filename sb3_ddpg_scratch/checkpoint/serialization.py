@@ -100,9 +100,6 @@ def decode(tree: Tree, arrays: list[np.ndarray]) -> Any:
         return _OF_ARRAY[kind](arrays[content], tree)
     if kind in _OF_TREE:
         return _OF_TREE[kind](decode(content, arrays), tree)
-    if kind in ("dict", "ordered"):
-        pairs = [(decode(key, arrays), decode(value, arrays)) for key, value in content]
-        return dict(pairs) if kind == "dict" else OrderedDict(pairs)
     raise ValueError(f"{kind!r} is not a kind of data")
 
 
@@ -130,6 +127,8 @@ _OF_ARRAY: dict[str, Callable[[np.ndarray, dict[str, Tree]], Any]] = {
     "tensor": _tensor,
 }
 _OF_TREE: dict[str, Callable[[Any, dict[str, Tree]], Any]] = {
+    "dict": lambda pairs, tree: dict(pairs),
+    "ordered": lambda pairs, tree: OrderedDict(pairs),
     "tuple": lambda items, tree: tuple(items),
     "deque": lambda items, tree: deque(items, tree["maxlen"]),
     "bytes": lambda text, tree: bytes.fromhex(text),
