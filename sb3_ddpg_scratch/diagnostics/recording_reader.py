@@ -138,6 +138,15 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def is_of_the_same_run(folder: Path, description: dict[str, Any]) -> bool:
+    """Whether a folder's recording, if there is one, is of the algorithm and environment of this header."""
+    try:
+        header = read_header(folder / RECORDING_FILE)
+    except UnreadableRecordingError:
+        return False
+    return all(header.get(name) == description[name] for name in ("algorithm", "environment"))
+
+
 def _checked(record: Any) -> dict[str, Any]:
     """The record with its numbers as numbers. Raises ValueError, TypeError or KeyError if it is invalid."""
     kind, step = record["kind"], record["step"]
