@@ -9,7 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from own_env import ENV_ID, ROOT, command, output_of, write_module
+from commands import ROOT, command, output_of
+from own_env import ENV_ID, write_module
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ddpg_scratch import ScratchDDPG

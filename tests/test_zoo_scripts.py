@@ -13,6 +13,8 @@ import huggingface_hub
 import huggingface_sb3
 import numpy as np
 import pytest
+from commands import ENVIRONMENT, output_of
+from commands import ROOT as REPOSITORY
 from matplotlib import image
 from typer.testing import CliRunner
 
@@ -24,26 +26,14 @@ from sb3_ddpg_scratch.errors import MissingPackageError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = ["-params", "policy_kwargs:dict(net_arch=[8])", "learning_starts:20", "batch_size:8", "qf_learning_rate:'lin_1e-3'"]
 
 
-def command(folder, *arguments, path=REPOSITORY):
-    """Run ``python -m sb3_ddpg_scratch`` in a folder; what it printed."""
-    environment = os.environ | {
-        "PYTHONPATH": str(path),
-        "OMP_NUM_THREADS": "1",
-        "MPLBACKEND": "Agg",
-        "SDL_VIDEODRIVER": "dummy",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "sb3_ddpg_scratch", *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def installed_command(folder, wheel, *arguments):
+    """Run ``python -m sb3_ddpg_scratch`` of a wheel in a folder; what it printed."""
+    called = [sys.executable, "-m", "sb3_ddpg_scratch", *arguments]
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(wheel)}
+    done = subprocess.run(called, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -53,10 +43,10 @@ def folder(tmp_path_factory):
     """A folder in which an agent was trained for 400 steps, and then continued for another 200."""
     folder = tmp_path_factory.mktemp("user")
     evaluated = ["--eval-freq", "100", "--eval-episodes", "2", "--seed", "1", "--num-threads", "1"]
-    output = command(folder, "train", "-n", "400", *evaluated, "--save-replay-buffer", "--diagnostics", *TINY)
+    output = output_of(folder, "train", "-n", "400", *evaluated, "--save-replay-buffer", "--diagnostics", *TINY)
     assert "What happened is in logs/scratch_ddpg/Pendulum-v1_1/report.html" in output
     agent = "logs/scratch_ddpg/Pendulum-v1_1/Pendulum-v1.zip"
-    output = command(folder, "train", "-n", "400", *evaluated, "-i", agent, *TINY)
+    output = output_of(folder, "train", "-n", "400", *evaluated, "-i", agent, *TINY)
     assert "Loading pretrained agent" in output
     assert "Loading replay buffer" in output
     return folder
@@ -100,16 +90,16 @@ def test_continued_agent_went_on_from_the_first(folder):
 
 
 def test_enjoy_is_the_trained_agent(folder):
-    output = command(folder, "enjoy", "--no-render", "-n", "400", "--exp-id", "1")
+    output = output_of(folder, "enjoy", "--no-render", "-n", "400", "--exp-id", "1")
     returns = [float(value) for value in re.findall(r"Episode Reward: (\S+)", output)]
     assert len(returns) == 2
     assert f"Mean reward: {np.mean(returns):.2f}" in output
 
 
 def test_plots(folder, monkeypatch, capsys):
-    output = command(folder, "all-plots", "-e", "Pendulum-v1", "-f", "logs", "-o", "gathered", "--picture", "all.png")
+    output = output_of(folder, "all-plots", "-e", "Pendulum-v1", "-f", "logs", "-o", "gathered", "--picture", "all.png")
     assert re.search(r"\|Pendulum-v1 \|-\d+ \+/- \d+ *\|", output)
-    command(folder, "plot-train", "-e", "Pendulum-v1", "-f", "logs", "-w", "1", "--picture", "train.png")
+    output_of(folder, "plot-train", "-e", "Pendulum-v1", "-f", "logs", "-w", "1", "--picture", "train.png")
     monkeypatch.chdir(folder)
     run_script("plot-from-file", ["-i", "gathered.pkl", "--no-million", "--picture", "deep/file.png"])
     assert "keys: ['SCRATCH_DDPG-logs']" in capsys.readouterr().out
@@ -144,7 +134,7 @@ def test_optimize_and_train_with_a_trial(tmp_path, monkeypatch, capsys):
         "--sampler",
         "random",
     ]
-    output = command(tmp_path, "train", "-optimize", *study, *few, "-params", "learning_starts:50", "--seed", "1")
+    output = output_of(tmp_path, "train", "-optimize", *study, *few, "-params", "learning_starts:50", "--seed", "1")
     assert output.count("finished with value") == 2
     assert "qf_learning_rate" in output
     (report,) = (tmp_path / "logs" / "scratch_ddpg").glob("report_*.csv")
@@ -370,8 +360,8 @@ def wheel(tmp_path_factory):
 
 def test_installed_wheel(wheel, tmp_path):
     assert not (wheel / "hyperparams").exists()
-    output = command(tmp_path, "train", "--preset", "simple_rl", "-n", "400", "--eval-freq", "-1", path=wheel)
+    output = installed_command(tmp_path, wheel, "train", "--preset", "simple_rl", "-n", "400", "--eval-freq", "-1")
     assert f"Loading hyperparameters from: {wheel}/sb3_ddpg_scratch/hyperparams/simple_rl.yml" in output
     model = ScratchDDPG.load(run_folder(tmp_path, 1) / "Pendulum-v1.zip")
     assert (model.gamma, model._n_updates) == (0.98, 400)
-    assert "Mean reward" in command(tmp_path, "enjoy", "--no-render", "-n", "200", path=wheel)
+    assert "Mean reward" in installed_command(tmp_path, wheel, "enjoy", "--no-render", "-n", "200")
