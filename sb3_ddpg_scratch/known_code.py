@@ -5,7 +5,7 @@ The fast updaters look for such changes before every update, which takes a fifth
 that where every callback, environment, noise and schedule is a class of the packages below, which make no such changes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -48,12 +48,13 @@ def _environments(env: Any) -> Iterator[Any]:
         env = vars(env).get("venv", vars(env).get("env"))
 
 
-def callbacks_in(callback: BaseCallback, seen: tuple[BaseCallback, ...] = ()) -> Iterator[BaseCallback]:
-    """A callback and all that it calls, each before those it calls."""
-    yield callback
+def callbacks_in(callback: BaseCallback, found: Sequence[BaseCallback] = ()) -> list[BaseCallback]:
+    """A callback and all that it calls, each once and before those it calls, after those that were found before."""
+    found = [*found, callback]
     for part in _parts_of(callback):
-        if isinstance(part, BaseCallback) and part not in (callback, *seen):
-            yield from callbacks_in(part, (callback, *seen))
+        if isinstance(part, BaseCallback) and part not in found:
+            found = callbacks_in(part, found)
+    return found
 
 
 def _parts_of(callback: BaseCallback) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from rich.console import Console
 from typer.testing import CliRunner
 
-from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, cli
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, cli, rollout
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare import conclusions
 from sb3_ddpg_scratch.compare.comparison import gather, run_comparison
@@ -355,6 +355,18 @@ def test_threads_and_jobs_fit_the_cores(tmp_path, monkeypatch):
     limits = processes.thread_limits(3)
     assert limits["OMP_NUM_THREADS"] == limits["MKL_NUM_THREADS"] == "3"
     assert os.environ.get("XLA_FLAGS", "") in limits["XLA_FLAGS"]
+
+
+def test_nothing_in_a_run_keeps_its_rollouts_from_being_steady(tmp_path, monkeypatch):
+    known = []
+    only_known_code = rollout.only_known_code
+    monkeypatch.setattr(rollout, "only_known_code", lambda *parts: known.append(only_known_code(*parts)) or known[-1])
+    settings = {"policy": "MlpPolicy", "n_timesteps": 60, "learning_starts": 30, "policy_kwargs": {"net_arch": [4]}}
+    spec = RunSpec("a", "scratch_ddpg", "Pendulum-v1", 0, 60, 2, 1, "cpu", settings)
+    ticks = []
+    perform(spec, tmp_path, ticks.append, checkpoint_every=20)
+    assert ticks == list(range(1, 61))
+    assert known == [True]
 
 
 class Paid(gym.Env):
