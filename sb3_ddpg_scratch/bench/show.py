@@ -2,7 +2,6 @@
 
 import platform
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +35,13 @@ def run_bench(env: RegisteredEnv, quick: bool, rounds: int, json: Path | None, c
     if lacking:
         extras = "the extra bench brings SBX and RLtools, robotics the environments with goals"
         say(console, f"Left out: {'; '.join(lacking)} ({extras}).")
-    results = _run(env, quick, rounds, machine, json, console)
+
+    def keep(results: list[Setting]) -> None:
+        if json is not None:
+            write_measurements(results, machine, command_line(), json)
+
+    with progress_bars(console) as display:
+        results = run(plan(env, quick, sorted({1, usable_cores()})), rounds, display, keep)
     if json is not None:
         say(console, f"Wrote {json}")
     for failure in (text for setting in results for text in setting.failures):
@@ -63,21 +68,3 @@ def draw_bench_parts(env: RegisteredEnv, path: Path, console: Console) -> None:
         listed = ", ".join(f"{part} {micros:.1f}" for part, micros in parts.items())
         say(console, f"{name}, microseconds of a step: {listed}")
     say(console, f"Wrote {path}")
-
-
-def _run(
-    env: RegisteredEnv, quick: bool, rounds: int, machine: dict[str, Any], json: Path | None, console: Console
-) -> list[Setting]:
-    def keep(results: list[Setting]) -> None:
-        if json is not None:
-            write_measurements(results, machine, command_line(), json)
-
-    with progress_bars(console) as display:
-        task = display.add_task("starting", total=1)
-
-        def show_progress(what: str, done: int, total: int) -> None:
-            display.update(task, description=what, completed=done, total=total)
-
-        results = run(plan(env, quick, sorted({1, usable_cores()})), rounds, show_progress, keep)
-    keep(results)
-    return results

@@ -93,8 +93,8 @@ def reasons(comparison: Comparison) -> str:
 def _missing(comparison: Comparison) -> str:
     needed, has = comparison.seeds_needed, min(comparison.seeds)
     if needed is not None and needed > has:
-        return f"With this spread it takes about {needed:,} seeds an arm to show that equal arms are equal; there are {has}."
-    return f"The difference is near the margin: it takes more seeds than the {has} per arm that there are."
+        return f"With this spread, showing that equal arms are equal takes about {needed:,} seeds per arm; there are {has}."
+    return f"The difference is near the margin: that takes more than the {has} seeds per arm."
 
 
 def p_value(p: float | None) -> str:
