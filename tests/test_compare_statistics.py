@@ -181,7 +181,7 @@ def test_all_four_verdicts(rng):
     wide = np.linspace(-1, 1, 40)
     verdict, why = judged(wide + 0.5, wide, 0.51, welch_p=0.06)
     assert verdict == "undecided"
-    assert "takes more seeds than the 40" in why
+    assert "takes more than the 40 seeds per arm" in why
     # Significant, and not surely beyond the margin.
     verdict, why = judged(a + 1.5, a, 1.4)
     assert verdict == "better"
