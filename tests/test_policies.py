@@ -217,20 +217,20 @@ def test_frozen_critic_features_get_no_gradient_from_the_actor():
 @pytest.mark.parametrize(
     ("policy_kwargs", "words"),
     [
-        ({"norm": "instance"}, ["norm='instance'", "'layer'", "'batch'"]),
-        ({"action_layer": 3}, ["action_layer=3", "0", "2"]),
-        ({"action_layer": -1}, ["action_layer=-1"]),
+        ({"norm": "instance"}, ["norm must be", "got 'instance'", "'layer'", "'batch'"]),
+        ({"action_layer": 3}, ["action_layer must be", "got 3", "0", "2"]),
+        ({"action_layer": -1}, ["action_layer must be", "got -1"]),
         ({"action_layer": 0.5}, ["action_layer"]),
-        ({"n_critics": 0}, ["n_critics=0", "at least 1"]),
+        ({"n_critics": 0}, ["n_critics must be", "got 0", "at least 1"]),
         ({"net_arch": [64, 0]}, ["net_arch"]),
         ({"net_arch": [64, -1]}, ["net_arch"]),
         ({"net_arch": "64"}, ["net_arch"]),
         ({"net_arch": {"pi": [3]}}, ["net_arch", "'qf'"]),
         ({"net_arch": [3.5]}, ["net_arch"]),
         ({"activation_fn": "rellu"}, ["rellu", "Did you mean 'relu'"]),
-        ({"activation_fn": 7}, ["activation_fn=7"]),
-        ({"final_init": 0}, ["final_init=0"]),
-        ({"critic_weight_decay": -1}, ["critic_weight_decay=-1"]),
+        ({"activation_fn": 7}, ["activation_fn must be", "got 7"]),
+        ({"final_init": 0}, ["final_init must be", "got 0"]),
+        ({"critic_weight_decay": -1}, ["critic_weight_decay must be", "got -1"]),
     ],
 )
 def test_invalid_settings_are_rejected_at_construction(policy_kwargs, words):
