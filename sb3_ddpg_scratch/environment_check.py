@@ -49,7 +49,7 @@ def checkpoint_hint(last_checkpoint: str | None) -> str:
     return f" The last good checkpoint is {last_checkpoint}." if last_checkpoint else ""
 
 
-def check_outputs(space: spaces.Space, observations: Any, rewards: Any, n_envs: int) -> None:
+def check_outputs(space: spaces.Space[Any], observations: Any, rewards: Any, n_envs: int) -> None:
     """Raise ``EnvironmentOutputError`` for shapes and dtypes other than the space's; ``rewards`` is ``None`` after a reset."""
     _check_observation(space, observations, (n_envs,), "The environments")
     if rewards is not None:
@@ -97,7 +97,7 @@ class _CheckedCall:
         return returned
 
 
-def _check_observation(space: spaces.Space, observation: Any, lead: tuple[int, ...], who: str, name: str = "") -> None:
+def _check_observation(space: spaces.Space[Any], observation: Any, lead: tuple[int, ...], who: str, name: str = "") -> None:
     if isinstance(space, spaces.Dict):
         if not isinstance(observation, Mapping) or set(observation) != set(space.spaces):
             keys = sorted(observation) if isinstance(observation, Mapping) else type(observation).__name__

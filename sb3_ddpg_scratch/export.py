@@ -54,7 +54,9 @@ class ExportedPolicy(nn.Module):
         self.actor = copy.deepcopy(actor, {id(actor.optimizer): None}).cpu()
         self.actor.set_training_mode(False)
         space = model.observation_space
-        self.spaces: dict[str, spaces.Space] = dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
+        self.spaces: dict[str, spaces.Space[Any]] = (
+            dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
+        )
         self.is_dict = isinstance(space, spaces.Dict)
         self.transposed = {key for key, part in self.spaces.items() if channels_last and is_image_space(part)}
         self.normalizations = nn.ModuleDict(_normalizations(vec_normalize, self.spaces, self.is_dict))
@@ -152,7 +154,7 @@ def _prepare(model: OffPolicyAlgorithm, vec_normalize: Statistics) -> ExportedPo
 
 
 def _normalizations(
-    vec_normalize: VecNormalize | None, parts: dict[str, spaces.Space], is_dict: bool
+    vec_normalize: VecNormalize | None, parts: dict[str, spaces.Space[Any]], is_dict: bool
 ) -> dict[str, _Normalization]:
     if vec_normalize is None or not vec_normalize.norm_obs:
         return {}

@@ -12,12 +12,12 @@ from sb3_ddpg_scratch.validation import check_whole_number
 GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 
 
-def missing_goals(observation_space: spaces.Space) -> list[str]:
+def missing_goals(observation_space: spaces.Space[Any]) -> list[str]:
     """What an observation lacks of that of an environment with goals."""
     return [key for key in GOAL_KEYS if not isinstance(observation_space, spaces.Dict) or key not in observation_space.spaces]
 
 
-def check_goal_env(env: VecEnv, observation_space: spaces.Space) -> None:
+def check_goal_env(env: VecEnv, observation_space: spaces.Space[Any]) -> None:
     """Require environments with goals."""
     allowed = "an environment with goals (gymnasium_robotics.GoalEnv)"
     missing = missing_goals(observation_space)

@@ -51,7 +51,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         self,
         buffer_size: int,
         observation_space: spaces.Dict,
-        action_space: spaces.Space,
+        action_space: spaces.Space[Any],
         env: VecEnv | None,
         device: th.device | str = "auto",
         n_envs: int = 1,

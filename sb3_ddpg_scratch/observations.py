@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -10,7 +11,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 Observations = np.ndarray | Mapping[str, np.ndarray]
 
 
-def packable(observation_space: spaces.Space) -> bool:
+def packable(observation_space: spaces.Space[Any]) -> bool:
     """Whether observations fit into packed rows: a Box of floating-point numbers, or a Dict of those and of bits."""
     if isinstance(observation_space, spaces.Dict):
         parts = observation_space.spaces.values()
@@ -18,11 +19,11 @@ def packable(observation_space: spaces.Space) -> bool:
     return _is_vector(observation_space)
 
 
-def _is_vector(space: spaces.Space) -> bool:
+def _is_vector(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and not is_image_space(space)
 
 
-def flat_dim(observation_space: spaces.Space) -> int:
+def flat_dim(observation_space: spaces.Space[Any]) -> int:
     """The numbers of an observation."""
     return get_flattened_obs_dim(observation_space)
 
@@ -33,7 +34,7 @@ def flat_slices(observation_space: spaces.Dict) -> dict[str, slice]:
     return {key: slice(*ends) for key, ends in zip(observation_space.spaces, pairwise(ends), strict=True)}
 
 
-def flatten(observations: Observations, observation_space: spaces.Space) -> np.ndarray:
+def flatten(observations: Observations, observation_space: spaces.Space[Any]) -> np.ndarray:
     """Observations of several environments as float32, shape ``(n, flat_dim)``; may share their memory."""
     if not isinstance(observation_space, spaces.Dict):
         return np.ascontiguousarray(observations, np.float32).reshape(len(observations), -1)

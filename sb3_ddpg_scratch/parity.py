@@ -160,7 +160,7 @@ def run_parity(
     return ParityResult(given, models[0]._n_updates, compare_models(*models))
 
 
-def _policy_name(observation_space: gym.Space) -> str:
+def _policy_name(observation_space: gym.Space[Any]) -> str:
     if isinstance(observation_space, spaces.Dict):
         return "MultiInputPolicy"
     return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"

@@ -75,7 +75,7 @@ class PackedReplayBuffer(ReplayBuffer):
 
     # Whether the continuation includes gamma^k, or the algorithm's gamma is still to be applied.
     continuation_is_discounted = False
-    _space_type: type[spaces.Space] = spaces.Box
+    _space_type: type[spaces.Space[Any]] = spaces.Box
     _samples_type: type[ReplayBufferSamples | DictReplayBufferSamples] = ReplayBufferSamples
     _parts = "floating-point numbers"
     # Arrays with an entry for each transition.
@@ -84,8 +84,8 @@ class PackedReplayBuffer(ReplayBuffer):
     def __init__(
         self,
         buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         device: th.device | str = "auto",
         n_envs: int = 1,
         optimize_memory_usage: bool = False,

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError, UnknownArgumentError, near
 
 
-def check_action_space(action_space: spaces.Space) -> None:
+def check_action_space(action_space: spaces.Space[Any]) -> None:
     """Require a Box with finite bounds, which may differ between dimensions."""
     if not isinstance(action_space, spaces.Box):
         raise ActionSpaceError(

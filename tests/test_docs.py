@@ -1,10 +1,12 @@
-"""The documentation: its code blocks run, and its commands, files and links exist."""
+"""The documentation: its commands, files, links and names exist. That its blocks run is in test_page_blocks.py."""
 
+import ast
 import re
 import shlex
 import subprocess
 import sys
-import warnings
+import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,27 +16,10 @@ from sb3_ddpg_scratch.cli import main
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-STEPS_IN_A_TEST = 250
 
 
 def blocks(page, language):
     return [text for found, text in BLOCK.findall(page.read_text()) if found == language]
-
-
-def shortened(code):
-    """The same code with short trainings: the blocks have to run, not to learn."""
-    code = re.sub(r"(?<=\.learn\()[\d_]+", lambda steps: str(min(int(steps[0]), STEPS_IN_A_TEST)), code)
-    return code.replace(", progress_bar=True", "").replace("n_eval_episodes=20", "n_eval_episodes=1")
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
-def test_python_blocks_run(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = {"__name__": "page"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some blocks show warnings on purpose
-        for block in blocks(page, "python"):
-            exec(compile(shortened(block), page.name, "exec"), names)
 
 
 def console_commands():
@@ -82,6 +67,39 @@ def test_links_lead_to_files(name):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), f"{name}: {target}"
+
+
+def exported():
+    """The modules that export names to users, with those names."""
+    for name in ("", ".diagnostics", ".compare", ".zoo"):
+        module = import_module(f"sb3_ddpg_scratch{name}")
+        yield module.__name__, set(module.__all__)
+
+
+def test_extras_in_commands_exist():
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    used = set()
+    for page in PAGES:
+        for names in re.findall(r"pip install '\.\[([\w,]+)\]'", page.read_text()):
+            used |= set(names.split(","))
+    assert len(used) >= 3
+    assert used <= extras
+
+
+@pytest.mark.parametrize(("module", "names"), exported())
+def test_every_exported_name_is_in_the_api_reference(module, names):
+    reference = re.findall(r"^\.\. auto\w+:: (\S+)\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    assert names <= {name for path, name in reference if path == module or path.startswith(f"{module}.")}
+    for path, name in reference:
+        assert hasattr(import_module(path), name), f"{path}.{name}"
+
+
+@pytest.mark.parametrize(("module", "names"), exported())
+def test_every_exported_name_is_in_the_script_whose_types_are_checked(module, names):
+    """Without the comparison of names, a new export would not be checked."""
+    script = ast.parse((ROOT / "tests/typed_script.py").read_text())
+    imported = [node for node in script.body if isinstance(node, ast.ImportFrom) and node.module == module]
+    assert names == {alias.name for node in imported for alias in node.names}
 
 
 def test_readme_is_short():

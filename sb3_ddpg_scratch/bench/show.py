@@ -10,6 +10,7 @@ from sb3_ddpg_scratch.bench.parts import draw_parts
 from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_measurements
 from sb3_ddpg_scratch.bench.schedule import plan, run
 from sb3_ddpg_scratch.bench.workload import CONTENDERS, GOALS, MUJOCO, RLTOOLS, Workload, missing
+from sb3_ddpg_scratch.errors import require
 from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 from sb3_ddpg_scratch.machine import describe_machine, usable_cores, versions
 from sb3_ddpg_scratch.terminal import command_line, progress_bars, say
@@ -61,6 +62,7 @@ def draw_bench_parts(env: RegisteredEnv, path: Path, console: Console) -> None:
     """Draw where the time of a step goes with small networks."""
     import torch as th
 
+    require("bench --parts", "bench", "matplotlib")
     th.set_num_threads(1)
     workload = Workload("", (64, 64), 64, 1, env=env.env_id, gym_packages=env.packages)
     contenders = {"SB3's DDPG": "sb3", "ScratchDDPG": "compiled"}

@@ -100,17 +100,19 @@ def _is_data(value: Any) -> bool:
     return True
 
 
-def space_generators(space: spaces.Space | dict[str, spaces.Space]) -> list[np.random.Generator | None]:
+def space_generators(space: spaces.Space[Any] | dict[str, spaces.Space[Any]]) -> list[np.random.Generator | None]:
     """The generators of a space and of the spaces in it."""
     return [part._np_random for part in _parts_of(space)]
 
 
-def restore_space(space: spaces.Space | dict[str, spaces.Space], generators: list[np.random.Generator | None]) -> None:
+def restore_space(
+    space: spaces.Space[Any] | dict[str, spaces.Space[Any]], generators: list[np.random.Generator | None]
+) -> None:
     for part, generator in zip(_parts_of(space), generators, strict=True):
         vars(part)["_np_random"] = generator
 
 
-def _parts_of(space: spaces.Space | dict[str, spaces.Space]) -> list[spaces.Space]:
+def _parts_of(space: spaces.Space[Any] | dict[str, spaces.Space[Any]]) -> list[spaces.Space[Any]]:
     if isinstance(space, dict):
         return [part for child in space.values() for part in _parts_of(child)]
     inner: Any = getattr(space, "spaces", ())

@@ -5,9 +5,16 @@ What a program or notebook needs is exported here and imported on first use, sin
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sb3_ddpg_scratch.errors import require
+
+if TYPE_CHECKING:
+    from sb3_ddpg_scratch.compare.comparison import run_comparison
+    from sb3_ddpg_scratch.compare.experiment import experiment_from, read_experiment
+    from sb3_ddpg_scratch.compare.plan import plan_comparison
+    from sb3_ddpg_scratch.compare.report import figures, score_table, verdict_table
+    from sb3_ddpg_scratch.compare.results_file import read_results
 
 PACKAGES = ("pandas", "scipy", "rliable", "plotly", "matplotlib")
 _MODULES = {
@@ -20,7 +27,16 @@ _MODULES = {
     "score_table": "report",
     "verdict_table": "report",
 }
-__all__ = list(_MODULES)
+__all__ = [
+    "experiment_from",
+    "figures",
+    "plan_comparison",
+    "read_experiment",
+    "read_results",
+    "run_comparison",
+    "score_table",
+    "verdict_table",
+]
 
 
 def __getattr__(name: str) -> Any:

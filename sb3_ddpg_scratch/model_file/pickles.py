@@ -57,7 +57,7 @@ class _Bounded:
         return self._file.read(size)
 
 
-class DataUnpickler(_PythonUnpickler):
+class DataUnpickler(_PythonUnpickler):  # type: ignore[misc]
     """Reads a pickle of what :mod:`~sb3_ddpg_scratch.model_file.allowlist` lists."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
@@ -98,7 +98,7 @@ class DataUnpickler(_PythonUnpickler):
         if issubclass(kind, tuple) and hasattr(kind, "_fields") and len(arguments) == len(kind._fields):
             self.append(tuple.__new__(kind, arguments))
             return
-        if arguments or kind.__new__ is not object.__new__:
+        if arguments or kind.__new__ is not object.__new__:  # type: ignore[comparison-overlap]
             raise RefusedError(f"it makes an instance of {_name(kind)}, which is more than data")
         made: Any = object.__new__(kind)
         self._unset[id(made)] = made

@@ -44,7 +44,7 @@ def load_kernels() -> ModuleType:
         def on_end(self, found: Any) -> None:
             pass
 
-    event.register("numba:compile", Announcement())
+    event.register("numba:compile", Announcement())  # type: ignore[no-untyped-call]
     return kernels
 
 

@@ -69,10 +69,10 @@ class CommandManager(ExperimentManager):
         # Processes that share a study (-optimize) share its folder; a resumed run's is held already.
         if hasattr(self.args, "resume") and self.args.resume is None and not self.optimize_hyperparameters:
             FOLDERS_HELD.enter_context(hold_folder(Path(self.save_path), "--log-folder"))
-        super().create_log_folder()
+        super().create_log_folder()  # type: ignore[no-untyped-call]
 
     def create_callbacks(self) -> None:
-        super().create_callbacks()
+        super().create_callbacks()  # type: ignore[no-untyped-call]
         if self._option("diagnostics"):
             # Plotly is slow to import.
             from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback

@@ -221,7 +221,7 @@ def replay_buffer_class(name: str) -> type:
     raise ArgumentError("replay_buffer_class", name, allowed)
 
 
-class SavedYamlLoader(yaml.SafeLoader):
+class SavedYamlLoader(yaml.SafeLoader):  # type: ignore[misc]
     """Plain YAML, and the two Python containers that the Zoo writes."""
 
 
