@@ -222,6 +222,7 @@ def shipped_experiments() -> dict[str, Path]:
 
 
 def read_experiment(name: str) -> dict[str, Any]:
+    """The settings in a YAML file, or in an experiment that ships with the package; what :func:`experiment_from` takes."""
     shipped = shipped_experiments()
     path = shipped.get(name, Path(name))
     try:
