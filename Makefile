@@ -34,7 +34,7 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n auto --cov
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format .

@@ -1,5 +1,7 @@
 """Batches of any replay buffer as the rows that the fast updaters read."""
 
+from typing import Any
+
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -18,6 +20,11 @@ def samples_packed_rows(buffer: ReplayBuffer) -> bool:
     )
 
 
+def remaining_discount(buffer: Any, gamma: float) -> float:
+    """What the next Q-value is multiplied by in addition to the continuation of a packed row."""
+    return 1.0 if buffer.continuation_is_discounted else gamma
+
+
 class Batches:
     """The batches of several updates as rows, all drawn at once where the buffer packs its transitions."""
 
@@ -33,13 +40,12 @@ class Batches:
         self.buffer, self.batch_size, self.columns, self.env = buffer, batch_size, columns, env
         self._gamma = gamma
         self._sampled: ReplayBufferSamples | DictReplayBufferSamples
-        # What the next Q-value is multiplied by in addition to the continuation.
         self.discount = 1.0
         self.packed = samples_packed_rows(buffer)
         if self.packed:
             assert isinstance(buffer, PackedReplayBuffer)
             self._indices = buffer.draw(batch_size, count)
-            self.discount = 1.0 if buffer.continuation_is_discounted else gamma
+            self.discount = remaining_discount(buffer, gamma)
 
     def prepare(self) -> int:
         """Sample the next batch unless it is drawn already; returns its size, which a custom buffer may choose itself."""

@@ -3,9 +3,9 @@ Deep Deterministic Policy Gradient in Stable-Baselines3's API: Algorithm 1 of Li
 
 Networks, target networks and replay buffer are made by ``_setup_model``. Then SB3's ``learn`` alternates between
 ``collect_rollouts``, which acts (``_sample_action``) and stores the transition (``_store_transition``), and ``train``.
-There an updater samples minibatches and makes an update with each. All updaters do the same, which reads best in
-:mod:`sb3_ddpg_scratch.updates.autograd`: ``td_target``, ``critic_loss``, ``actor_loss``, ``soft_update``. Where nobody can
-interfere, ``rollout.collect_steadily`` does the same for the rest of a ``learn`` with one compiled call a step.
+There an updater samples minibatches and makes an update with each. All updaters do the same; the one to read is
+:mod:`sb3_ddpg_scratch.updates.autograd`: ``td_target``, ``critic_loss``, ``actor_loss``, ``soft_update``. Where no other
+code interferes, ``rollout.collect_steadily`` does the same for the rest of a ``learn`` with one compiled call a step.
 """
 
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
     :param _init_setup_model: whether to build the networks at once
     :param stats_window_size: episodes over which logged returns and lengths are averaged
     :param qf_learning_rate: learning rate of the critic, a number or a function; ``None`` for the actor's
-    :param max_grad_norm: largest global norm of a gradient, for actor and critic each by itself; ``None`` for no limit
+    :param max_grad_norm: largest global norm of a gradient, for actor and critic separately; ``None`` for no limit
     :param random_steps: environment steps with random actions at the beginning; ``None`` for ``learning_starts``
     :param policy_delay: updates of the critic for each update of the actor and the target networks
     :param target_policy_noise: standard deviation of TD3's target policy smoothing, in normalized units; 0 for none
@@ -87,7 +87,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
     _interrupted_learn: learn_setup.InterruptedLearn | None = None
     _resumed_from: Path | None = None
     _outputs_checked = _statistics_unread = observations_normalized = _buffer_loaded = False
-    # Closed when ``learn`` ends, however it ends.
+    # Closed when ``learn`` ends, also by an error.
     _after_learn: ExitStack
 
     @validation.with_hints_for_keywords
@@ -198,7 +198,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         if self.device.type == "cpu":
             training_log.check_losses(self)
 
-    # What a rollout does without in a learn that nobody interferes with.
+    # Methods that a steady rollout bypasses.
     _replaced_while_steady = (_sample_action, _store_transition, train)
 
     def _networks(self) -> Networks:

@@ -39,8 +39,8 @@ def stop_if_not_finite(
             place = tuple(int(number) for number in np.argwhere(~np.isfinite(array))[0])
             where = f"{name}{list(place) if place else ''}"
             raise DivergenceError(
-                f"Environment {index} returned {where} = {array[place]} at environment step {step}. It was not stored, and "
-                "nothing was learned from it. Check what the environment computes there (for actions near the bounds, and in "
+                f"Environment {index} returned {where} = {array[place]} at environment step {step}. It was not stored "
+                "or learned from. Check what the environment computes there (for actions near the bounds, and in "
                 "states that training rarely reaches)." + checkpoint_hint(last_checkpoint)
             )
 

@@ -15,13 +15,8 @@ class EpisodeTable:
     """
     An entry for each episode in the buffer, and a further one where the goal changes within an episode.
 
-    Time steps are counted from the first ever added. ``spans``, ``goals`` and ``lasts`` (the last observation) say all.
-
-    :param n_envs: number of environments
-    :param spans: environment, first time step and the one after the last, shape ``(3, entries)``
-    :param goals: shape ``(entries, goal_dim)``
-    :param lasts: shape ``(entries, observation_dim)``
-    :param time: time steps added
+    An entry has ``spans`` (environment, first time step and the one after the last, counted from the first ever added), a
+    goal, and the last observation; these arrays define the table.
     """
 
     def __init__(self, n_envs: int, spans: np.ndarray, goals: np.ndarray, lasts: np.ndarray, time: int = 0) -> None:

@@ -23,8 +23,8 @@ class ArgumentError(ValueError):
 
     def __str__(self) -> str:
         missing = self.value is None and self.allowed == "given"
-        problem = " is required." if missing else f"={self.value!r} is invalid: it must be {self.allowed}."
-        return f"{self.name}{problem} {self.advice}".rstrip()
+        problem = "is required" if missing else f"must be {self.allowed}, got {self.value!r}"
+        return f"{self.name} {problem}. {self.advice}".rstrip()
 
 
 class UnknownArgumentError(ArgumentError, TypeError):

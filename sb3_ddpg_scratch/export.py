@@ -1,4 +1,4 @@
-"""A trained policy as a file of its own: from the environment's observation to its action, with all that stands between."""
+"""Export of a trained policy to a single file that maps the environment's observations to its actions."""
 
 import copy
 import io
@@ -42,7 +42,7 @@ class _Normalization(nn.Module):
 
 
 class ExportedPolicy(nn.Module):
-    """From the environment's observation to its action; images may come with their channels last."""
+    """Maps the environment's observations to its actions; images may have their channels last."""
 
     low: th.Tensor
     high: th.Tensor
@@ -74,7 +74,7 @@ class ExportedPolicy(nn.Module):
         scaled = self.actor(prepared if self.is_dict else prepared[OBSERVATION])
         low, high = self.low, self.high
         actions = low + 0.5 * (scaled.reshape(-1, *low.shape) + 1.0) * (high - low)
-        # Rounding may lead past a bound by its last digit.
+        # Rounding can exceed a bound by its last digit.
         return th.minimum(th.maximum(actions, low), high)
 
     def example(self) -> tuple[th.Tensor, ...]:
@@ -92,10 +92,9 @@ def require_onnx() -> None:
 
 def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Statistics = None) -> None:
     """
-    Write the policy as ONNX, with inputs ``observation`` (or the keys of a Dict space) and the output ``action``. The number
-    of observations in a batch is free.
+    Write the policy as ONNX, with inputs ``observation`` (or the keys of a Dict space) and the output ``action``. Batches
+    may have any size.
 
-    :param model: the algorithm
     :param path: the file, written whole or not at all
     :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any; ``False``
         for none, if observations will be normalized already
@@ -127,10 +126,8 @@ def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Sta
     Write the policy as a program of ``torch.export``, which ``torch.export.load(path).module()`` reads without this package.
     It takes what the ONNX file takes: observations (of a Dict space one for each key, in its order), as tensors.
 
-    :param model: the algorithm
     :param path: the file (``.pt2``), written whole or not at all
-    :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any; ``False``
-        for none, if observations will be normalized already
+    :param vec_normalize: see :func:`export_onnx`
     :raises ArgumentError: if the model was trained with VecNormalize and has no statistics
     :raises ExportError: for a policy that torch.export cannot follow
     """
@@ -151,7 +148,7 @@ def _prepare(model: OffPolicyAlgorithm, vec_normalize: Statistics) -> ExportedPo
         )
         raise ArgumentError("vec_normalize", None, "given", advice)
     env = model.get_env()
-    # Without an environment nobody knows how images will come: then as the policy has them.
+    # Without an environment the layout of images is unknown: assume the policy's.
     channels_last = env is not None and is_vecenv_wrapped(env, VecTransposeImage)
     return ExportedPolicy(model, statistics, channels_last).eval()
 
@@ -196,7 +193,7 @@ def _export(policy: ExportedPolicy, path: str | Path, form: str, write: Callable
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporters warn of their own insides, and of a torchvision that no policy needs."""
+    """Silence the exporters' warnings about torch's internals and about torchvision, which no policy needs."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""One writer for each folder: a lock of the operating system, which ends with its process, however that ends."""
+"""One writer per folder: a lock of the operating system, released when its process ends, even if it is killed."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 @contextmanager
 def hold_folder(folder: Path, name: str) -> Iterator[None]:
-    """Hold a folder (not its subfolders) against other processes and the rest of this one; ``name`` is what errors call it."""
+    """Lock a folder (not its subfolders) against other processes and the rest of this one; ``name`` is for errors."""
     lock, holder = FileLock(folder / _LOCK, thread_local=False), folder / _HOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def hold_folder(folder: Path, name: str) -> Iterator[None]:
 
 
 def holds_nothing(folder: Path) -> bool:
-    """Whether there is nothing in a folder but what :func:`hold_folder` leaves."""
+    """Whether a folder is empty but for the files of :func:`hold_folder`."""
     return all(path.name in (_LOCK, _HOLDER) for path in folder.iterdir())
 
 

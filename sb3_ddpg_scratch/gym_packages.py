@@ -1,4 +1,4 @@
-"""Environments of one's own: the modules that register them, which commands import and which lie anywhere on the path."""
+"""Environments of the user's own, and the modules that register them, which commands import."""
 
 import importlib
 import sys
@@ -44,7 +44,7 @@ def registered_env(env_id: str, packages: Sequence[str] = ()) -> RegisteredEnv:
 
 
 def import_modules(names: Iterable[str], option: str = "--gym-packages") -> None:
-    """Import modules by name; what keeps one from it is an ArgumentError that says where."""
+    """Import modules by name; an ArgumentError says where an import failed."""
     for name in names:
         try:
             importlib.import_module(name)

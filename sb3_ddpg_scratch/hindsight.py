@@ -15,7 +15,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, GoalSelectionStrategy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
@@ -25,30 +24,25 @@ from sb3_ddpg_scratch.episodes import NO_EPISODE, NONE, START, STOP, EpisodeTabl
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.goals import check_goal_env, check_goal_selection
 from sb3_ddpg_scratch.observations import flat_dim
-from sb3_ddpg_scratch.replay import _ONGOING, _TERMINATED, _TRUNCATED, BatchColumns
+from sb3_ddpg_scratch.replay import (
+    _ONGOING,
+    _TERMINATED,
+    _TRUNCATED,
+    BatchColumns,
+    discounts,
+    last_of,
+    n_step_rewards,
+    n_step_samples,
+)
 from sb3_ddpg_scratch.validation import check_whole_number
 
 
-class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: ignore[misc]
+class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
     """
-    SB3's ``HerReplayBuffer`` on packed rows. With the same seed it draws the same transitions and the same goals.
+    SB3's ``HerReplayBuffer``, with its arguments, on packed rows. With the same seed it draws the same transitions and goals.
 
     ``replay_buffer_class=HerReplayBuffer`` makes one wherever observations are vectors and the updater is not ``"autograd"``.
-
-    :param buffer_size: capacity, in transitions
-    :param observation_space: a Dict of vectors with ``observation``, ``achieved_goal`` and ``desired_goal``
-    :param action_space: of the environment
-    :param env: environments with goals, the first of which computes rewards; ``None`` until ``set_env``
-    :param device: device of the samples
-    :param n_envs: number of environments
-    :param optimize_memory_usage: has no effect: observations are always stored once
-    :param handle_timeout_termination: whether the last transition before a time limit bootstraps
-    :param n_sampled_goal: relabelled transitions for each one with its own goal
-    :param goal_selection_strategy: ``"future"``, ``"final"`` or ``"episode"``: which goals of its episode a transition gets
-    :param copy_info_dict: whether to store infos, and pass copies to ``compute_reward``
-    :param n_steps: length of the n-step return, with rewards for the same goal in every step
-    :param gamma: discount factor of n-step returns
-    :raises ArgumentError: for an argument that has a value it may not have
+    ``optimize_memory_usage`` has no effect: observations are always stored once.
     """
 
     _row_arrays = ("rows", "_ends", "_episode")
@@ -140,10 +134,10 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
 
     # ----------------------------------------------------------------------------------------------------------- Storing
 
-    def add(  # type: ignore[override]
+    def add(
         self,
-        obs: dict[str, np.ndarray],
-        next_obs: dict[str, np.ndarray],
+        obs: Any,
+        next_obs: Any,
         action: np.ndarray,
         reward: np.ndarray,
         done: np.ndarray,
@@ -249,19 +243,13 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         return (start + chosen) % self.buffer_size * self.n_envs + envs
 
     def gather(self, indices: np.ndarray, out: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> None:
-        """
-        Write a batch's rows, relabelled. With n-step returns the continuation holds ``gamma^k``.
-
-        :param indices: from :meth:`draw`, shape ``(batch, 2)``
-        :param out: float32 on the CPU, shape ``(batch, columns.width)``
-        :param env: normalizes observations and rewards
-        """
+        """Write the rows that :meth:`draw` drew, relabelled. With n-step returns the continuation holds ``gamma^k``."""
         rows, goal_rows = np.ascontiguousarray(indices.T)
         virtual = slice(int(np.count_nonzero(goal_rows == NONE)), len(rows))
         columns, goal, achieved = self.columns, self._goal, self._slices["achieved_goal"]
-        batch = out.numpy() if isinstance(out, th.Tensor) else out
+        batch = np.asarray(out)
         window, length = self._window(rows)
-        last = rows if self.n_steps == 1 else window[np.arange(len(rows)), length - 1]
+        last = last_of(window, length)
         following, goals = np.split(self._next(np.concatenate([last, goal_rows[virtual]])), [len(rows)])
         stored, goals = np.take(self.rows, rows, axis=0), goals[:, achieved]
         batch[:, : goal.start] = stored[:, : goal.start]
@@ -275,14 +263,11 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
         rewards = stored[:, -1:] if self.n_steps == 1 else self.rows[window, -1]
         rewards[virtual] = self._rewards(window[virtual], steps[:, achieved], goals)
         if env is not None:
-            self._normalize(th.from_numpy(batch), env)
+            self._normalize(batch, env)
             rewards = self._normalize_reward(rewards, env)
-        if self.n_steps == 1:
-            batch[:, columns.reward] = rewards[:, 0]
-            return
-        counts = np.arange(self.n_steps) < length[:, None]
-        batch[:, columns.reward] = (rewards * self._discounts(np.arange(self.n_steps)) * counts).sum(axis=1)
-        batch[:, columns.continuation] *= self._discounts(length)
+        batch[:, columns.reward] = n_step_rewards(rewards, length, self.gamma)
+        if self.n_steps > 1:
+            batch[:, columns.continuation] *= discounts(self.gamma, length)
 
     def _window(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows that each return may use, shape ``(batch, n_steps)``, and how many it does use, shape ``(batch,)``."""
@@ -321,19 +306,11 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):  # type: i
     def _in_space(self, key: str, flat: np.ndarray) -> np.ndarray:
         return flat.reshape(-1, *self.obs_shape[key]).astype(self.observation_space[key].dtype)
 
-    def _discounts(self, steps: np.ndarray) -> np.ndarray:
-        return self.gamma ** steps.astype(np.float32)
-
-    def _samples(self, indices: np.ndarray, env: VecNormalize | None) -> DictReplayBufferSamples:  # type: ignore[override]
+    def _samples(self, indices: np.ndarray, env: VecNormalize | None) -> Any:
         samples = super()._samples(indices, env)
-        if self.n_steps == 1:
-            return samples
-        window, length = self._window(indices[:, 0])
-        terminated = self._ends[window[np.arange(len(indices)), length - 1]] == _TERMINATED
-        dones, discounts = (array.astype(np.float32)[:, None] for array in (terminated, self._discounts(length)))
-        return samples._replace(dones=self.to_torch(dones), discounts=self.to_torch(discounts))
+        return samples if self.n_steps == 1 else n_step_samples(samples, self, *self._window(indices[:, 0]))
 
-    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> DictReplayBufferSamples:  # type: ignore[override]
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         """Transitions of finished episodes with their own goals."""
         rows = batch_inds * self.n_envs + np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
         return self._samples(np.stack([rows, np.full_like(rows, NONE)], axis=1), env)

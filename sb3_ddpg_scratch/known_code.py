@@ -1,11 +1,11 @@
 """
 Whether anything that runs during ``learn`` can change networks or optimizers behind the updater's back.
 
-The fast updaters look for such changes before every update, which takes a fifth of a step with small networks. They need
-not where every callback, environment, noise and schedule is a class of the packages below, none of which does such a thing.
+The fast updaters look for such changes before every update, which takes a fifth of a step with small networks. They skip
+that where every callback, environment, noise and schedule is a class of the packages below, which make no such changes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -20,14 +20,15 @@ def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:
     schedules = [schedule.value_schedule for schedule in (model.lr_schedule, model.qf_lr_schedule) if schedule is not None]
     noise = getattr(model.action_noise, "base_noise", model.action_noise)
     writers = model._logger.output_formats
-    parts = [model, model.policy, model.replay_buffer, noise, *schedules, *writers, *_environments(env), *_callbacks(callback)]
-    return all(map(_is_known, parts))
+    envs = [env, *(part for one in callbacks_in(callback) for part in _parts_of(one) if isinstance(part, (VecEnv, gym.Env)))]
+    parts = [model, model.policy, model.replay_buffer, noise, *schedules, *writers, *callbacks_in(callback)]
+    return all(map(_is_known, parts)) and all(_is_known(layer) for one in envs for layer in _environments(one))
 
 
 def watches_rollouts(callback: BaseCallback) -> bool:
     """Whether a callback does anything where rollouts begin or end."""
     methods = ("_on_rollout_start", "_on_rollout_end")
-    leaves = [type(one) for one in _callbacks(callback) if isinstance(one, BaseCallback) and not isinstance(one, CallbackList)]
+    leaves = [type(one) for one in callbacks_in(callback) if not isinstance(one, CallbackList)]
     return any(getattr(one, name) is not getattr(BaseCallback, name) for one in leaves for name in methods)
 
 
@@ -47,12 +48,15 @@ def _environments(env: Any) -> Iterator[Any]:
         env = vars(env).get("venv", vars(env).get("env"))
 
 
-def _callbacks(callback: BaseCallback, seen: tuple[BaseCallback, ...] = ()) -> Iterator[Any]:
-    """A callback, those that it knows, and the environments that they evaluate in."""
-    yield callback
+def callbacks_in(callback: BaseCallback, found: Sequence[BaseCallback] = ()) -> list[BaseCallback]:
+    """A callback and all that it calls, each once and before those it calls, after those that were found before."""
+    found = [*found, callback]
+    for part in _parts_of(callback):
+        if isinstance(part, BaseCallback) and part not in found:
+            found = callbacks_in(part, found)
+    return found
+
+
+def _parts_of(callback: BaseCallback) -> Iterator[Any]:
     for value in vars(callback).values():
-        for part in value if isinstance(value, list) else (value,):
-            if isinstance(part, BaseCallback) and part not in (callback, *seen):
-                yield from _callbacks(part, (callback, *seen))
-            elif isinstance(part, (VecEnv, gym.Env)):
-                yield from _environments(part)
+        yield from value if isinstance(value, list) else (value,)

@@ -1,4 +1,4 @@
-"""What happens at the beginning of ``learn``: noise, checks of the first outputs, and continuing an interrupted one."""
+"""The start of ``learn``: noise, checks of the first outputs, and continuing an interrupted one."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
 
 class InterruptedLearn(NamedTuple):
-    """The ``learn`` that a resumed model continues; ``restore`` puts back what the beginning of another one changes."""
+    """The ``learn`` that a resumed model continues; ``restore`` undoes what starting another one changes."""
 
     total_timesteps: int
     first_timestep: int
@@ -29,11 +29,11 @@ class InterruptedLearn(NamedTuple):
 
 @contextmanager
 def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
-    """Around SB3's ``_setup_learn``: yields whether steps are counted from 0; noise is ours to restart, a reset is checked."""
+    """Wrap SB3's ``_setup_learn``: restart our noise, check a reset's outputs. Yields whether steps are counted from 0."""
     if model.env is None:
         raise ArgumentError("env", None, "given", "Call set_env(env) before learn().")
     statistics = model.get_vec_normalize_env()
-    # Saved, so that nobody exports the policy without the statistics.
+    # Saved with the model: the policy must not be exported without the statistics.
     model.observations_normalized = statistics is not None and statistics.norm_obs
     reset_num_timesteps = reset_num_timesteps and model._interrupted_learn is None
     resets = model._last_obs is None or reset_num_timesteps
@@ -77,10 +77,7 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
 
 
 def warn_of_settings(model: Any) -> None:
-    """
-    Warn of a buffer smaller than a batch, and if ``learn`` ends before ``learning_starts``. Where trainings are episodes
-    apart, nobody knows beforehand where it ends.
-    """
+    """Warn of a buffer smaller than a batch, and if ``learn`` ends before ``learning_starts``, where its end is known."""
     if model.buffer_size < model.batch_size:
         problem = f"buffer_size={model.buffer_size} is below batch_size={model.batch_size}"
         warnings.warn(f"{problem}: every batch repeats transitions. Give a larger buffer_size.", stacklevel=5)
@@ -94,7 +91,7 @@ def warn_of_settings(model: Any) -> None:
 
 
 def continue_interrupted(model: Any, total_timesteps: int, callback: BaseCallback) -> None:
-    """If the model was resumed, make the ``learn`` that begins the rest of the interrupted one."""
+    """After a resume, continue the interrupted ``learn`` instead of starting a new one."""
     interrupted: InterruptedLearn | None = model._interrupted_learn
     if interrupted is None:
         return

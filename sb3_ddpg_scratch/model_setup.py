@@ -1,4 +1,4 @@
-"""What ``ScratchDDPG`` does to build its parts: buffers, updater, and what SB3's own models bring."""
+"""Building the parts of a ``ScratchDDPG``: noise, buffer and updater; and adopting the models of SB3's algorithms."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ _STATISTICS = tuple(f"{network}_batch_norm_stats{suffix}" for network in ("actor
 
 
 def make_checked_env(env: Any, verbose: int) -> Any:
-    """The environment, made if it is given by its id; its action space has to be one that DDPG can act in."""
+    """The environment, created if it is given by its id, with its action space checked."""
     if env is not None:
         env = maybe_make_env(env, verbose)
         check_action_space(env.action_space)
@@ -39,7 +39,7 @@ def is_sb3_policy(policy_class: type) -> bool:
 
 
 def adopt_sb3_model(model: Any) -> None:
-    """Make what SB3's DDPG or TD3 saved ours: their policy and buffer classes, and no copies of batch-norm statistics."""
+    """Give what SB3's DDPG or TD3 saved our policy and buffer classes, and drop its copies of batch-norm statistics."""
     if is_sb3_policy(model.policy_class):
         # What TD3 does not save.
         model.policy_kwargs = {"n_critics": 2} | model.policy_kwargs
@@ -55,7 +55,7 @@ def adopt_sb3_model(model: Any) -> None:
 
 @contextmanager
 def own_noise_and_buffer(model: Any) -> Iterator[None]:
-    """Around SB3's ``_setup_model``: make the noise, and the replay buffer where packed rows suit."""
+    """Wrap SB3's ``_setup_model``: make the noise, and a packed replay buffer where one is possible."""
     noise, model.action_noise = make_noise(model.action_noise, model.action_space.shape or ()), None
     # The reference samples from SB3's own buffer.
     packed = model.updater != "autograd" and packable(model.observation_space)
@@ -66,7 +66,7 @@ def own_noise_and_buffer(model: Any) -> Iterator[None]:
         model.replay_buffer = _make_packed_buffer(model)
     yield
     if chosen:
-        # Still our choice to make when the model is loaded.
+        # Chosen again when the model is loaded.
         model.replay_buffer_class = None
     model.action_noise = noise
     if isinstance(noise, VectorNoise) and model.seed is not None:
@@ -80,7 +80,7 @@ def set_up_critic_learning_rate(model: Any) -> None:
 
 
 def _set_up_hindsight(model: Any, packed: bool) -> None:
-    """Make the buffer, also without an environment: a model that was loaded in order to act needs none."""
+    """Make the buffer, also without an environment: a model that only predicts needs none."""
     check_goal_selection(**model.replay_buffer_kwargs)
     if model.env is not None:
         check_goal_env(model.env, model.observation_space)
@@ -107,7 +107,7 @@ def _make_packed_buffer(model: Any) -> PackedReplayBuffer:
 
 
 def make_updater(model: Any) -> UpdaterChoice:
-    """The updater of the model's networks; ``"auto"`` warns of nothing that they are made with."""
+    """The model's updater; with ``"auto"``, how the networks are configured is no reason for a warning."""
     choice = UpdaterChoice(model.updater, model.verbose)
     if model.updater == "auto":
         choice.expect(choice.objection(model._networks()))

@@ -58,6 +58,16 @@ def _hidden_layer(n_in: int, n_out: int, activation_fn: type[nn.Module], norm: s
     return [*layers, activation_fn()]
 
 
+def normalize_by_batch(layers: nn.Module) -> None:
+    """
+    Let batch norm of target networks use each batch's own statistics. The running ones are the trained networks', whose
+    weights differ from the targets': by these, the targets' Q-values drift away, and Pendulum-v1 is not learned.
+    """
+    for layer in layers.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.training, layer.track_running_stats = True, False
+
+
 def _output_layer(n_in: int, n_out: int, final_init: float | None) -> nn.Linear:
     layer = nn.Linear(n_in, n_out)
     if final_init is not None:

@@ -268,7 +268,7 @@ def make_noise(spec: NoiseSpec, action_shape: tuple[int, ...]) -> ActionNoise | 
     try:
         return noise_class(**settings)
     except TypeError as error:
-        raise ArgumentError("action_noise", spec, f"made of {noise_class.__name__}'s arguments ({error})") from error
+        raise ArgumentError("action_noise", spec, f"a dict of {noise_class.__name__}'s arguments ({error})") from error
 
 
 def check_noise_sample(sample: np.ndarray, action_shape: tuple[int, ...], n_envs: int) -> None:

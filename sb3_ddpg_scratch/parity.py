@@ -31,7 +31,7 @@ TD3_SWITCHES: dict[str, Any] = {"policy_delay": 2, "target_policy_noise": 0.2, "
 
 @dataclass(frozen=True)
 class ParityResult:
-    """The largest difference of each entry: infinite where one side lacks it, shapes differ, or only one is NaN."""
+    """The largest difference of each entry: infinite where one side lacks it, shapes differ, or one alone is NaN."""
 
     settings: dict[str, Any]
     updates: int

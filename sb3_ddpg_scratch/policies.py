@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_ddpg_scratch.errors import ArgumentError, near
-from sb3_ddpg_scratch.networks import NORMS, Actor, Critic
+from sb3_ddpg_scratch.networks import NORMS, Actor, Critic, normalize_by_batch
 from sb3_ddpg_scratch.validation import check_choice, check_number, check_whole_number
 
 NetArch = Sequence[int] | dict[str, Sequence[int]]
@@ -159,6 +159,8 @@ class ScratchDDPGPolicy(BasePolicy):
 
         self.actor_target.set_training_mode(False)
         self.critic_target.set_training_mode(False)
+        for layers in (self.actor_target.mu, *self.critic_target.q_networks):
+            normalize_by_batch(layers)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         return Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
@@ -174,7 +176,7 @@ class ScratchDDPGPolicy(BasePolicy):
         return self.actor(observation)
 
     def set_training_mode(self, mode: bool) -> None:
-        """Switch actor and critic to training or evaluation mode (batch norm, dropout). Targets stay in evaluation mode."""
+        """Switch actor and critic to training or evaluation mode (batch norm, dropout). Targets stay as they are."""
         # Called twice in every step: attribute access would search parameters and buffers first.
         self._modules["actor"].set_training_mode(mode)  # type: ignore[operator, union-attr]
         self._modules["critic"].set_training_mode(mode)  # type: ignore[operator, union-attr]

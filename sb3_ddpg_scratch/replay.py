@@ -8,7 +8,7 @@ import psutil
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.errors import ArgumentError
@@ -76,6 +76,7 @@ class PackedReplayBuffer(ReplayBuffer):
     # Whether the continuation includes gamma^k, or the algorithm's gamma is still to be applied.
     continuation_is_discounted = False
     _space_type: type[spaces.Space[Any]] = spaces.Box
+    _samples_type: type[ReplayBufferSamples | DictReplayBufferSamples] = ReplayBufferSamples
     _parts = "floating-point numbers"
     # Arrays with an entry for each transition.
     _row_arrays: tuple[str, ...] = ("rows", "_ends", "_aside")
@@ -148,13 +149,12 @@ class PackedReplayBuffer(ReplayBuffer):
         self._forget_ends()
 
     def _share_rows(self) -> None:
-        self._row_tensor = th.from_numpy(self.rows)
         # The continuation of transitions within an episode.
         self._ones = np.ones((self.n_envs, 1), np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_row_tensor"], state["_ones"]
+        del state["_ones"]
         if not self.full:
             # Rows never written are not saved; one more row holds the newest observation with optimize_memory_usage.
             written = min((self.pos + 1) * self.n_envs, len(self.rows))
@@ -173,10 +173,18 @@ class PackedReplayBuffer(ReplayBuffer):
                 setattr(self, name, whole)
         self._share_rows()
 
+    def _flatten(self, observations: Any) -> np.ndarray:
+        """Observations as they lie in rows, shape ``(n, observation_dim)``."""
+        return observations.reshape(len(observations), -1)
+
+    def _split(self, flat: Any) -> Any:
+        """Observations in the shape of their space, as views, from flat ones; only the last axis is divided."""
+        return flat.reshape(*flat.shape[:-1], *self.obs_shape)
+
     def add(
         self,
-        obs: np.ndarray,
-        next_obs: np.ndarray,
+        obs: Any,
+        next_obs: Any,
         action: np.ndarray,
         reward: np.ndarray,
         done: np.ndarray,
@@ -185,7 +193,7 @@ class PackedReplayBuffer(ReplayBuffer):
         """Store one transition of every environment; ``TimeLimit.truncated`` in its info marks a truncation."""
         first = self.pos * self.n_envs
         here = slice(first, first + self.n_envs)
-        observation, next_observation = obs.reshape(self.n_envs, -1), next_obs.reshape(self.n_envs, -1)
+        observation, next_observation = self._flatten(obs), self._flatten(next_obs)
         if self.optimize_memory_usage:
             self._close_broken_trajectories(here, observation)
         ends = self.ends_of(done, infos)
@@ -273,11 +281,7 @@ class PackedReplayBuffer(ReplayBuffer):
         self._free_places = list(range(len(grown) - 1, old - 1, -1))
 
     def draw(self, batch_size: int, n_batches: int = 1) -> np.ndarray:
-        """
-        Draw several batches at once: the transitions that SB3's buffer would sample one batch after another.
-
-        :return: row indices, int64, shape ``(n_batches, batch_size)``
-        """
+        """Indices of rows, shape ``(n_batches, batch_size)``: what SB3's buffer would sample one batch after another."""
         stored = self.buffer_size if self.full else self.pos
         # SB3's memory-saving buffer never samples the row whose observation was just overwritten.
         skips_oldest = self.optimize_memory_usage and self.full
@@ -291,61 +295,46 @@ class PackedReplayBuffer(ReplayBuffer):
         return (drawn[:, 0] + shift) % self.buffer_size * self.n_envs + drawn[:, 1]
 
     def gather(self, indices: np.ndarray, out: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> None:
-        """
-        Write a batch's rows.
-
-        :param indices: row indices, shape ``(batch,)``
-        :param out: float32 on the CPU, shape ``(batch, columns.width)``; a tensor's rows may have a larger stride
-        :param env: normalizes observations and rewards
-        """
-        if isinstance(out, np.ndarray) and not self.optimize_memory_usage:
-            # Faster than torch for rows this short. Indices are within bounds: "clip" avoids a copy.
-            np.take(self.rows, indices, axis=0, out=out, mode="clip")
-            if env is not None:
-                self._normalize(th.from_numpy(out), env)
-            return
-        batch, index = th.as_tensor(out), th.from_numpy(indices)
+        """Write rows, normalized by ``env``, into float32 on the CPU of shape ``(batch, columns.width)``."""
+        batch = np.asarray(out)
+        # Indices are within bounds: "clip" avoids a copy.
+        np.take(self.rows, indices, axis=0, out=batch[:, : self._row_width], mode="clip")
         if self.optimize_memory_usage:
-            th.index_select(self._row_tensor, 0, index, out=batch[:, : self._row_width])
-            self._gather_next_observations(indices, batch)
-        else:
-            th.index_select(self._row_tensor, 0, index, out=batch)
+            batch[:, self.columns.next_observation] = self._following_observations(indices)
         if env is not None:
             self._normalize(batch, env)
 
-    def _gather_next_observations(self, indices: np.ndarray, out: th.Tensor) -> None:
+    def _following_observations(self, indices: np.ndarray) -> np.ndarray:
         following = (indices + self.n_envs) % len(self.rows)
         # Whole rows, then their columns: gathering from a slice of columns would copy the whole buffer first.
         next_observation = np.take(self.rows, following, axis=0)[:, self.columns.observation]
         places = self._aside[indices]
         separate = np.flatnonzero(places)
         next_observation[separate] = self._last_observations[places[separate] - 1]
-        out[:, self.columns.next_observation] = th.from_numpy(next_observation)
+        return next_observation
 
-    def _normalize(self, out: th.Tensor, env: VecNormalize) -> None:
-        batch = out.numpy()
+    def _normalize(self, batch: np.ndarray, env: VecNormalize) -> None:
         for where in (self.columns.observation, self.columns.next_observation):
-            observation = batch[:, where].reshape(-1, *self.obs_shape)
-            batch[:, where] = np.asarray(self._normalize_obs(observation, env)).reshape(len(batch), -1)
+            batch[:, where] = self._flatten(env.normalize_obs(self._split(batch[:, where])))
         batch[:, self.columns.reward] = self._normalize_reward(batch[:, self.columns.reward], env)
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """A batch, as from SB3's buffer."""
         return self._samples(self.draw(batch_size)[0], env)
 
-    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         env_indices = np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
         return self._samples(batch_inds * self.n_envs + env_indices, env)
 
-    def _samples(self, indices: np.ndarray, env: VecNormalize | None) -> ReplayBufferSamples:
+    def _samples(self, indices: np.ndarray, env: VecNormalize | None) -> Any:
         batch = th.empty((len(indices), self.columns.width))
         self.gather(indices, batch, env)
         batch = batch.to(self.device)
         columns = self.columns
-        return ReplayBufferSamples(
-            observations=batch[:, columns.observation].reshape(-1, *self.obs_shape),
+        return self._samples_type(
+            observations=self._split(batch[:, columns.observation]),
             actions=batch[:, columns.action],
-            next_observations=batch[:, columns.next_observation].reshape(-1, *self.obs_shape),
+            next_observations=self._split(batch[:, columns.next_observation]),
             dones=1 - batch[:, columns.continuation, None],
             rewards=batch[:, columns.reward, None],
         )
@@ -354,8 +343,8 @@ class PackedReplayBuffer(ReplayBuffer):
         return self.rows[:, where].reshape(self.buffer_size, self.n_envs, *shape)
 
     @property
-    def observations(self) -> np.ndarray:  # type: ignore[override]
-        return self._column(self.columns.observation, *self.obs_shape)
+    def observations(self) -> Any:  # type: ignore[override]
+        return self._split(self._column(self.columns.observation, -1))
 
     @property
     def actions(self) -> np.ndarray:  # type: ignore[override]
@@ -366,16 +355,12 @@ class PackedReplayBuffer(ReplayBuffer):
         return self._column(self.columns.reward)
 
     @property
-    def next_observations(self) -> np.ndarray:  # type: ignore[override]
+    def next_observations(self) -> Any:  # type: ignore[override]
         """A view, or a copy with ``optimize_memory_usage``."""
-        return self._flat_next_observations().reshape(self.buffer_size, self.n_envs, *self.obs_shape)
-
-    def _flat_next_observations(self) -> np.ndarray:
         if not self.optimize_memory_usage:
-            return self._column(self.columns.next_observation, -1)
-        batch = th.empty((len(self.rows), self.columns.width))
-        self._gather_next_observations(np.arange(len(self.rows)), batch)
-        return batch[:, self.columns.next_observation].numpy().reshape(self.buffer_size, self.n_envs, -1)
+            return self._split(self._column(self.columns.next_observation, -1))
+        flat = self._following_observations(np.arange(len(self.rows)))
+        return self._split(flat.reshape(self.buffer_size, self.n_envs, -1))
 
     @property
     def dones(self) -> np.ndarray:  # type: ignore[override]
@@ -386,6 +371,29 @@ class PackedReplayBuffer(ReplayBuffer):
     def timeouts(self) -> np.ndarray:  # type: ignore[override]
         """Where an episode was truncated: a copy."""
         return (self._ends == _TRUNCATED).astype(np.float32).reshape(self.buffer_size, self.n_envs)
+
+
+def last_of(window: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """The last row that each n-step return uses."""
+    return window[np.arange(len(window)), length - 1]
+
+
+def discounts(gamma: float, steps: np.ndarray) -> np.ndarray:
+    return gamma ** steps.astype(np.float32)
+
+
+def n_step_rewards(rewards: np.ndarray, length: np.ndarray, gamma: float) -> np.ndarray:
+    """``sum_(j<k) gamma^j r_j`` with the ``length`` k of each row of rewards."""
+    steps = np.arange(rewards.shape[1])
+    return (rewards * discounts(gamma, steps) * (steps < length[:, None])).sum(axis=1)
+
+
+def n_step_samples(samples: Any, buffer: Any, window: np.ndarray, length: np.ndarray) -> Any:
+    """Samples with the ``dones`` and ``discounts`` of their n-step returns."""
+    terminated = buffer._ends[last_of(window, length)] == _TERMINATED
+    columns = (terminated, discounts(buffer.gamma, length))
+    dones, powers = (buffer.to_torch(column.astype(np.float32)[:, None]) for column in columns)
+    return samples._replace(dones=dones, discounts=powers)
 
 
 class PackedNStepReplayBuffer(PackedReplayBuffer, NStepReplayBuffer):
@@ -412,28 +420,15 @@ class PackedNStepReplayBuffer(PackedReplayBuffer, NStepReplayBuffer):
 
     def gather(self, indices: np.ndarray, out: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> None:
         """See :meth:`PackedReplayBuffer.gather`; the continuation holds ``gamma^k``."""
-        out = th.as_tensor(out)
+        batch, columns = np.asarray(out), self.columns
         window, length = self._window(indices)
-        last = window[np.arange(len(indices)), length - 1]
-        super().gather(last, out)
-        batch, columns = out.numpy(), self.columns
+        super().gather(last_of(window, length), batch)
         batch[:, columns.critic_input] = self.rows[indices, columns.critic_input]
-        batch[:, columns.continuation] *= self._discounts(length)
+        batch[:, columns.continuation] *= discounts(self.gamma, length)
         if env is not None:
-            self._normalize(out, env)
+            self._normalize(batch, env)
         rewards = self._normalize_reward(self.rows[window, columns.reward], env)
-        counts = np.arange(self.n_steps) < length[:, None]
-        batch[:, columns.reward] = (rewards * self._discounts(np.arange(self.n_steps)) * counts).sum(axis=1)
+        batch[:, columns.reward] = n_step_rewards(rewards, length, self.gamma)
 
-    def _discounts(self, steps: np.ndarray) -> np.ndarray:
-        return self.gamma ** steps.astype(np.float32)
-
-    def _samples(self, indices: np.ndarray, env: VecNormalize | None) -> ReplayBufferSamples:
-        samples = super()._samples(indices, env)
-        window, length = self._window(indices)
-        last = window[np.arange(len(indices)), length - 1]
-        terminated = (self._ends[last] == _TERMINATED).astype(np.float32)
-        return samples._replace(
-            dones=th.from_numpy(terminated[:, None]).to(self.device),
-            discounts=th.from_numpy(self._discounts(length)[:, None]).to(self.device),
-        )
+    def _samples(self, indices: np.ndarray, env: VecNormalize | None) -> Any:
+        return n_step_samples(super()._samples(indices, env), self, *self._window(indices))

@@ -1,8 +1,23 @@
-"""Text on a terminal."""
+"""Text on a terminal, and the command that was given there."""
+
+import shlex
+import sys
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is: names and paths in it are never broken, colored or taken for markup."""
+    """Print a line verbatim: names and paths are not wrapped, highlighted or read as markup."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def progress_bars(console: Console) -> Progress:
+    """A bar for each task, with its description and the time left."""
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+def command_line() -> str:
+    """The command as it was given."""
+    return shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""The numbers of a training: losses that have to be finite, and what the logger gets."""
+"""The numbers of a training: a check that losses are finite, and what is logged."""
 
 import math
 from typing import Any

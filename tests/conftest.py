@@ -1,5 +1,6 @@
 """Environments and helpers that several test files share."""
 
+import multiprocessing
 import shutil
 import time
 
@@ -9,6 +10,9 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import KVWriter
+
+# What forked processes need not import: those of SB3's SubprocVecEnv, and those of ``commands``.
+multiprocessing.set_forkserver_preload(["stable_baselines3", "gymnasium", "numba", "optuna", "scipy.stats", "yaml"])
 
 
 class PointEnv(gym.Env):

@@ -1,11 +1,5 @@
 """An environment of one's own, written as a module into a folder that nobody has installed."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
 ENV_ID = "Trolley-v0"
 # Its observations are large, so that a policy needs their normalization.
 SOURCE = """
@@ -42,17 +36,3 @@ gym.register("Trolley-v0", entry_point=Trolley, max_episode_steps=25)
 
 def write_module(folder, name="trolley"):
     (folder / f"{name}.py").write_text(SOURCE)
-
-
-def command(folder, *arguments):
-    """The installed command, which does not look into the current folder by itself."""
-    code = "import sys; sys.path.remove(''); from sb3_ddpg_scratch.cli import main; main()"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-    called = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(called, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def output_of(folder, *arguments):
-    done = command(folder, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from rich.progress import Progress
 from stable_baselines3 import HerReplayBuffer
 from typer.testing import CliRunner
 
@@ -155,7 +156,9 @@ def test_rounds_are_interleaved_and_an_interruption_keeps_what_was_measured(monk
 
     monkeypatch.setattr(schedule, "measure", pretended)
     settings = [[replace(TINY, contender=name) for name in ("sb3", "analytic")]]
-    results = schedule.run(settings, 3, lambda *_: None)
+    kept = []
+    results = schedule.run(settings, 3, Progress(disable=True), kept.append)
+    assert len(kept) == 3
     assert order == [("sb3", 1), ("analytic", 1)] * 2 + [("sb3", 1)]
     assert [len(r) for r in results[0].rounds] == [2, 2, 1]
 
@@ -169,7 +172,7 @@ def test_a_failure_is_kept_and_the_others_continue(monkeypatch):
     monkeypatch.setattr(schedule, "measure", pretended)
     kept = []
     settings = [[replace(TINY, contender=name) for name in ("sb3", "analytic")]]
-    (setting,) = schedule.run(settings, 2, lambda *_: None, lambda results: kept.append(len(results[0].rounds)))
+    (setting,) = schedule.run(settings, 2, Progress(disable=True), lambda results: kept.append(len(results[0].rounds)))
     assert setting.failures == ["sb3 failed"] * 2
     assert setting.values("analytic", 1, "updates_per_s") == [1.0, 1.0]
     assert kept == [1, 2]

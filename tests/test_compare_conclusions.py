@@ -60,7 +60,7 @@ def test_verdicts(offset, spread, verdict, capsys):
     show(summary, Console(width=120))
     printed = capsys.readouterr().out
     assert verdict in printed
-    assert ("seeds an arm" in " ".join(printed.split())) == (verdict == "undecided")
+    assert ("seeds per arm" in " ".join(printed.split())) == (verdict == "undecided")
 
 
 def test_score_is_the_mean_of_the_last_ten_evaluations():

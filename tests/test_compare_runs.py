@@ -18,7 +18,7 @@ from gymnasium import spaces
 from rich.console import Console
 from typer.testing import CliRunner
 
-from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, cli
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, cli, rollout
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare import conclusions
 from sb3_ddpg_scratch.compare.comparison import gather, run_comparison
@@ -173,8 +173,8 @@ def test_stored_result_is_a_baseline(finished, tmp_path, monkeypatch):
     assert clash.baseline == "sb3.stored"
     for change, message in [
         ({"envs": ["MountainCarContinuous-v0"]}, "--env='MountainCarContinuous-v0' .*that the baseline .* has: Pendulum-v1"),
-        ({"steps": 400}, "--steps=400 .*which is 300"),
-        ({"evaluations": 12}, "--evaluations=12 .*which is 10"),
+        ({"steps": 400}, "--steps must be 300, as for the baseline.*, got 400"),
+        ({"evaluations": 12}, "--evaluations must be 10, as for the baseline.*, got 12"),
         ({"baseline": str(tmp_path / "none.json")}, "one of the arms"),
         ({"baseline": str(tmp_path)}, "a file that can be read"),
     ]:
@@ -216,9 +216,9 @@ def test_run_ends_when_who_began_it_is_killed(tmp_path):
 
 
 ALONE = "a=scratch_ddpg:updater=analytic,normalize=true,learning_starts=50,batch_size=16,policy_kwargs={net_arch: [8, 8]}"
-ALONE_SETTINGS = {"arms": [ALONE], "steps": 3000, "eval_episodes": 1}
-ALONE_OPTIONS = ["compare", "--arm", ALONE, "--env", "Pendulum-v1", "--seeds", "2", "--steps", "3000", "--evaluations", "10"]
-ALONE_OPTIONS += ["--eval-episodes", "1", "--jobs", "1", "--checkpoint-every", "500"]
+ALONE_SETTINGS = {"arms": [ALONE], "steps": 1500, "eval_episodes": 1}
+ALONE_OPTIONS = ["compare", "--arm", ALONE, "--env", "Pendulum-v1", "--seeds", "2", "--steps", "1500", "--evaluations", "10"]
+ALONE_OPTIONS += ["--eval-episodes", "1", "--jobs", "1", "--checkpoint-every", "250"]
 
 
 def start_alone(out):
@@ -254,7 +254,7 @@ def test_killed_comparison_continues_inside_its_run_to_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish_alone(whole)
     process = start_alone(killed)
-    wait_for(lambda: list(killed.rglob("checkpoints/step_000000001000")))
+    wait_for(lambda: list(killed.rglob("checkpoints/step_000000000500")))
     process.kill()  # SIGKILL, to the command and to its run
     for run in processes_of(killed):
         os.kill(run, signal.SIGKILL)
@@ -279,19 +279,19 @@ def test_killed_comparison_continues_inside_its_run_to_the_same_bits(tmp_path):
 
 def test_interrupted_by_ctrl_c_in_its_first_run_it_continues_there(tmp_path):
     process = start_alone(tmp_path)
-    wait_for(lambda: list(tmp_path.rglob("checkpoints/step_000000000500")))
+    wait_for(lambda: list(tmp_path.rglob("checkpoints/step_000000000250")))
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=300)
     assert process.returncode == 130
     (made,) = plan(tmp_path, **ALONE_SETTINGS).specs[:1]
     run = unfinished_run(made, tmp_path)
     # The end of a run writes the state of that moment.
-    assert max(int(path.name[5:]) for path in run.glob("checkpoints/step_*")) % 500 != 0
+    assert max(int(path.name[5:]) for path in run.glob("checkpoints/step_*")) % 250 != 0
     # Other settings are another run.
     assert unfinished_run(replace(made, steps=4000), tmp_path) is None
     for file in run.glob("checkpoints/step_*/manifest.json"):
         file.write_text("spoilt")
-    assert perform(replace(made, steps=3000), tmp_path, lambda steps: None)["timesteps"] == list(range(300, 3001, 300))
+    assert perform(made, tmp_path, lambda steps: None)["timesteps"] == list(range(150, 1501, 150))
 
 
 def test_runs_without_checkpoints_begin_again_and_say_so(tmp_path):
@@ -355,6 +355,18 @@ def test_threads_and_jobs_fit_the_cores(tmp_path, monkeypatch):
     limits = processes.thread_limits(3)
     assert limits["OMP_NUM_THREADS"] == limits["MKL_NUM_THREADS"] == "3"
     assert os.environ.get("XLA_FLAGS", "") in limits["XLA_FLAGS"]
+
+
+def test_nothing_in_a_run_keeps_its_rollouts_from_being_steady(tmp_path, monkeypatch):
+    known = []
+    only_known_code = rollout.only_known_code
+    monkeypatch.setattr(rollout, "only_known_code", lambda *parts: known.append(only_known_code(*parts)) or known[-1])
+    settings = {"policy": "MlpPolicy", "n_timesteps": 60, "learning_starts": 30, "policy_kwargs": {"net_arch": [4]}}
+    spec = RunSpec("a", "scratch_ddpg", "Pendulum-v1", 0, 60, 2, 1, "cpu", settings)
+    ticks = []
+    perform(spec, tmp_path, ticks.append, checkpoint_every=20)
+    assert ticks == list(range(1, 61))
+    assert known == [True]
 
 
 class Paid(gym.Env):

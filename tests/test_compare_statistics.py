@@ -171,7 +171,7 @@ def test_all_four_verdicts(rng):
     assert judged(a - 3, a, 2.0)[0] == "worse"
     verdict, why = judged(a, a, 0.3)
     assert verdict == "undecided"
-    assert "about 191 seeds an arm" in why
+    assert "about 191 seeds per arm" in why
     assert "there are 10" in why
     # Many seeds show a difference that is too small to matter.
     verdict, why = judged(np.tile(a, 20) + 0.5, np.tile(a, 20), 2.0)
@@ -181,7 +181,7 @@ def test_all_four_verdicts(rng):
     wide = np.linspace(-1, 1, 40)
     verdict, why = judged(wide + 0.5, wide, 0.51, welch_p=0.06)
     assert verdict == "undecided"
-    assert "takes more seeds than the 40" in why
+    assert "takes more than the 40 seeds per arm" in why
     # Significant, and not surely beyond the margin.
     verdict, why = judged(a + 1.5, a, 1.4)
     assert verdict == "better"

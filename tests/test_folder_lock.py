@@ -119,7 +119,7 @@ def test_error_names_who_writes(start, tmp_path):
         pass
     assert isinstance(refused.value, ArgumentError)
     text = str(refused.value)
-    assert text.startswith(f"--out={str(tmp_path)!r} is invalid: it must be a folder that nobody else is writing to.")
+    assert text.startswith(f"--out must be a folder that nobody else is writing to, got {str(tmp_path)!r}.")
     assert f"Process {process.pid} on {socket.gethostname()} ({sys.executable} -c ' import sys from pathlib" in text
     assert text.endswith("...) is writing to it: wait for it, stop it, or choose another folder.")
     process.communicate("")
@@ -181,7 +181,7 @@ def test_folders_are_held_one_by_one(start, tmp_path):
 
 def test_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArgumentError, match=r"path='.*file' .*can be written to \(File exists\)"):
+    with pytest.raises(ArgumentError, match=r"path must be .*can be written to \(File exists\), got '.*file'"):
         hold_folder(tmp_path / "file", "path").__enter__()
 
 

@@ -1,28 +1,52 @@
 """Where compiled code is kept, and what is said while it is compiled."""
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
-LOAD = "from sb3_ddpg_scratch.updates.kernel_memory import load_kernels; print(load_kernels().advance.__name__)"
+TRAIN = """
+from sb3_ddpg_scratch import ScratchDDPG
+model = ScratchDDPG("MlpPolicy", "Pendulum-v1", learning_starts=10, batch_size=4, policy_kwargs={"net_arch": [4]})
+print(model.learn(20).updater_in_use)
+"""
+# Ends where compiling would begin.
+BEGIN = """
+import os
+from numba.core import event
+from sb3_ddpg_scratch.updates.kernel_memory import load_kernels
+
+class End(event.Listener):
+    def on_start(self, _):
+        os._exit(0)
+    def on_end(self, _):
+        pass
+
+load_kernels()
+event.register("numba:compile", End())
+"""
+MESSAGE = "Compiling the hand-written update takes some 12 seconds, "
 
 
-def load_kernels(**environment):
-    """In a process of its own; returns what is printed to both streams."""
-    result = subprocess.run(
-        [sys.executable, "-c", LOAD], env=os.environ | environment, capture_output=True, text=True, check=True
-    )
-    return result.stdout.strip(), result.stderr
+def said(code, package, **environment):
+    """By a process of its own, to standard error."""
+    options = {"cwd": package, "env": os.environ | {"PYTHONPATH": ""} | environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **options).stderr
 
 
-def test_an_empty_cache_is_announced(tmp_path):
-    assert load_kernels(NUMBA_CACHE_DIR=str(tmp_path)) == (
-        "advance",
-        "Compiling the hand-written update takes some 12 seconds, once on this machine.\n",
-    )
+def test_kernels_are_compiled_once_and_when_any_of_their_files_changed(tmp_path):
+    package, cache = tmp_path / "package", {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    shutil.copytree(Path(__file__).parents[1] / "sb3_ddpg_scratch", package / "sb3_ddpg_scratch")
+    once = f"{MESSAGE}once on this machine.\n"
+    assert said(TRAIN, package, **cache) == once
+    assert said(TRAIN, package, **cache) == ""
+    operations = package / "sb3_ddpg_scratch" / "updates" / "operations.py"
+    operations.write_text(operations.read_text() + "\n")
+    assert said(BEGIN + TRAIN, package, **cache) == once
 
 
 @pytest.mark.skipif(
@@ -30,7 +54,6 @@ def test_an_empty_cache_is_announced(tmp_path):
 )
 def test_where_no_folder_is_writable_each_process_compiles():
     # Only a folder that was named may be used, and none is.
-    environment = {"NUMBA_CACHE_DIR": "", "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
-    name, message = load_kernels(**environment)
-    assert name == "advance"
-    assert message.endswith("in each process: no folder is writable. Set NUMBA_CACHE_DIR to one.\n")
+    nowhere = {"NUMBA_CACHE_DIR": "", "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
+    expected = f"{MESSAGE}in each process: no folder is writable. Set NUMBA_CACHE_DIR to one.\n"
+    assert said(BEGIN + TRAIN, Path(__file__).parents[1], **nowhere) == expected

@@ -382,7 +382,7 @@ WRONG_TENSORS = {
     "shape": ("policy.pth", lambda state: state.update({"actor.mu.0.weight": th.zeros(8, 4)}), r"\(8, 4\).*\(8, 3\)"),
     "dtype": ("policy.pth", lambda state: state.update({"actor.mu.0.weight": th.zeros(8, 3, dtype=th.float64)}), "float64"),
     "missing": ("policy.pth", lambda state: state.pop("actor.mu.0.weight"), "lacks"),
-    "more": ("policy.pth", lambda state: state.update({"actor.mu.9.weight": th.zeros(1)}), "has, and the policy has not"),
+    "more": ("policy.pth", lambda state: state.update({"actor.mu.9.weight": th.zeros(1)}), "the policy has no such parameter"),
     "no tensor": ("policy.pth", lambda state: state.update({"actor.mu.0.weight": [1.0]}), "list and not a tensor"),
     "stretched": (
         "actor.optimizer.pth",

@@ -263,9 +263,9 @@ class Constant(ActionNoise):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("oo", ["action_noise='oo'", "'ou'", "'gaussian'"]),
+        ("oo", ["action_noise must be", "'oo'", "'ou'", "'gaussian'"]),
         ("gausian", ["Did you mean 'gaussian'?"]),
-        (3, ["action_noise=3"]),
+        (3, ["action_noise must be", "got 3."]),
         ({"sigma": 0.1}, ["type"]),
         ({"type": "ou", "sigm": 0.1}, ["sigm"]),
         ({"type": "gaussian", "theta": 0.1}, ["theta"]),

@@ -42,7 +42,7 @@ def test_a_recording(folder):
     moving = [figure for figure in figures.values() if figure.frames]
     assert moving
     assert {frame.name for frame in moving[0].frames} == {step.args[0][0] for step in moving[0].layout.sliders[0].steps}
-    with pytest.raises(ArgumentError, match="kind='updates'"):
+    with pytest.raises(ArgumentError, match=r"kind must be .*, got 'updates'"):
         diagnosed.table(recording, "updates")
 
 

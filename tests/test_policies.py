@@ -1,5 +1,6 @@
 """Networks and policies: what they compute, how they are initialized, and that every combination trains, saves and loads."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -137,6 +138,24 @@ def test_batch_norm_statistics_reach_the_targets():
     assert not th.equal(model.actor.mu[1].weight, model.actor_target.mu[1].weight)
 
 
+def test_targets_are_normalized_by_each_batch():
+    """Whatever the running statistics are, which stay untouched; after loading and copying too."""
+    model = make_model("vector", norm="batch", action_layer=1).learn(60)
+    observations = th.randn(16, 3) * 5 + 2
+    for policy in (model.policy, copy.deepcopy(model.policy)):
+        target = policy.actor_target
+        before = {name: value.clone() for name, value in target.state_dict().items()}
+        x = observations
+        for layer in target.mu:
+            if isinstance(layer, nn.BatchNorm1d):
+                x = (x - x.mean(dim=0)) / (x.var(dim=0, unbiased=False) + layer.eps).sqrt() * layer.weight + layer.bias
+            else:
+                x = layer(x)
+        th.testing.assert_close(target(observations), x)
+        assert not th.allclose(target(observations), target(observations[:8]).repeat(2, 1))
+        assert all(th.equal(value, target.state_dict()[name]) for name, value in before.items())
+
+
 def test_batch_norm_acts_by_its_running_statistics():
     """Acting neither moves the statistics nor lets one observation of a batch change another's action."""
     model = make_model("vector", norm="batch").learn(60)
@@ -198,20 +217,20 @@ def test_frozen_critic_features_get_no_gradient_from_the_actor():
 @pytest.mark.parametrize(
     ("policy_kwargs", "words"),
     [
-        ({"norm": "instance"}, ["norm='instance'", "'layer'", "'batch'"]),
-        ({"action_layer": 3}, ["action_layer=3", "0", "2"]),
-        ({"action_layer": -1}, ["action_layer=-1"]),
+        ({"norm": "instance"}, ["norm must be", "got 'instance'", "'layer'", "'batch'"]),
+        ({"action_layer": 3}, ["action_layer must be", "got 3", "0", "2"]),
+        ({"action_layer": -1}, ["action_layer must be", "got -1"]),
         ({"action_layer": 0.5}, ["action_layer"]),
-        ({"n_critics": 0}, ["n_critics=0", "at least 1"]),
+        ({"n_critics": 0}, ["n_critics must be", "got 0", "at least 1"]),
         ({"net_arch": [64, 0]}, ["net_arch"]),
         ({"net_arch": [64, -1]}, ["net_arch"]),
         ({"net_arch": "64"}, ["net_arch"]),
         ({"net_arch": {"pi": [3]}}, ["net_arch", "'qf'"]),
         ({"net_arch": [3.5]}, ["net_arch"]),
         ({"activation_fn": "rellu"}, ["rellu", "Did you mean 'relu'"]),
-        ({"activation_fn": 7}, ["activation_fn=7"]),
-        ({"final_init": 0}, ["final_init=0"]),
-        ({"critic_weight_decay": -1}, ["critic_weight_decay=-1"]),
+        ({"activation_fn": 7}, ["activation_fn must be", "got 7"]),
+        ({"final_init": 0}, ["final_init must be", "got 0"]),
+        ({"critic_weight_decay": -1}, ["critic_weight_decay must be", "got -1"]),
     ],
 )
 def test_invalid_settings_are_rejected_at_construction(policy_kwargs, words):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_handwritten import make_buffer, make_policy
 
-from sb3_ddpg_scratch.replay import PackedReplayBuffer
+from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.kernel_memory import Frame, load_kernels
 from sb3_ddpg_scratch.updates.random_rows import RowSampler
 
@@ -20,7 +20,8 @@ def sample(buffer, batches):
     numbers[kernels.SIZES, :2] = buffer.columns.observation_dim, buffer.columns.action_dim
     frame.place_batches(batches)
     frame.table[kernels.DRAWN] = len(batches)
-    with frame.place_buffer(buffer, RowSampler(), buffer.size()):
+    numbers[kernels.SETTINGS, 5] = getattr(buffer, "gamma", 1.0)
+    with frame.place_buffer(buffer, RowSampler(), (buffer.pos - 1) % buffer.buffer_size):
         kernels.advance(numbers, NO_LAYERS, NO_TABLE, frame.table, np.zeros((0, 6)))
 
 
@@ -44,6 +45,30 @@ def test_rows_are_those_of_sample(n_envs, bits):
             assert np.random.random_sample() == number
     finally:
         np.random.set_bit_generator(before)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("steps", [150, 700])
+def test_n_step_returns_are_those_of_sample(n_envs, steps):
+    """Of 1 to 4 steps, up to the newest transition or an end, also round the end of a full buffer."""
+    policy = make_policy()
+    arguments = (500 * n_envs, policy.observation_space, policy.action_space, "cpu", n_envs)
+    buffer, random = PackedNStepReplayBuffer(*arguments, n_steps=4, gamma=0.9), np.random.default_rng(0)
+    for _ in range(steps):
+        observations = random.normal(size=(2, n_envs, 3)).astype(np.float32)
+        dones = random.random(n_envs) < 0.15
+        infos = [{"TimeLimit.truncated": bool(done and random.random() < 0.5)} for done in dones]
+        buffer.add(*observations, random.normal(size=(n_envs, 2)), random.normal(size=n_envs), dones, infos)
+    expected = np.zeros((2, 3000, buffer.columns.width), np.float32)
+    drawn = np.zeros_like(expected)
+    np.random.seed(1)
+    for rows in expected:
+        buffer.gather(buffer.draw(3000)[0], rows)
+    np.random.seed(1)
+    sample(buffer, drawn)
+    np.testing.assert_allclose(drawn, expected, rtol=1e-6, atol=1e-6)
+    lengths = np.round(np.log(drawn[..., buffer.columns.continuation].clip(1e-9)) / np.log(0.9))
+    assert set(np.unique(lengths)) >= {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("stored", [1, 2, 3, 64, 65, 499, 500])

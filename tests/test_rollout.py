@@ -240,6 +240,8 @@ def tensors_of(model):
         (1, {"learning_rate": LinearSchedule(1e-2, 1e-4, 1.0), "qf_learning_rate": 3e-3, "action_noise": None}),
         (1, {"train_freq": 4, "gradient_steps": 3, "max_grad_norm": 0.1, "action_noise": "gaussian"}),
         (3, {"train_freq": 2, "gradient_steps": -1, "buffer_size": 300}),
+        (1, {"n_steps": 3, "buffer_size": 250}),
+        (3, {"n_steps": 5, "buffer_size": 300, "gamma": 0.9}),
         (1, {"env": "Hopper-v5", "buffer_size": 100, "policy_kwargs": {"net_arch": [8], "norm": "layer"}}),
     ],
 )
@@ -363,7 +365,6 @@ def test_losses_that_are_not_finite_stop_a_steady_rollout(monkeypatch):
         {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))},
         {"train_freq": (1, "episode")},
         {"updater": "analytic"},
-        {"n_steps": 3},
         {"optimize_memory_usage": True},
     ],
     ids=lambda change: next(iter(change)),

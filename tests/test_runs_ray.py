@@ -78,5 +78,5 @@ def test_no_cluster_at_the_address(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
     from sb3_ddpg_scratch.runs.ray_executor import RayRuns
 
-    with pytest.raises(ArgumentError, match=r"--ray-address='nonsense' .*a running Ray cluster"):
+    with pytest.raises(ArgumentError, match=r"--ray-address must be .*a running Ray cluster.*, got 'nonsense'"):
         RayRuns(tmp_path, 1, "nonsense")

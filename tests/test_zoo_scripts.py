@@ -13,6 +13,8 @@ import huggingface_hub
 import huggingface_sb3
 import numpy as np
 import pytest
+from commands import ENVIRONMENT, output_of
+from commands import ROOT as REPOSITORY
 from matplotlib import image
 from typer.testing import CliRunner
 
@@ -24,26 +26,14 @@ from sb3_ddpg_scratch.errors import MissingPackageError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = ["-params", "policy_kwargs:dict(net_arch=[8])", "learning_starts:20", "batch_size:8", "qf_learning_rate:'lin_1e-3'"]
 
 
-def command(folder, *arguments, path=REPOSITORY):
-    """Run ``python -m sb3_ddpg_scratch`` in a folder; what it printed."""
-    environment = os.environ | {
-        "PYTHONPATH": str(path),
-        "OMP_NUM_THREADS": "1",
-        "MPLBACKEND": "Agg",
-        "SDL_VIDEODRIVER": "dummy",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "sb3_ddpg_scratch", *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def installed_command(folder, wheel, *arguments):
+    """Run ``python -m sb3_ddpg_scratch`` of a wheel in a folder; what it printed."""
+    called = [sys.executable, "-m", "sb3_ddpg_scratch", *arguments]
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(wheel)}
+    done = subprocess.run(called, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -53,10 +43,10 @@ def folder(tmp_path_factory):
     """A folder in which an agent was trained for 400 steps, and then continued for another 200."""
     folder = tmp_path_factory.mktemp("user")
     evaluated = ["--eval-freq", "100", "--eval-episodes", "2", "--seed", "1", "--num-threads", "1"]
-    output = command(folder, "train", "-n", "400", *evaluated, "--save-replay-buffer", "--diagnostics", *TINY)
+    output = output_of(folder, "train", "-n", "400", *evaluated, "--save-replay-buffer", "--diagnostics", *TINY)
     assert "What happened is in logs/scratch_ddpg/Pendulum-v1_1/report.html" in output
     agent = "logs/scratch_ddpg/Pendulum-v1_1/Pendulum-v1.zip"
-    output = command(folder, "train", "-n", "400", *evaluated, "-i", agent, *TINY)
+    output = output_of(folder, "train", "-n", "400", *evaluated, "-i", agent, *TINY)
     assert "Loading pretrained agent" in output
     assert "Loading replay buffer" in output
     return folder
@@ -100,16 +90,16 @@ def test_continued_agent_went_on_from_the_first(folder):
 
 
 def test_enjoy_is_the_trained_agent(folder):
-    output = command(folder, "enjoy", "--no-render", "-n", "400", "--exp-id", "1")
+    output = output_of(folder, "enjoy", "--no-render", "-n", "400", "--exp-id", "1")
     returns = [float(value) for value in re.findall(r"Episode Reward: (\S+)", output)]
     assert len(returns) == 2
     assert f"Mean reward: {np.mean(returns):.2f}" in output
 
 
 def test_plots(folder, monkeypatch, capsys):
-    output = command(folder, "all-plots", "-e", "Pendulum-v1", "-f", "logs", "-o", "gathered", "--picture", "all.png")
+    output = output_of(folder, "all-plots", "-e", "Pendulum-v1", "-f", "logs", "-o", "gathered", "--picture", "all.png")
     assert re.search(r"\|Pendulum-v1 \|-\d+ \+/- \d+ *\|", output)
-    command(folder, "plot-train", "-e", "Pendulum-v1", "-f", "logs", "-w", "1", "--picture", "train.png")
+    output_of(folder, "plot-train", "-e", "Pendulum-v1", "-f", "logs", "-w", "1", "--picture", "train.png")
     monkeypatch.chdir(folder)
     run_script("plot-from-file", ["-i", "gathered.pkl", "--no-million", "--picture", "deep/file.png"])
     assert "keys: ['SCRATCH_DDPG-logs']" in capsys.readouterr().out
@@ -144,7 +134,7 @@ def test_optimize_and_train_with_a_trial(tmp_path, monkeypatch, capsys):
         "--sampler",
         "random",
     ]
-    output = command(tmp_path, "train", "-optimize", *study, *few, "-params", "learning_starts:50", "--seed", "1")
+    output = output_of(tmp_path, "train", "-optimize", *study, *few, "-params", "learning_starts:50", "--seed", "1")
     assert output.count("finished with value") == 2
     assert "qf_learning_rate" in output
     (report,) = (tmp_path / "logs" / "scratch_ddpg").glob("report_*.csv")
@@ -282,16 +272,20 @@ def test_runs_are_tracked(tmp_path, monkeypatch):
         (
             "train",
             ["--preset", "tch_rs", "--env", "Hopper-v5"],
-            "--env='Hopper-v5' .*tch_rs.yml has settings for: Pendulum-v1",
+            "--env must be .*tch_rs.yml has settings for: Pendulum-v1, got 'Hopper-v5'",
         ),
-        ("train", ["--env", "Pendulm-v1"], "--env='Pendulm-v1' .*Did you mean .*'Pendulum-v1'"),
-        ("train", ["-i", "missing.zip"], "--trained-agent='missing.zip'"),
+        ("train", ["--env", "Pendulm-v1"], "--env must be .*, got 'Pendulm-v1'. Did you mean .*'Pendulum-v1'"),
+        ("train", ["-i", "missing.zip"], "--trained-agent must be .*, got 'missing.zip'"),
         ("train", ["-conf", "missing.yml"], "No such file"),
         ("enjoy", ["--env", "Pendulm-v1"], "'Pendulum-v1'"),
         ("enjoy", [], "a folder with trained agents in logs/scratch_ddpg"),
         ("record-video", [], "a folder with trained agents in logs/scratch_ddpg"),
-        ("plot-train", ["-e", "Pendulum-v1", "-f", "logs"], "--exp-folder='logs' .*a folder with runs in logs/scratch_ddpg"),
-        ("plot-from-file", ["-i", "gathered.pkl"], "--input='gathered.pkl' .*a file"),
+        (
+            "plot-train",
+            ["-e", "Pendulum-v1", "-f", "logs"],
+            "--exp-folder must be a folder with runs in logs/scratch_ddpg, got 'logs'",
+        ),
+        ("plot-from-file", ["-i", "gathered.pkl"], "--input must be a file.*, got 'gathered.pkl'"),
     ],
 )
 def test_bad_input_makes_nothing(tmp_path, monkeypatch, name, arguments, message):
@@ -305,9 +299,9 @@ def test_nothing_to_plot_makes_no_picture(folder, monkeypatch):
     """No run is as long as the window, and none is of that environment."""
     monkeypatch.chdir(folder)
     for arguments in (["-e", "Pendulum-v1", "-w", "50"], ["-e", "Ant-v5", "-w", "1"]):
-        with pytest.raises(ArgumentError, match=r"--exp-folder='logs' .*something to draw. .*--episode-window"):
+        with pytest.raises(ArgumentError, match=r"--exp-folder must be .*something to draw, got 'logs'. .*--episode-window"):
             run_script("plot-train", [*arguments, "-f", "logs", "--picture", "none.png"])
-    with pytest.raises(ArgumentError, match=r"--exp-folders=\['logs'\] .*something to draw"):
+    with pytest.raises(ArgumentError, match=r"--exp-folders must be .*something to draw, got \['logs'\]"):
         run_script("all-plots", ["-e", "Ant-v5", "-f", "logs", "--picture", "none.png"])
     assert not Path("none.png").exists()
 
@@ -315,16 +309,16 @@ def test_nothing_to_plot_makes_no_picture(folder, monkeypatch):
 def test_settings_are_read_before_anything_is_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("own.yml").write_text("default: {n_timesteps: 100, policy: MlpPolicy, critic_lr: 1e-3}")
-    with pytest.raises(ArgumentError, match=r"own.yml: default: key='critic_lr'"):
+    with pytest.raises(ArgumentError, match=r"own.yml: default: key must be .*, got 'critic_lr'"):
         run_script("train", ["-conf", "own.yml"])
-    with pytest.raises(ArgumentError, match=r"-params over .*key='critic_lr'"):
+    with pytest.raises(ArgumentError, match=r"-params over .*key must be .*, got 'critic_lr'"):
         run_script("train", ["-params", "critic_lr:1e-3"])
     assert capsys.readouterr().out == ""
 
 
 def test_bad_picture_is_refused(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    with pytest.raises(ArgumentError, match=r"--picture='a.docx' .*\.png"):
+    with pytest.raises(ArgumentError, match=r"--picture must be .*\.png.*, got 'a.docx'"):
         run_script("plot-train", ["-e", "Pendulum-v1", "-f", "logs", "-w", "1", "--picture", "a.docx"])
 
 
@@ -333,7 +327,7 @@ def test_error_of_a_command_is_one_sentence(monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("Error: --preset='tchrs'")
+    assert capsys.readouterr().err.startswith("Error: --preset must be ")
 
 
 def test_zoo_is_imported_only_where_it_is_needed():
@@ -366,8 +360,10 @@ def wheel(tmp_path_factory):
 
 def test_installed_wheel(wheel, tmp_path):
     assert not (wheel / "hyperparams").exists()
-    output = command(tmp_path, "train", "--preset", "simple_rl", "-n", "400", "--eval-freq", "-1", path=wheel)
+    # Without a compiler: in another folder the kernels would be compiled once more.
+    without = ["--eval-freq", "-1", "-params", "updater:'autograd'"]
+    output = installed_command(tmp_path, wheel, "train", "--preset", "simple_rl", "-n", "400", *without)
     assert f"Loading hyperparameters from: {wheel}/sb3_ddpg_scratch/hyperparams/simple_rl.yml" in output
     model = ScratchDDPG.load(run_folder(tmp_path, 1) / "Pendulum-v1.zip")
     assert (model.gamma, model._n_updates) == (0.98, 400)
-    assert "Mean reward" in command(tmp_path, "enjoy", "--no-render", "-n", "200", path=wheel)
+    assert "Mean reward" in installed_command(tmp_path, wheel, "enjoy", "--no-render", "-n", "200")

@@ -108,7 +108,7 @@ def test_section():
     content = {"default": {}, "Ant-v5": {}}
     assert section_for(content, "Ant-v5", "f.yml") == "Ant-v5"
     assert section_for(content, "Hopper-v5", "f.yml") == "default"
-    with pytest.raises(ArgumentError, match=r"--env='Ant-v4'.* f.yml .*: Ant-v5\. Did you mean 'Ant-v5'"):
+    with pytest.raises(ArgumentError, match=r"--env must be .* f.yml .*: Ant-v5, got 'Ant-v4'\. Did you mean 'Ant-v5'"):
         section_for({"Ant-v5": {}}, "Ant-v4", "f.yml")
 
 
@@ -118,10 +118,10 @@ VALID = {"policy": "MlpPolicy", "n_timesteps": 100}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"learning_rte": 1}, r"f.yml: Ant-v5: key='learning_rte' .*Did you mean 'learning_rate'"),
-        ({"policy_kwargs": {"netarch": [8]}}, r"f.yml: Ant-v5: policy_kwargs: key='netarch' .*'net_arch'"),
-        ({"seed": 3}, r"f.yml: Ant-v5: seed=3 .*--seed"),
-        ({"noise_type": "normal", "noise_std": 0.1, "action_noise": "ou"}, "noise_type='normal' .*action_noise"),
+        ({"learning_rte": 1}, r"f.yml: Ant-v5: key must be .*, got 'learning_rte'. Did you mean 'learning_rate'"),
+        ({"policy_kwargs": {"netarch": [8]}}, r"f.yml: Ant-v5: policy_kwargs: key must be .*, got 'netarch'.*'net_arch'"),
+        ({"seed": 3}, r"f.yml: Ant-v5: seed must be .*, got 3.*--seed"),
+        ({"noise_type": "normal", "noise_std": 0.1, "action_noise": "ou"}, "noise_type must be .*action_noise, got 'normal'"),
     ],
 )
 def test_unknown_setting_is_named(settings, message):

@@ -1,13 +1,14 @@
 """Where the time of one environment step goes, SB3's and ours, as a picture."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -27,15 +28,9 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self._inner: list[float] = []
 
-    @contextmanager
-    def timing(self, owner: Any, name: str, part: str) -> Iterator[None]:
+    def timing(self, owner: Any, name: str, part: str) -> AbstractContextManager[Any]:
         """Time a function of an instance, class or module."""
-        function, own = getattr(owner, name), vars(owner).get(name)
-        setattr(owner, name, self._timed(function, part))
-        try:
-            yield
-        finally:
-            delattr(owner, name) if own is None else setattr(owner, name, own)
+        return mock.patch.object(owner, name, self._timed(getattr(owner, name), part))
 
     def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
         @wraps(function)
@@ -84,12 +79,7 @@ def _timed_functions(model: Any) -> list[tuple[Any, str, str]]:
 
 
 def draw_parts(workload: Workload, contenders: dict[str, str], path: Path) -> dict[str, dict[str, float]]:
-    """
-    Measure one after another, and draw a bar for each.
-
-    :param workload: the network, the batch and the environment of all
-    :param contenders: by the name in the picture, ``"sb3"`` or one of our updaters
-    """
+    """Measure contenders, given by their names in the picture, one after another, and draw a bar for each."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What the rounds of a benchmark say: medians, spreads, and ratios within each round."""
+"""The results of a benchmark's rounds: medians, spreads, and ratios within each round."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ class Setting:
         return max(medians, key=lambda cores: medians[cores]) if medians else None
 
     def ratios(self, contender: str, other: str, metric: str) -> list[float]:
-        """A contender's value over the other's in each round, both with their better number of cores."""
+        """The ratio of two contenders' values in each round, each with its better number of cores."""
         ours, theirs = self.best_cores(contender, metric), self.best_cores(other, metric)
         if ours is None or theirs is None:
             return []

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from rich.progress import Progress
+
 from sb3_ddpg_scratch.bench.rounds import Setting
 from sb3_ddpg_scratch.bench.workload import (
     CONTENDERS,
@@ -18,9 +20,6 @@ from sb3_ddpg_scratch.bench.workload import (
 from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 
 SIZES = (((64, 64), 64), ((256, 256), 256), ((400, 300), 256))
-
-# Called with what is measured next, how many measurements are done, and how many there will be.
-Progress = Callable[[str, int, int], None]
 
 
 def plan(env: RegisteredEnv, quick: bool, cores: Iterable[int]) -> list[list[Workload]]:
@@ -52,25 +51,23 @@ def plan(env: RegisteredEnv, quick: bool, cores: Iterable[int]) -> list[list[Wor
 
 
 def run(
-    settings: list[list[Workload]], rounds: int, progress: Progress, keep: Callable[[list[Setting]], None] | None = None
+    settings: list[list[Workload]], rounds: int, display: Progress, keep: Callable[[list[Setting]], None]
 ) -> list[Setting]:
-    """Measure every workload once in each round; ``keep`` is given what there is so far. Ctrl-C returns the results so far."""
+    """Measure every workload once in each round; ``keep`` is called with the results so far, which Ctrl-C returns."""
     results = [Setting(workloads[0].setting, workloads[0].env) for workloads in settings]
-    total = rounds * sum(map(len, settings))
-    done = 0
+    task = display.add_task("starting", total=rounds * sum(map(len, settings)))
     try:
         for _ in range(rounds):
             for setting, workloads in zip(results, settings, strict=True):
                 setting.rounds.append({})
                 for workload in workloads:
-                    progress(f"{workload.setting} {workload.contender}, {workload.cores} core(s)", done, total)
+                    display.update(task, description=f"{workload.setting} {workload.contender}, {workload.cores} core(s)")
                     try:
                         setting.rounds[-1][workload.contender, workload.cores] = measure(workload)
                     except RuntimeError as error:
                         setting.failures.append(str(error))
-                    done += 1
-                if keep is not None:
-                    keep(results)
+                    display.advance(task)
+                keep(results)
     except KeyboardInterrupt:
-        progress("interrupted", done, total)
+        keep(results)
     return results

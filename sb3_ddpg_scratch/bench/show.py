@@ -1,13 +1,9 @@
 """The benchmark on a terminal: progress, tables, files."""
 
 import platform
-import shlex
-import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sb3_ddpg_scratch.bench.parts import draw_parts
@@ -17,6 +13,7 @@ from sb3_ddpg_scratch.bench.workload import CONTENDERS, GOALS, MUJOCO, RLTOOLS, 
 from sb3_ddpg_scratch.errors import require
 from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 from sb3_ddpg_scratch.machine import describe_machine, usable_cores, versions
+from sb3_ddpg_scratch.terminal import command_line, progress_bars, say
 
 _EXPLANATION = (
     "Medians over the rounds, each contender with its better number of cores (updates / environment steps). vs: median over "
@@ -34,18 +31,24 @@ def run_bench(env: RegisteredEnv, quick: bool, rounds: int, json: Path | None, c
         console.width = max(console.width, _WIDTH)
     machine = describe_machine() | {"python": platform.python_version()}
     machine |= dict.fromkeys(_PACKAGES, "not installed") | versions(_PACKAGES)
-    console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
+    say(console, ", ".join(f"{name} {value}" for name, value in machine.items()))
     lacking = [reason for name in (*CONTENDERS, RLTOOLS, MUJOCO, GOALS) if (reason := missing(name))]
     if lacking:
         extras = "the extra bench brings SBX and RLtools, robotics the environments with goals"
-        console.print(f"Left out: {'; '.join(lacking)} ({extras}).", soft_wrap=True)
-    results = _run(env, quick, rounds, machine, json, console)
+        say(console, f"Left out: {'; '.join(lacking)} ({extras}).")
+
+    def keep(results: list[Setting]) -> None:
+        if json is not None:
+            write_measurements(results, machine, command_line(), json)
+
+    with progress_bars(console) as display:
+        results = run(plan(env, quick, sorted({1, usable_cores()})), rounds, display, keep)
     if json is not None:
-        console.print(f"Wrote {json}", soft_wrap=True)
+        say(console, f"Wrote {json}")
     for failure in (text for setting in results for text in setting.failures):
-        console.print(failure, markup=False, soft_wrap=True)
+        say(console, failure)
     for setting in results:
-        console.print(f"\n{setting.env}, {setting.name}: {len(setting.rounds)} round(s)", markup=False, soft_wrap=True)
+        say(console, f"\n{setting.env}, {setting.name}: {len(setting.rounds)} round(s)")
         shown = Table()
         for heading in HEADINGS:
             shown.add_column(heading, justify="left" if heading == "contender" else "right", no_wrap=True)
@@ -65,26 +68,5 @@ def draw_bench_parts(env: RegisteredEnv, path: Path, console: Console) -> None:
     contenders = {"SB3's DDPG": "sb3", "ScratchDDPG": "compiled"}
     for name, parts in draw_parts(workload, contenders, path).items():
         listed = ", ".join(f"{part} {micros:.1f}" for part, micros in parts.items())
-        console.print(f"{name}, microseconds of a step: {listed}", soft_wrap=True)
-    console.print(f"Wrote {path}", soft_wrap=True)
-
-
-def _run(
-    env: RegisteredEnv, quick: bool, rounds: int, machine: dict[str, Any], json: Path | None, console: Console
-) -> list[Setting]:
-    command = shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])
-
-    def keep(results: list[Setting]) -> None:
-        if json is not None:
-            write_measurements(results, machine, command, json)
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as display:
-        task = display.add_task("starting", total=1)
-
-        def show_progress(what: str, done: int, total: int) -> None:
-            display.update(task, description=what, completed=done, total=total)
-
-        results = run(plan(env, quick, sorted({1, usable_cores()})), rounds, show_progress, keep)
-    keep(results)
-    return results
+        say(console, f"{name}, microseconds of a step: {listed}")
+    say(console, f"Wrote {path}")

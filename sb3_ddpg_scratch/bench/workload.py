@@ -15,7 +15,7 @@ CONTENDERS = ("sb3", "sbx", "autograd", "analytic", "compiled")
 RLTOOLS = "rltools"
 # Hindsight replay is timed on this environment.
 GOALS, GOAL_ENV = "hindsight", "FetchReach-v4"
-# Besides the environment that was asked for.
+# Timed besides the chosen environment.
 MUJOCO, MUJOCO_ENV = "mujoco", "HalfCheetah-v5"
 
 
@@ -48,7 +48,7 @@ class Workload:
 
 
 def missing(contender: str) -> str | None:
-    """What a contender lacks here, in words; ``None`` if nothing."""
+    """A sentence about what a contender lacks here; ``None`` if it lacks nothing."""
     needed: dict[str, tuple[str, ...]] = {"sbx": ("sbx", "jax"), "compiled": ("numba", "scipy"), RLTOOLS: (RLTOOLS,)}
     needed |= {GOALS: ("gymnasium_robotics",), MUJOCO: ("mujoco",)}
     lacking = [package for package in needed.get(contender, ()) if find_spec(package) is None]

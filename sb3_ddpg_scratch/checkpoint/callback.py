@@ -29,13 +29,13 @@ class ResumableCheckpoint(BaseCallback):
     replay buffer, counters, noise, all random generators, ``VecNormalize``, and the environments in the middle of their
     episodes. ``ScratchDDPG.resume(path, env)`` reads them.
 
-    They are written between an update and the next step, the first time that ``every`` more steps have been made there, and
-    at the end of training. SIGTERM, as schedulers send it, makes one as well and ends ``learn`` as if it were done;
-    ``terminated`` tells whether that has happened. (Only the main thread can handle signals.)
+    A checkpoint is written between an update and the next step, after every ``every`` steps, and at the end of training. On
+    SIGTERM, which schedulers send, one is written too and ``learn`` ends normally; ``terminated`` tells whether that has
+    happened. (Only the main thread can handle signals.)
 
-    What other callbacks have counted is kept where it is known (evaluations, numbers of calls), or where they offer
-    ``get_training_state()`` and ``set_training_state(state)``. One that draws random numbers when a rollout starts has to
-    stand behind this one, or it would draw twice.
+    The counts of other callbacks are kept where they are known (evaluations, calls), or where a callback provides
+    ``get_training_state()`` and ``set_training_state(state)``. A callback that draws random numbers when a rollout starts
+    must come after this one, or it would draw twice.
 
     Environments that cannot be captured (see :mod:`sb3_ddpg_scratch.checkpoint.environments`) begin a new episode when
     training is resumed, with a warning at the first checkpoint.
@@ -50,7 +50,7 @@ class ResumableCheckpoint(BaseCallback):
     :raises CheckpointError: when a checkpoint cannot be written; the last good one is then still there
     """
 
-    # A ScratchDDPG, which stands above this package.
+    # A ScratchDDPG, which this package cannot import.
     model: Any
 
     def __init__(self, path: str | Path, every: int = 10_000, keep: int = 2, verbose: int = 0) -> None:
@@ -90,7 +90,7 @@ class ResumableCheckpoint(BaseCallback):
         self._handle_termination()
 
     def _start_fresh(self) -> None:
-        """All rows that the buffer holds already are to be written with the first checkpoint."""
+        """Write all rows that the buffer already holds with the first checkpoint."""
         if self.last is None and checkpoints_in(self.path):
             advice = f"To continue that training: ScratchDDPG.resume({str(self.path)!r}, env)."
             raise ArgumentError("path", str(self.path), "a folder without another training's checkpoints", advice)
@@ -184,5 +184,5 @@ class ResumableCheckpoint(BaseCallback):
         self.model._after_learn.callback(setattr, self, "_at_rest", False)
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
-        # In the middle of anything: only noted here.
+        # This can interrupt anything: only note it.
         self.terminated = True

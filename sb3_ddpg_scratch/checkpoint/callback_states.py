@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ddpg_scratch.checkpoint.environments import capture_vec_env, restore_vec_env
 from sb3_ddpg_scratch.checkpoint.object_state import qualified_name
 from sb3_ddpg_scratch.errors import CheckpointError
+from sb3_ddpg_scratch.known_code import callbacks_in
 
 # What each class counts. All else of a callback is how it was made, which the resumed training may change.
 _COUNTED: dict[Any, tuple[str, ...]] = {
@@ -27,14 +28,6 @@ _COUNTED: dict[Any, tuple[str, ...]] = {
     StopTrainingOnMaxEpisodes: ("n_episodes",),
     StopTrainingOnNoModelImprovement: ("last_best_mean_reward", "no_improvement_evals"),
 }
-
-
-def callbacks_in(root: BaseCallback) -> list[BaseCallback]:
-    """A callback and all that it calls, each before those it calls."""
-    children = list(getattr(root, "callbacks", ()))
-    children += [getattr(root, name, None) for name in ("callback", "callback_on_new_best")]
-    below = [found for child in children if isinstance(child, BaseCallback) for found in callbacks_in(child)]
-    return [root, *below]
 
 
 def environments_of(root: BaseCallback) -> list[VecEnv]:

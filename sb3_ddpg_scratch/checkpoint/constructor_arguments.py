@@ -21,7 +21,7 @@ _NOT_SETTINGS = ("env", "_init_setup_model")
 
 
 def capture_settings(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """The constructor's arguments, but for ``env``; and those that are more than data, each with what it is."""
+    """The constructor's arguments except ``env``; and those that cannot be stored as data, each with the reason."""
     # Not a subclass's arguments: those that resume() takes.
     algorithm = [cls for cls in type(model).__mro__ if "resume" in vars(cls)][-1]
     names = [name for name in inspect.signature(algorithm).parameters if name not in _NOT_SETTINGS]

@@ -1,15 +1,15 @@
 """
 The state of environments, through all of their wrappers and in whatever process they are.
 
-An environment, or a wrapper, whose attributes are all data is captured by itself, and so is MuJoCo's physics. One that keeps
-more than data (a physics engine's objects, a connection) can offer a pair of methods:
+An environment or wrapper whose attributes are all data is captured automatically, as is MuJoCo's physics. One with other
+attributes (a physics engine's objects, a connection) can provide two methods:
 
-``get_training_state()`` returns all that its next steps depend on, made of numbers, texts, arrays, lists, tuples and dicts;
+``get_training_state()`` returns all that its next steps depend on, as numbers, strings, arrays, lists, tuples and dicts;
 ``set_training_state(state)`` puts a fresh environment into that state.
 
-What lies outside of attributes (closures, modules, objects in C, a MuJoCo model that is changed while training) is not seen:
-such an environment needs the methods too. Random generators (``np_random``, the spaces') are captured in any case and need
-not be in it. An environment that keeps more than data and has no such methods is reset when training is resumed.
+State outside attributes (closures, modules, objects in C, a MuJoCo model that changes during training) is not captured: such
+an environment needs the methods too. Random generators (``np_random``, the spaces') are always captured and need not be in
+the state. An environment with other attributes and without these methods is reset when training is resumed.
 """
 
 import functools
@@ -32,7 +32,7 @@ _VEC_ENV_MEMORY += ("observation_space", "action_space")
 
 
 def capture_env(env: gym.Env) -> dict[str, Any]:
-    """The state of each layer from the outermost in, and under ``obstacle`` what could not be captured."""
+    """The state of each layer, outermost first, and under ``obstacle`` what could not be captured."""
     layers, obstacle = [], None
     for layer in _layers(env):
         if hasattr(type(layer), "get_training_state"):
@@ -75,7 +75,7 @@ def _without_values(captured: dict[str, Any]) -> dict[str, Any]:
 
 
 def _before_reset(layer: gym.Env, captured: dict[str, Any]) -> dict[str, Any]:
-    """What is worth keeping of an environment that will be reset: generators, and the monitor's list of episodes."""
+    """What is kept of an environment that will be reset: generators, and the monitor's list of episodes."""
     if isinstance(layer, Monitor):
         return captured | {"values": captured["values"] | {"needs_reset": True, "rewards": []}}
     return {name: value for name, value in _without_values(captured).items() if name != "own"}
@@ -95,7 +95,7 @@ def _rewrite_monitor_file(monitor: Monitor) -> None:
 
 
 class _Installer:
-    """Sent to environments' processes as a wrapper's class to look for: it gives each environment functions to call."""
+    """Given to ``env_is_wrapped`` as a class, to give environments in other processes functions to call."""
 
     def __instancecheck__(self, env: Any) -> bool:
         setattr(env, _CAPTURE, functools.partial(capture_env, env))
@@ -122,7 +122,7 @@ def capture_vec_env(vec_env: VecEnv) -> dict[str, Any]:
 
 
 def _capture_envs(base: Any) -> tuple[list[dict[str, Any]], str | None]:
-    """The states of the environments themselves, and what keeps them from being reached, if anything."""
+    """The states of the environments themselves, and why they cannot be reached, if they cannot."""
     if hasattr(base, "envs"):
         return [capture_env(env) for env in base.envs], None
     try:
@@ -166,7 +166,7 @@ class _TerminationHandler:
 
 
 def outlive_termination(vec_env: VecEnv, outlive: bool) -> None:
-    """Have environments' processes ignore SIGTERM, which schedulers send to a whole group of processes, or end again."""
+    """Make environments' processes ignore SIGTERM, which schedulers send to all processes of a group, or end on it again."""
     base = vec_env.unwrapped
     if isinstance(base, SubprocVecEnv) and not base.closed:
         handler = signal.SIG_IGN if outlive else signal.SIG_DFL

@@ -1,4 +1,4 @@
-"""What an object remembers, put back into a fresh one that was made in the same way; and the process's random generators."""
+"""The state of an object, restored into a fresh one made in the same way; and the process's random generators."""
 
 import functools
 import random
@@ -31,7 +31,7 @@ def qualified_name(value: Any) -> str:
 
 
 def capture_attributes(holder: Any, skipped: tuple[str, ...] = ()) -> tuple[dict[str, Any], str | None]:
-    """The values of an object's attributes, and what it keeps that cannot be saved, if anything."""
+    """The values of an object's attributes, and which of them cannot be saved, if any."""
     values: dict[str, Any] = {}
     opened: dict[str, Any] = {}
     generators: dict[str, Any] = {}

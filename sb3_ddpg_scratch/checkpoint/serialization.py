@@ -1,7 +1,7 @@
 """
-Objects as data: a tree that JSON can hold, and arrays beside it as bare bytes. Reading it runs no code.
+Objects as data: a JSON tree, and arrays beside it as raw bytes. Reading it runs no code.
 
-Lists, texts, numbers, booleans and ``None`` stand for themselves; all else is an object of one key, its kind:
+Lists, strings, numbers, booleans and ``None`` represent themselves; anything else is an object with one key, its kind:
 ``{"tuple": [...]}``, ``{"dict": [[key, value], ...]}``, ``{"array": 3}`` for the array number 3, and so on.
 """
 
@@ -94,15 +94,12 @@ def decode(tree: Tree, arrays: list[np.ndarray]) -> Any:
     if isinstance(tree, list):
         return [decode(item, arrays) for item in tree]
     if not isinstance(tree, dict) or not tree:
-        raise ValueError(f"{tree!r:.60} stands for nothing")
+        raise ValueError(f"{tree!r:.60} represents nothing")
     kind, content = next(iter(tree.items()))
     if kind in _OF_ARRAY:
         return _OF_ARRAY[kind](arrays[content], tree)
     if kind in _OF_TREE:
         return _OF_TREE[kind](decode(content, arrays), tree)
-    if kind in ("dict", "ordered"):
-        pairs = [(decode(key, arrays), decode(value, arrays)) for key, value in content]
-        return dict(pairs) if kind == "dict" else OrderedDict(pairs)
     raise ValueError(f"{kind!r} is not a kind of data")
 
 
@@ -122,7 +119,7 @@ def _random_state(state: Any, tree: dict[str, Tree]) -> np.random.RandomState:
     return random_state
 
 
-# What is made of an array, or of what a tree stands for, for each kind.
+# For each kind, what turns an array or a decoded tree into the value.
 _OF_ARRAY: dict[str, Callable[[np.ndarray, dict[str, Tree]], Any]] = {
     "array": lambda array, tree: array,
     "floats": lambda array, tree: array.tolist(),
@@ -130,6 +127,8 @@ _OF_ARRAY: dict[str, Callable[[np.ndarray, dict[str, Tree]], Any]] = {
     "tensor": _tensor,
 }
 _OF_TREE: dict[str, Callable[[Any, dict[str, Tree]], Any]] = {
+    "dict": lambda pairs, tree: dict(pairs),
+    "ordered": lambda pairs, tree: OrderedDict(pairs),
     "tuple": lambda items, tree: tuple(items),
     "deque": lambda items, tree: deque(items, tree["maxlen"]),
     "bytes": lambda text, tree: bytes.fromhex(text),

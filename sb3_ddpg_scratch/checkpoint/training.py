@@ -71,7 +71,7 @@ def _pending_log(logger: Any) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the last bits of results depend on, besides everything that a checkpoint restores."""
+    """What the last bits of results depend on, besides what a checkpoint restores."""
     return {
         "torch": str(th.__version__),
         "numpy": np.__version__,
@@ -140,7 +140,7 @@ def _restore(model: Any, checkpoint: Checkpoint) -> None:
 
 
 def _restore_when_learning(model: Any, state: dict[str, Any], callback: BaseCallback) -> None:
-    """What the beginning of ``learn`` would otherwise change: the log, the callbacks, the random generators."""
+    """Restore what starting ``learn`` changes: the log, the callbacks, the random generators."""
     logger = model.logger
     logger.name_to_value.update(state["log"]["values"])
     logger.name_to_count.update(state["log"]["counts"])

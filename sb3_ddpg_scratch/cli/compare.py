@@ -1,7 +1,6 @@
 """The subcommand ``compare``. What it needs is imported only when it runs."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +11,7 @@ from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.cli.options import GymPackages
 from sb3_ddpg_scratch.compare import PACKAGES
 from sb3_ddpg_scratch.errors import ArgumentError, require
+from sb3_ddpg_scratch.terminal import command_line
 
 WORSE = 1
 EXAMPLE = Path(__file__).resolve().parent.parent / "compare" / "example.yml"
@@ -86,8 +86,7 @@ def compare(
     given = {key: value for key, value in options.items() if value is not None}
     content = with_options(read_experiment(experiment) if experiment is not None else {}, given)
     plan = plan_comparison(experiment_from(content))
-    command = shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])
-    outcome = run_comparison(plan, Console(), command, ray_address, executor == "ray")
+    outcome = run_comparison(plan, Console(), command_line(), ray_address, executor == "ray")
     if outcome.failed or outcome.summary is None:
         raise typer.Exit(1)
     if fail_on == "worse":

@@ -47,7 +47,7 @@ def export(
 
 
 def _statistics(model: Path, given: str | None, loaded: ScratchDDPG) -> VecNormalize | Literal[False] | None:
-    """VecNormalize's statistics as asked for, else those beside the model; rejects a model that lacks those it needs."""
+    """The given statistics, else those beside the model; rejects a model that needs some and has none."""
     if given == "none":
         return False
     path = _beside(model) if given is None else Path(given)

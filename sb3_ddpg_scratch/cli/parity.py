@@ -5,14 +5,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sb3_ddpg_scratch.cli.options import GymPackages
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.gym_packages import registered_env
 from sb3_ddpg_scratch.parity import Algorithm, Noise, ParityResult, run_parity
-from sb3_ddpg_scratch.terminal import say
+from sb3_ddpg_scratch.terminal import progress_bars, say
 
 DIFFERENT = 1
 
@@ -37,8 +36,7 @@ def parity(
             raise ArgumentError("--net-arch", net_arch, "widths joined by commas, as in 64,64") from error
     env_id = registered_env(env, gym_packages or ()).env_id
     console = Console()
-    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as display:
+    with progress_bars(console) as display:
         tasks = {name: display.add_task(name, total=steps) for name in ("SB3", "ScratchDDPG")}
 
         def show_progress(name: str, done: int) -> None:

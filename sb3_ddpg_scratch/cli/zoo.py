@@ -1,7 +1,5 @@
 """RL Zoo's scripts as subcommands. RL Zoo itself is imported only when one of them runs."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +9,7 @@ from typer.core import TyperCommand
 
 from sb3_ddpg_scratch.cli.options import GymPackages
 from sb3_ddpg_scratch.errors import require
+from sb3_ddpg_scratch.terminal import command_line
 
 HELP = {
     "train": "Train, tune (-optimize), continue (-i) or --resume an agent with RL Zoo; --preset NAME for a known DDPG.",
@@ -69,8 +68,5 @@ def presets(
 
     env_id, packages = check_env(env, gym_packages or ())
     specs = plan_runs(env_id, preset or (), seeds, steps, evaluations, eval_episodes, device)
-    command = shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])
-    console = Console()
-    failed = run_presets(specs, out, jobs, console, command, packages)
-    if failed:
+    if run_presets(specs, out, jobs, Console(), command_line(), packages):
         raise typer.Exit(1)

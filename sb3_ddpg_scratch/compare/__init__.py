@@ -1,7 +1,7 @@
 """
 Arms compared on environments with several seeds: experiment, runs, statistics, verdict and report; the presets side by side.
 
-What a program or notebook needs is exported here, and imported when it is asked for: all of it needs the ``compare`` extra.
+What a program or notebook needs is exported here and imported on first use, since it needs the ``compare`` extra.
 """
 
 from importlib import import_module

@@ -26,8 +26,8 @@ from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 from sb3_ddpg_scratch.terminal import say
 
 EXPERIMENT_FILE = "experiment.json"
-"""What a folder was made for: a comparison with other settings must not go on in it."""
-_ADVICE = "Choose another folder, or the settings that it was made with."
+"""The settings of a folder's comparison: one with other settings must not continue in it."""
+_ADVICE = "Choose another folder, or the settings of the comparison in it."
 # Submitted to Ray at a time: more than any cluster can run at once, so that Ray decides what waits.
 RUNS_IN_RAY = 256
 
@@ -41,7 +41,7 @@ class Outcome:
 
 
 def run_comparison(plan: Plan, console: Console, command: str, ray_address: str | None = None, ray: bool = False) -> Outcome:
-    """Perform what is not finished, here or on Ray, and write all files, also of what is finished when interrupted."""
+    """Perform unfinished runs, here or on Ray, and write all files, also when interrupted."""
     out = plan.experiment.out
     check_folder(plan.specs, out)
     try_out([spec for spec in plan.specs if finished_result(spec, out) is None])
@@ -136,7 +136,7 @@ def _draw_diagnostics(plan: Plan, console: Console) -> None:
 
 
 def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
-    """A folder may grow by arms, environments and seeds; for what was made with other settings, say what differs."""
+    """A folder may gain arms, environments and seeds; if its runs were made with other settings, say what differs."""
     if out.exists() and not out.is_dir():
         raise ArgumentError("--out", str(out), "a folder", "There is a file of that name.")
     if not out.exists() or holds_nothing(out):
@@ -151,7 +151,8 @@ def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
     if seeds > now["seeds"]:
         differences.append(f"seeds were {seeds}, are {now['seeds']}")
     if differences:
-        raise ArgumentError("--out", str(out), f"made with these settings, but {'; '.join(differences)}", _ADVICE)
+        advice = f"There, {'; '.join(differences)}. {_ADVICE}"
+        raise ArgumentError("--out", str(out), "a folder of a comparison with these settings", advice)
 
 
 def claim_folder(specs: Sequence[RunSpec], out: Path) -> None:
@@ -167,7 +168,7 @@ def _description(specs: Sequence[RunSpec]) -> dict[str, Any]:
 
 
 def _differences(made: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """What is missing now or differs, by arm and environment, of which there may be more now."""
+    """What is missing now or differs, by arm and environment; there may be more of both."""
     for arm, envs in made.items():
         for env, content in envs.items():
             if env not in now.get(arm, {}):

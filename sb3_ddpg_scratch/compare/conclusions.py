@@ -71,7 +71,7 @@ def reasons(comparison: Comparison) -> str:
         return "There is no finished run to compare."
     if min(comparison.seeds) < MINIMUM_SEEDS:
         few = "One seed shows no spread" if min(comparison.seeds) == 1 else "Two seeds can agree by chance"
-        return f"{few}: each arm needs {MINIMUM_SEEDS} at the least, and ten to be worth much."
+        return f"{few}: each arm needs at least {MINIMUM_SEEDS}, and preferably ten."
     found, verdict, amount = comparison.difference, decide(comparison), comparison.amount
     direction = "higher" if found.mean > 0 else "lower"
     means = f"the mean score is {amount(abs(found.mean))} {direction}" if found.mean else "the mean scores are the same"
@@ -93,8 +93,8 @@ def reasons(comparison: Comparison) -> str:
 def _missing(comparison: Comparison) -> str:
     needed, has = comparison.seeds_needed, min(comparison.seeds)
     if needed is not None and needed > has:
-        return f"With this spread it takes about {needed:,} seeds an arm to show that equal arms are equal; there are {has}."
-    return f"The difference is near the margin: it takes more seeds than the {has} per arm that there are."
+        return f"With this spread, showing that equal arms are equal takes about {needed:,} seeds per arm; there are {has}."
+    return f"The difference is near the margin: that takes more than the {has} seeds per arm."
 
 
 def p_value(p: float | None) -> str:

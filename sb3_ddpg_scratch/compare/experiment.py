@@ -12,7 +12,7 @@ from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.machine import usable_cores
 from sb3_ddpg_scratch.runs.training_run import CHECKPOINT_EVERY
 from sb3_ddpg_scratch.validation import check_number, check_whole_number
-from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, hyperparams_folder, plain_numbers
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, hyperparams_folder, plain_numbers, read_mapping
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _ARM_FORM = "NAME=ALGO or NAME=ALGO:key=value,key=value"
@@ -71,7 +71,7 @@ class Experiment:
         names = [arm.name for arm in self.arms]
         for name in names:
             if names.count(name) > 1:
-                raise ArgumentError("arms", name, "named differently from the other arms")
+                raise ArgumentError("arms", name, "different names")
         if not self.envs:
             raise ArgumentError("env", list(self.envs), "at least one environment")
         _check_protocol("", {key: getattr(self, key) for key in PER_ENVIRONMENT})
@@ -224,14 +224,5 @@ def shipped_experiments() -> dict[str, Path]:
 def read_experiment(name: str) -> dict[str, Any]:
     """The settings in a YAML file, or in an experiment that ships with the package; what :func:`experiment_from` takes."""
     shipped = shipped_experiments()
-    path = shipped.get(name, Path(name))
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        allowed = f"a YAML file that can be read ({error.strerror}), or one of {', '.join(shipped)}"
-        raise ArgumentError("experiment", name, allowed, near(name, shipped)) from error
-    except yaml.YAMLError as error:
-        raise ArgumentError("experiment", name, f"YAML without code in it ({error})") from error
-    if not isinstance(content, dict):
-        raise ArgumentError("experiment", name, f"a mapping with keys out of {', '.join(KEYS)}")
-    return content
+    allowed = f"one of {', '.join(shipped)}, or a file of YAML without code in it: a mapping with keys of {', '.join(KEYS)}"
+    return read_mapping(shipped.get(name, Path(name)), "experiment", allowed, near(name, shipped))

@@ -140,12 +140,12 @@ def _baseline(experiment: Experiment) -> tuple[str, Results | None]:
 
 
 def _protocol(experiment: Experiment, env_id: str, stored: Results | None, budget: int) -> Protocol:
-    """As asked for, else as the stored baseline's, else the default."""
+    """The values asked for, else the stored baseline's, else the defaults."""
     protocol = (Protocol(budget) if stored is None else Protocol(**stored.protocol[env_id]))._asdict()
     for key, value in protocol.items():
         asked = experiment.of(env_id, key)
         if asked is not None and stored is not None and asked != value:
-            raise ArgumentError(f"--{key.replace('_', '-')}", asked, f"the baseline's on {env_id}, which is {value}")
+            raise ArgumentError(f"--{key.replace('_', '-')}", asked, f"{value}, as for the baseline on {env_id}")
         protocol[key] = value if asked is None else asked
     check_whole_number("steps", protocol["steps"], protocol["evaluations"])
     return Protocol(**protocol)
@@ -154,7 +154,7 @@ def _protocol(experiment: Experiment, env_id: str, stored: Results | None, budge
 def check_budget(spec: RunSpec, advice: str) -> None:
     first_update = int(spec.settings.get("learning_starts", 100)) + 1
     if spec.steps < first_update:
-        allowed = f"at least {first_update}, when {spec.arm} makes its first update on {spec.env_id}"
+        allowed = f"at least {first_update} (when {spec.arm} makes its first update on {spec.env_id})"
         raise ArgumentError("--steps", spec.steps, allowed, advice)
 
 

@@ -61,7 +61,7 @@ class Results:
 
 
 def read_results(path: Path | str) -> Results:
-    """Read a comparison's ``results.json``, given by itself or by its folder."""
+    """Read a comparison's ``results.json``, given as the file or its folder."""
     path = Path(path)
     file = path / FILE if path.is_dir() else path
     try:

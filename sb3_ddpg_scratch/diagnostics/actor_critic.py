@@ -16,6 +16,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.checkpoint.object_state import capture_generators, restore_generators
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.updates.autograd import actor_loss, critic_loss, td_target
+from sb3_ddpg_scratch.updates.interface import UpdateSettings
 
 SATURATED_ABOVE = 0.99
 """A normalized action component beyond this, on either side, counts as saturated."""
@@ -46,7 +48,7 @@ class ActorCritic:
         return actor(observations, deterministic=True) if self.has_entropy_bonus else actor(observations)
 
     def q_values(self, observations: Any, actions: th.Tensor) -> th.Tensor:
-        """The smallest value of any critic, which the targets are made of, shape ``(batch,)``."""
+        """The smallest value of all critics, as in the targets, shape ``(batch,)``."""
         return th.cat(self.model.critic(observations, actions), dim=1).min(dim=1).values
 
     def value_of(self, observations: Any, normalize: VecNormalize | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -59,69 +61,56 @@ class ActorCritic:
 
     def measure(self, batch: Any) -> dict[str, float]:
         """
-        What an update on this batch would see and do, before gradient clipping; nothing is changed, gradients included.
+        The numbers of an update on this batch before gradient clipping. Nothing is changed, gradients included.
 
         Q is over the batch and all critics, ``td_error`` is the mean of |Q - y|, ``bonus`` SAC's largest entropy bonus.
         """
-        model, critic = self.model, self.model.critic
-        coefficient = self._entropy_coefficient() if self.has_entropy_bonus else th.zeros(())
-        targets, bonus = self._targets(batch, coefficient)
+        actor, critic = self.model.actor, self.model.critic
+        targets, bonus = self._targets(batch)
         q_values = critic(batch.observations, batch.actions)
-        losses = [th.nn.functional.mse_loss(values, targets) for values in q_values]
-        critic_loss = th.stack(losses).sum() * (0.5 if self.has_entropy_bonus else 1.0)
-        critic_norm = gradient_norm(critic_loss, critic)
-
+        of_critic, of_actor = critic_loss(q_values, targets), self._actor_loss(batch)
         if self.has_entropy_bonus:
-            actions, log_prob = model.actor.action_log_prob(batch.observations)
-            actor_loss = (coefficient * log_prob.reshape(-1) - self.q_values(batch.observations, actions)).mean()
-            with th.no_grad():
-                actions = self.act(batch.observations)
-        else:
-            actions = model.actor(batch.observations)
-            actor_loss = -critic.q1_forward(batch.observations, actions).mean()
-        actor_norm = gradient_norm(actor_loss, model.actor)
-
+            of_critic = 0.5 * of_critic
+        norms = gradient_norm(of_critic, critic), gradient_norm(of_actor, actor)
+        with th.no_grad():
+            actions = self.act(batch.observations)
         all_q_values = th.cat(q_values, dim=1).detach()
         numbers = {
             "q_mean": all_q_values.mean(),
             "q_abs_mean": all_q_values.abs().mean(),
             "target_mean": targets.mean(),
             "td_error": (all_q_values - targets).abs().mean(),
-            "critic_loss": critic_loss.detach(),
-            "actor_loss": actor_loss.detach(),
-            "critic_grad_norm": critic_norm,
-            "actor_grad_norm": actor_norm,
-            "saturated": (actions.detach().abs() > SATURATED_ABOVE).float().mean(),
+            "critic_loss": of_critic.detach(),
+            "actor_loss": of_actor.detach(),
+            "critic_grad_norm": norms[0],
+            "actor_grad_norm": norms[1],
+            "saturated": (actions.abs() > SATURATED_ABOVE).float().mean(),
             "bonus": bonus,
         }
         # One transfer from the device for all of them.
         values = th.stack([number.double().to(targets.device) for number in numbers.values()]).tolist()
         return dict(zip(numbers, values, strict=True))
 
-    def _targets(self, batch: Any, coefficient: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def _targets(self, batch: Any) -> tuple[th.Tensor, th.Tensor]:
         """The TD targets, shape (batch, 1), and the largest entropy bonus among them."""
-        model: Any = self.model
-        bonus = th.zeros(())
-        discounts = getattr(batch, "discounts", None)
+        model = self.model
+        if not self.has_entropy_bonus:
+            smoothing = (getattr(model, name, 0.0) for name in ("target_policy_noise", "target_noise_clip"))
+            settings = UpdateSettings(model.gamma, model.tau, None, 1, *smoothing)
+            return td_target(batch, model.actor_target, model.critic_target, settings), th.zeros(())
         with th.no_grad():
-            if self.has_entropy_bonus:
-                next_actions, log_prob = model.actor.action_log_prob(batch.next_observations)
-                bonuses = -coefficient * log_prob.reshape(-1, 1)
-                bonus = bonuses.abs().max()
-            else:
-                next_actions, bonuses = self._smoothed(model.actor_target(batch.next_observations)), th.zeros(())
+            next_actions, log_prob = model.actor.action_log_prob(batch.next_observations)
+            bonuses = -self._entropy_coefficient() * log_prob.reshape(-1, 1)
             next_q_values = th.cat(model.critic_target(batch.next_observations, next_actions), dim=1)
             next_q_values = next_q_values.min(dim=1, keepdim=True).values + bonuses
-            discounts = model.gamma if discounts is None else discounts
-            return batch.rewards + (1 - batch.dones) * discounts * next_q_values, bonus
+            discounts = model.gamma if batch.discounts is None else batch.discounts
+            return batch.rewards + (1 - batch.dones) * discounts * next_q_values, bonuses.abs().max()
 
-    def _smoothed(self, actions: th.Tensor) -> th.Tensor:
-        deviation = getattr(self.model, "target_policy_noise", 0.0)
-        limit = getattr(self.model, "target_noise_clip", 0.0)
-        if deviation <= 0 or limit <= 0:
-            return actions
-        noise = th.empty_like(actions).normal_(0, deviation).clamp(-limit, limit)
-        return (actions + noise).clamp(-1, 1)
+    def _actor_loss(self, batch: Any) -> th.Tensor:
+        if not self.has_entropy_bonus:
+            return actor_loss(batch, self.model.actor, self.model.critic)
+        actions, log_prob = self.model.actor.action_log_prob(batch.observations)
+        return (self._entropy_coefficient() * log_prob.reshape(-1) - self.q_values(batch.observations, actions)).mean()
 
     def _entropy_coefficient(self) -> th.Tensor:
         logarithm = getattr(self.model, "log_ent_coef", None)

@@ -20,14 +20,8 @@ from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic, isolated, noi
 from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_return
 from sb3_ddpg_scratch.diagnostics.overestimation import discounted_returns, evaluate, evaluation_env, tail_value
 from sb3_ddpg_scratch.diagnostics.probes import ProbeStates, for_each_part, has_enough_states
-from sb3_ddpg_scratch.diagnostics.recording_reader import UnreadableRecordingError, read_header
-from sb3_ddpg_scratch.diagnostics.recording_writer import (
-    POLICY_FILE,
-    RECORDING_FILE,
-    RecordingWriter,
-    describe,
-    observation_statistics,
-)
+from sb3_ddpg_scratch.diagnostics.recording_reader import is_of_the_same_run
+from sb3_ddpg_scratch.diagnostics.recording_writer import POLICY_FILE, RecordingWriter, describe, observation_statistics
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.validation import check_choice, check_whole_number
 
@@ -84,7 +78,7 @@ class DiagnosticsCallback(BaseCallback):
         frequency, unit = snapshot_every if isinstance(snapshot_every, (tuple, list)) else (snapshot_every, "step")
         check_choice("snapshot_every", unit, ("step", "episode"))
         counts = {"every": every, "probe_states": probe_states, "snapshot_every": frequency, "eval_every": eval_every}
-        counts |= {"eval_episodes": eval_episodes} | ({} if batch_size is None else {"batch_size": batch_size})
+        counts |= {"eval_episodes": eval_episodes, "batch_size": 1 if batch_size is None else batch_size}
         for name, value in counts.items():
             check_whole_number(name, value, 1)
         check_whole_number("seed", seed, 0)
@@ -116,7 +110,8 @@ class DiagnosticsCallback(BaseCallback):
         self._normalize = self.model.get_vec_normalize_env()
         self._gamma: float = self._networks.model.gamma
         self._started = time.perf_counter()
-        resumes = self.num_timesteps > 0 and self._continues_recording()
+        description = describe(self.model)
+        resumes = self.num_timesteps > 0 and is_of_the_same_run(self.out, description)
         if not resumes or not hasattr(self, "_probes"):
             self._begin_run()
             self._probes = ProbeStates.load(self.out) if resumes else None
@@ -127,7 +122,7 @@ class DiagnosticsCallback(BaseCallback):
         self._followed: list[float] | None = None
         self._promised = 0.0
         try:
-            self._writer = RecordingWriter(self.out, describe(self.model), self.num_timesteps if resumes else None)
+            self._writer = RecordingWriter(self.out, description, self.num_timesteps if resumes else None)
         except OSError as error:
             raise ArgumentError("out", str(self.out), f"a folder that can be written to ({error.strerror})") from error
         if self.verbose >= 1:
@@ -145,14 +140,6 @@ class DiagnosticsCallback(BaseCallback):
         by_step = (self.snapshot_frequency,) if self.snapshot_unit == "step" else ()
         self._stride = max(min(self.every, self.eval_every, *by_step) // 100, 1)
         self._last_snapshot = -1
-
-    def _continues_recording(self) -> bool:
-        try:
-            header = read_header(self.out / RECORDING_FILE)
-        except UnreadableRecordingError:
-            return False
-        now = describe(self.model)
-        return all(header.get(name) == now[name] for name in ("algorithm", "environment"))
 
     def _on_training_end(self) -> None:
         self._look(last=True)
@@ -188,7 +175,7 @@ class DiagnosticsCallback(BaseCallback):
             self._lengths += 1
         if ended:
             self._end_episodes(np.flatnonzero(dones))
-        # Whether it is time to look is asked a hundred times as often as it is, not in every step.
+        # Not in every step: a hundredth of the shortest interval is precise enough.
         if self.n_calls % self._stride == 0:
             self._look()
         return True

@@ -1,4 +1,4 @@
-"""Fixed probe states, and what the networks make of them as training continues."""
+"""Probe states: a fixed set on which policy and Q are recorded throughout training."""
 
 import io
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def has_enough_states(buffer: ReplayBuffer, count: int) -> bool:
 
 class ProbeStates:
     """
-    States on which policy and Q are looked at again and again, kept in the environment's units.
+    Fixed states on which policy and Q are recorded throughout training, kept in the environment's units.
 
     For vectors of 2 to 8 numbers and at most two action dimensions, a snapshot also holds the policy over a plane: the two
     observation dimensions that vary most in a sample of replay, the others at their median.

@@ -1,4 +1,4 @@
-"""Reading a recording, or what is left of it: what cannot be read is skipped and listed."""
+"""Reading a recording, also a damaged one: what cannot be read is skipped and listed."""
 
 import json
 from dataclasses import dataclass, field
@@ -136,6 +136,15 @@ def read_header(path: Path) -> dict[str, Any]:
             "Use the version of sb3-ddpg-scratch that recorded it."
         )
     return header
+
+
+def is_of_the_same_run(folder: Path, description: dict[str, Any]) -> bool:
+    """Whether a folder's recording, if there is one, is of the algorithm and environment of this header."""
+    try:
+        header = read_header(folder / RECORDING_FILE)
+    except UnreadableRecordingError:
+        return False
+    return all(header.get(name) == description[name] for name in ("algorithm", "environment"))
 
 
 def _checked(record: Any) -> dict[str, Any]:

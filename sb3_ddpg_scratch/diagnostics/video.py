@@ -31,12 +31,12 @@ class VideoError(RuntimeError):
     """No video can be made; the message says why and what would be needed."""
 
 
-def record_video(recording: Recording, path: Path, model: Path | None = None, seed: int = 0) -> int:
+def record_video(recording: Recording, path: Path, model: Path | None = None) -> int:
     """Play one episode with the recording's policy, or the weights of ``model``; returns the number of frames."""
     weights, statistics = _read_weights(recording, model)
     env = _make_env(recording.header)
     try:
-        frames = _play(env, _build(recording.header, env, weights), statistics, seed)
+        frames = _play(env, _build(recording.header, env, weights), statistics)
     finally:
         env.close()
     write_whole(path, encode_gif(frames))
@@ -101,12 +101,12 @@ def _named(value: Any) -> Any:
     return value
 
 
-def _play(env: gym.Env, model: Any, statistics: dict[str, Any] | None, seed: int) -> list[np.ndarray]:
+def _play(env: gym.Env, model: Any, statistics: dict[str, Any] | None) -> list[np.ndarray]:
     frames: list[np.ndarray] = []
     vec_env: VecEnv = DummyVecEnv([lambda: env])
     if statistics is not None:
         vec_env = normalizing_env(vec_env, statistics)
-    vec_env.seed(seed)
+    vec_env.seed(0)
     observation = vec_env.reset()
     for _ in range(MOST_STEPS):
         frame = env.render()

@@ -1,4 +1,4 @@
-"""Reading models, replay buffers and statistics without running anybody's code."""
+"""Reading models, replay buffers and statistics without running code from a file."""
 
 from sb3_ddpg_scratch.model_file.archive import MAX_BYTES
 from sb3_ddpg_scratch.model_file.contents import NOT_SAVED

@@ -1,6 +1,6 @@
 """
-What a pickle may name, each by its full name. A pickle may call whatever it names, with arguments of its choice: so no module
-is allowed as a whole, and no class is ever called, but only the few :data:`CALLS`, which check their arguments.
+The names that a pickle may use. A pickle can call whatever it names, with any arguments: so no module is allowed as a whole,
+and no class is ever called, only the few :data:`CALLS`, which check their arguments.
 """
 
 import importlib
@@ -123,22 +123,11 @@ def look_up(module: str, name: str, classes_are_values: bool) -> Any:
         module = "numpy._core." + module.removeprefix("numpy.core.")
     if (module, name) in _ANYWHERE:
         return _ANYWHERE[module, name]
-    kind = _class_to_build(module, name)
-    if kind is not None and not classes_are_values:
-        return Handle(kind)
-    return kind or (_class_in_settings(module, name) if classes_are_values else None)
-
-
-def _class_to_build(module: str, name: str) -> type | None:
-    if name in BUILT.get(module, ()):
-        return getattr(importlib.import_module(module), name)
-    return own_class(module, name)
-
-
-def _class_in_settings(module: str, name: str) -> type | None:
-    if name in _SETTINGS.get(module, ()):
-        return getattr(importlib.import_module(module), name)
-    return _TORCH.get((module, name))
+    listed = name in BUILT.get(module, ()) or (classes_are_values and name in _SETTINGS.get(module, ()))
+    kind = getattr(importlib.import_module(module), name) if listed else own_class(module, name)
+    if classes_are_values:
+        return kind or _TORCH.get((module, name))
+    return kind and Handle(kind)
 
 
 def own_class(module: str, name: str) -> type | None:

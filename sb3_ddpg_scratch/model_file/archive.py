@@ -29,10 +29,10 @@ def read_members(file: BinaryIO, path: Any, wanted: Callable[[str], bool], max_b
             members = archive.infolist()
             check_members(members, path, max_bytes)
             return {info.filename: _read(archive, info, path) for info in members if wanted(info.filename)}
+    except ModelFileError:
+        raise
     # zipfile raises many kinds of errors for bytes that are not a zip file.
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
-        if isinstance(error, ModelFileError):
-            raise
         raise ModelFileError(path, f"it is not a whole zip-file ({error})") from error
 
 

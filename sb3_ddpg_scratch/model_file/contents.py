@@ -36,7 +36,7 @@ _RECOMPUTED = (
     "qf_lr_schedule",
     *(f"{net}_batch_norm_stats{of}" for net in ("actor", "critic") for of in ("", "_target")),
 )
-# What no model saves, and what would stand in the way of one that is loaded.
+# Never saved by a model: from a file they would replace parts of the loaded one.
 _SB3_NOT_SAVED: tuple[str, ...] = ("policy", "device", "env", "rollout_buffer", "_vec_normalize_env", "_episode_storage")
 _SB3_NOT_SAVED += ("_logger", "_custom_logger")
 # What this package's models do not save, besides SB3's.
@@ -51,7 +51,7 @@ _HOLD_CLASSES = ("policy_class", "policy_kwargs", "replay_buffer_class", "replay
 _NEEDED = ("policy_class", "observation_space", "action_space")
 
 _OBSERVATIONS = (np.ndarray, dict, type(None))
-# Of what type a setting is, where it is more than a number or a text.
+# The types of settings that are not just a number or a string.
 _TYPES: dict[str, tuple[type, ...]] = {
     "observation_space": (spaces.Space,),
     "action_space": (spaces.Space,),
@@ -69,7 +69,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "_last_episode_starts": _OBSERVATIONS,
 }
 _SCHEDULES = ("learning_rate", "qf_learning_rate")
-# Of what class a class is.
+# The base class of each class.
 _BASES: dict[str, type] = {
     "policy_class": BasePolicy,
     "replay_buffer_class": ReplayBuffer,
@@ -202,7 +202,7 @@ def _check_type(key: str, value: Any, pickled_argument: bool, path: Any) -> None
     elif key in _TYPES:
         fits = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
     else:
-        # Any other argument is a number or a text, by JSON or from NumPy; anything else is the model's own affair.
+        # Any other argument is a number or a string, by JSON or from NumPy; other attributes are not checked.
         fits = not pickled_argument or isinstance(value, np.generic)
     if not fits:
         raise ModelFileError(path, f"it is {type(value).__name__}, which this setting cannot be", _DATA, key)

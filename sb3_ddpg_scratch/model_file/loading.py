@@ -122,7 +122,7 @@ def whole_model_file(path: ModelPath, model_class: type) -> Iterator[io.Buffered
         return
     target = Path(path) if Path(path).suffix else Path(f"{path}.zip")
     if target.is_dir():
-        # SB3's way out.
+        # As SB3 does.
         target = Path(f"{target}_2")
     with whole_file(target) as file:
         yield cast("io.BufferedIOBase", file)
@@ -173,7 +173,7 @@ def _read_contents(path: Any, model_class: type, options: LoadOptions) -> ModelC
     if data is None or params is None:
         raise ModelFileError(path, "it has no settings, so it is not a model's file", "data")
     for key in ("observation_space", "action_space"):
-        # Of the time when gymnasium was gym.
+        # Written when gymnasium was gym.
         data[key] = _convert_space(data[key])
     return ModelContents(data, params)
 

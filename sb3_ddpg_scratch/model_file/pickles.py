@@ -33,7 +33,7 @@ _STATE_SETTERS: tuple[tuple[type, Any], ...] = (
     (Generator, arrays.set_generator_state),
     (SeedSequence, arrays.set_seed_sequence_state),
 )
-# The one written in C lets no instruction be replaced.
+# Instructions of the version in C cannot be replaced.
 _PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined,unused-ignore]
 _BEFORE_THE_NAME = ("_make_skeleton_class", "builtins", "type", "abc", "ABCMeta")
 TRUST = "If you trust whoever made the file, {}, which loads as SB3 does and runs code from the file."
@@ -44,7 +44,7 @@ class RefusedError(Exception):
 
 
 class _Bounded:
-    """A file that is never asked for more than it has: some kinds of files allocate all of it before they look."""
+    """Rejects a read of more than the file has, which some kinds of files would allocate first."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
@@ -212,7 +212,7 @@ def texts_in(content: bytes) -> list[str]:
 
 
 def _code_in(texts: list[str]) -> str:
-    """Which class or function is stored as code, in words; empty if none is."""
+    """A sentence about the class or function that is stored as code; empty if there is none."""
     if "_make_skeleton_class" in texts:
         after = [text for text in texts[texts.index("_make_skeleton_class") :] if text not in _BEFORE_THE_NAME]
         place = after[after.index("__module__") + 1] if "__module__" in after[:-1] else "a function"

@@ -56,8 +56,8 @@ def check_module(module: nn.Module, state: dict[str, Any], path: Any, member: st
     expected = module.state_dict()
     for name in {**expected, **state}:
         if name not in expected or (exact and name not in state):
-            word = "lacks" if name in expected else "has, and the policy has not,"
-            raise ModelFileError(path, f"it {word} this parameter", member, str(name), "Is it the model of another policy?")
+            problem = "it lacks this parameter" if name in expected else "the policy has no such parameter"
+            raise ModelFileError(path, problem, member, str(name), "Is it the model of another policy?")
         if name in state:
             _check_tensor(state[name], expected[name], path, member, name)
 
@@ -87,7 +87,7 @@ def _check_optimizer(optimizer: th.optim.Optimizer, state: dict[str, Any], path:
     }
     for index, values in entries.items():
         if index not in parameters or not isinstance(values, dict):
-            raise ModelFileError(path, "it is for a parameter that there is not", member, f"state[{index}]")
+            raise ModelFileError(path, "there is no such parameter", member, f"state[{index}]")
         for name, value in values.items():
             # A count of steps is a tensor of one number; all else is kept for each weight.
             if isinstance(value, th.Tensor) and value.numel() != 1:

@@ -1,4 +1,4 @@
-"""Many runs: those that are not finished yet are performed side by side, with progress shown, until done or interrupted."""
+"""Many runs, performed side by side with a progress display; finished ones are skipped."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ LOG_LINES = 5
 
 
 Progress = Callable[[int], None]
-"""Is told how many environment steps a run has made."""
+"""Called with the number of environment steps that a run has made."""
 
 
 class RunExecutor(Protocol):

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, which end with the process that began them."""
+"""Runs in separate processes, which end with the process that started them."""
 
 import json
 import os

@@ -15,7 +15,7 @@ from sb3_ddpg_scratch.runs.batch import Progress
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 
-# A run whose node or worker dies starts again on another, so many times. A run that fails by itself is not retried.
+# How often a run is restarted when its node or worker dies. A run that fails is not retried.
 RETRIES = 10
 POLL_SECONDS = 1.0
 LOCAL_OBJECT_STORE = 200 * 2**20
@@ -90,7 +90,7 @@ class RayRuns:
 
 
 def _sent_along(gym_packages: Sequence[str]) -> list[str]:
-    """The files and folders of those modules that the nodes cannot be expected to have."""
+    """The files and folders of modules that are not installed packages."""
     sent = []
     for name in dict.fromkeys(name.partition(".")[0] for name in gym_packages):
         file = importlib.import_module(name).__file__

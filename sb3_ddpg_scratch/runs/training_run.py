@@ -43,9 +43,9 @@ PACKAGES = ("torch", "numpy", "stable-baselines3", "gymnasium", "rl-zoo3")
 @dataclass(frozen=True)
 class RunSpec:
     """
-    What a run is made of. ``arm`` names an algorithm of RL Zoo with its settings, which are as a YAML file would have them for
-    this environment. Evaluations are evenly spaced, of noise-free episodes. ``diagnostics`` is for one run of an arm and
-    environment at most. Results of earlier versions are found by these fields.
+    The definition of a run. ``settings`` are those of the arm's algorithm for this environment, as in a YAML file. Evaluations
+    are evenly spaced, of noise-free episodes. At most one run of an arm and environment has ``diagnostics``. Results of
+    earlier versions are found by these fields.
     """
 
     arm: str
@@ -171,7 +171,7 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_ev
     if checkpoint_every is not None and can_continue(spec) and why_not_saved(model.replay_buffer) is None:
         aside.append(ResumableCheckpoint(checkpoints, checkpoint_every))
     timed = _Aside(aside)
-    manager.callbacks = [*others, timed, _Ticks(tick)]
+    manager.callbacks = [*others, timed, _ticking(tick)]
     if spec.diagnostics:
         from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
 
@@ -250,14 +250,14 @@ def _versions(algo: str) -> dict[str, str]:
     return {"python": platform.python_version(), **versions(packages), "sb3_ddpg_scratch": __version__}
 
 
-class _Ticks(BaseCallback):
-    def __init__(self, tick: Callable[[int], None]) -> None:
-        super().__init__()
-        self.tick = tick
+def _ticking(tick: Callable[[int], None]) -> BaseCallback:
+    # A function of unknown origin as an attribute would keep rollouts from being steady.
+    class Ticks(BaseCallback):
+        def _on_step(self) -> bool:
+            tick(self.num_timesteps)
+            return True
 
-    def _on_step(self) -> bool:
-        self.tick(self.num_timesteps)
-        return True
+    return Ticks()
 
 
 class _Aside(CallbackList):

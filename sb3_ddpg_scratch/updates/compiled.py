@@ -19,7 +19,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_ddpg_scratch.batches import Batches
+from sb3_ddpg_scratch.batches import Batches, remaining_discount
 from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
 from sb3_ddpg_scratch.updates.inspection import AdamWatch, NetworksWatch, why_not_adam, why_not_compiled, why_not_its_state
@@ -213,7 +213,8 @@ class CompiledUpdater:
         while self._updates < gradient_steps:
             count = min(at_once, gradient_steps - self._updates)
             rows = self._rows_for(networks, count, batch_size if batches is None else batches.prepare())
-            self._set_numbers(networks, settings.gamma if batches is None else batches.discount, settings)
+            discount = remaining_discount(buffer, settings.gamma) if batches is None else batches.discount
+            self._set_numbers(networks, discount, getattr(buffer, "gamma", 1.0), settings)
             for number in () if batches is None else range(count):
                 batches.write(self._updates + number, rows[number])  # type: ignore[union-attr]
             self._update(count, settings, buffer if batches is None else None)  # type: ignore[arg-type]
@@ -228,21 +229,21 @@ class CompiledUpdater:
             self._rows = np.zeros((count, batch_size, self._columns.width), np.float32)
         return self._rows[:count]
 
-    def _set_numbers(self, networks: Networks, discount: float, settings: UpdateSettings) -> None:
+    def _set_numbers(self, networks: Networks, discount: float, gamma: float, settings: UpdateSettings) -> None:
         """What the kernels read of the settings and of both optimizers, if it changed."""
         groups = (networks.actor.optimizer.param_groups[0], networks.critic.optimizer.param_groups[0])
-        present = (discount, settings, *map(_read_adam, groups))
+        present = (discount, gamma, settings, *map(_read_adam, groups))
         if present == self._present_settings:
             return
         self._present_settings = present
         kernels, end, adams = self._kernels, 0, []
-        for network, (rate, betas, eps, decay, decoupled) in zip(networks[:2], present[2:], strict=True):
+        for network, (rate, betas, eps, decay, decoupled) in zip(networks[:2], present[3:], strict=True):
             first, end = end, end + len(network.optimizer.param_groups[0]["params"])
             # Floats, whatever the user wrote: other types would be compiled anew.
             numbers = map(float, (rate, *betas, eps, decay))
             adams.append(kernels.Adam(first, end, *numbers, bool(decoupled), float(settings.max_grad_norm or 0)))
         clip, delay = float(settings.target_noise_clip), settings.policy_delay
-        settings_row = kernels.Settings(float(discount), float(settings.tau), clip, delay, 0)
+        settings_row = kernels.Settings(float(discount), float(settings.tau), clip, delay, 0, float(gamma))
         self._numbers = numbers_table(self._sizes, settings_row, *adams)
 
     def _update(self, count: int, settings: UpdateSettings, drawn_from: PackedReplayBuffer | None) -> None:
@@ -261,7 +262,9 @@ class CompiledUpdater:
         self._updates += count
 
     def _lock_of(self, buffer: PackedReplayBuffer | None) -> Any:
-        return nullcontext() if buffer is None else self._frame.place_buffer(buffer, self._sampler, buffer.size())
+        if buffer is None:
+            return nullcontext()
+        return self._frame.place_buffer(buffer, self._sampler, (buffer.pos - 1) % buffer.buffer_size)
 
     def _update_together(self, number: int, result: np.ndarray) -> None:
         """One update, with the gradients of a batch computed by several threads."""
@@ -312,7 +315,7 @@ class CompiledUpdater:
             return None
         self._networks, self._results = networks, np.zeros((count, 6))
         self._updates, self._policy_delay, self._clips = count, settings.policy_delay, settings.max_grad_norm is not None
-        self._set_numbers(networks, settings.gamma, settings)
+        self._set_numbers(networks, remaining_discount(buffer, settings.gamma), getattr(buffer, "gamma", 1.0), settings)
         # Learning rates will be set behind its back.
         self._present_settings = None
         optimizers = networks.actor.optimizer, networks.critic.optimizer

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -21,27 +20,31 @@ address: Callable[[Any], int] = th.Tensor.data_ptr
 is_contiguous: Callable[[Any], bool] = th.Tensor.is_contiguous
 size_of: Callable[[Any], int] = th.Tensor.numel
 
-COMPILING = "Compiling the hand-written update takes some 12 seconds"
-
 
 @cache
 def load_kernels() -> ModuleType:
     """
-    Import the kernels, with a message if the first call of one will take a while.
+    Import the kernels, and give a message should they be compiled.
 
     Importing Numba and SciPy takes half a second, for which a model that only predicts does not wait.
     """
     import scipy.linalg.cython_blas  # noqa: F401  # loads the library behind np.dot
+    from numba.core import event
 
     from sb3_ddpg_scratch.updates import kernels
 
-    folder = kernels.advance.stats.cache_path
-    if folder is None:
-        print(f"{COMPILING}, in each process: no folder is writable. Set NUMBA_CACHE_DIR to one.", file=sys.stderr)
-    else:
-        written = Path(kernels.__file__).stat().st_mtime
-        if not any(index.stat().st_mtime > written for index in Path(folder).glob("kernels.advance-*.nbi")):
-            print(f"{COMPILING}, once on this machine.", file=sys.stderr)
+    class Announcement(event.Listener):
+        def on_start(self, found: Any) -> None:
+            if found.data["dispatcher"] is kernels.advance:
+                where = "once on this machine"
+                if kernels.advance.stats.cache_path is None:
+                    where = "in each process: no folder is writable. Set NUMBA_CACHE_DIR to one"
+                print(f"Compiling the hand-written update takes some 12 seconds, {where}.", file=sys.stderr)
+
+        def on_end(self, found: Any) -> None:
+            pass
+
+    event.register("numba:compile", Announcement())  # type: ignore[no-untyped-call]
     return kernels
 
 
@@ -124,16 +127,18 @@ class Frame:
         self.place(self.kernels.BATCHES, batches)
         self.table[self.kernels.BATCH_SIZE] = self.table[self.kernels.END_ROW] = batches.shape[1]
 
-    def place_buffer(self, buffer: PackedReplayBuffer, sampler: Any, stored: int) -> Any:
+    def place_buffer(self, buffer: PackedReplayBuffer, sampler: Any, newest: int) -> Any:
         """
         Say where a buffer's rows and NumPy's generator are, whose lock is returned.
 
-        :param stored: how many transitions of each environment batches are drawn from
+        :param newest: the newest step whose transitions batches are drawn from
         """
         kernels, table = self.kernels, self.table
         lock = sampler.find_generator()
         self.place(kernels.ROWS, buffer.rows)
+        self.place(kernels.ENDS, buffer._ends)
         table[kernels.CAPACITY], table[kernels.ENVS] = len(buffer.rows), buffer.n_envs
-        table[kernels.DRAWN_FROM] = stored
+        table[kernels.NEWEST], table[kernels.N_STEPS] = newest, getattr(buffer, "n_steps", 1)
+        table[kernels.DRAWN_FROM] = buffer.buffer_size if buffer.full else newest + 1
         table[kernels.NEXT_UINT32], table[kernels.GENERATOR] = sampler.next_uint32, sampler.state
         return lock

@@ -10,13 +10,14 @@ Several threads can share an update: each computes the gradients of some rows of
 :func:`advance`, since compiling a second one takes as long again for what both call.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
+from sb3_ddpg_scratch.updates import operations, random_rows
 from sb3_ddpg_scratch.updates.operations import (
     FIRST_THAT_NEEDS_Z,
     HALF,
@@ -32,7 +33,7 @@ from sb3_ddpg_scratch.updates.operations import (
     normalize_gradient,
     tanh_backward,
 )
-from sb3_ddpg_scratch.updates.random_rows import sample_rows
+from sb3_ddpg_scratch.updates.random_rows import Replay, sample_rows
 
 # Products with no more inputs or outputs than this are faster as loops: calling a library costs more than their arithmetic.
 FEW = 4
@@ -87,13 +88,17 @@ class Adam(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The numbers of an update; ``discount`` is the factor of the next Q-value besides the row's continuation."""
+    """
+    The numbers of an update; ``discount`` is the factor of the next Q-value besides the row's continuation, ``gamma`` that of
+    n-step returns.
+    """
 
     discount: float
     tau: float
     noise_clip: float
     policy_delay: int
     n_updates: int
+    gamma: float
 
 
 # Rows of a table of numbers, float64 (4, 9), whose columns are the fields of Sizes, Settings and twice Adam. Python hands over
@@ -105,14 +110,14 @@ CRITIC_LOSS, ACTOR_LOSS, Q, TARGET_Q, CRITIC_NORM, ACTOR_NORM = range(6)
 # The parts of an update.
 CRITIC_GRADIENT, CRITIC_STEP, ACTOR_GRADIENT, ACTOR_STEP, PARTS = range(5)
 # Columns of a frame, int64: how much there is to do, and addresses. Of the replay buffer,
-STORED, PLACE, ROWS, CAPACITY, ENVS = range(5)
+STORED, PLACE, ROWS, CAPACITY, ENVS, ENDS, NEWEST, N_STEPS = range(8)
 # batches,
-DRAWN, DRAWN_FROM, NEXT_UINT32, GENERATOR, BATCH_SIZE, BATCHES, SMOOTHING = range(5, 12)
+DRAWN, DRAWN_FROM, NEXT_UINT32, GENERATOR, BATCH_SIZE, BATCHES, SMOOTHING = range(8, 15)
 # updates, which several threads share part by part, each with some rows of the batch and gradients of its own,
-UPDATES, FIRST_PART, END_PART, FIRST_ROW, END_ROW, OTHER_GRADS, OTHER_THREADS = range(12, 19)
+UPDATES, FIRST_PART, END_PART, FIRST_ROW, END_ROW, OTHER_GRADS, OTHER_THREADS = range(15, 22)
 # and of acting.
-ACTING, ACTOR, OBSERVATIONS, LAST_OBSERVATIONS, NEXT_OBSERVATIONS, REWARDS, CONTINUATIONS = range(19, 26)
-EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, FRAME_SIZE = range(26, 31)
+ACTING, ACTOR, OBSERVATIONS, LAST_OBSERVATIONS, NEXT_OBSERVATIONS, REWARDS, CONTINUATIONS = range(22, 29)
+EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, FRAME_SIZE = range(29, 34)
 # The bits of a float32 that are all set in NaN and infinity.
 EXPONENT = np.uint32(0x7F800000)
 
@@ -591,7 +596,7 @@ def update(number, numbers, layers, table, frame, result):
     n_noise = size if frame[SMOOTHING] != 0 else 0
     noise = matrix(frame[SMOOTHING] + 4 * number * size * sizes.action, n_noise, sizes.action)[first:end]
     other_grads = matrix(frame[OTHER_GRADS], frame[OTHER_THREADS], table[-1, OFFSET] + table[-1, SIZE])
-    settings = Settings(n[0], n[1], n[2], int(n[3]), int(n[4]))
+    settings = Settings(n[0], n[1], n[2], int(n[3]), int(n[4]), n[5])
     with_actor = (settings.n_updates + number + 1) % settings.policy_delay == 0
     for part in range(frame[FIRST_PART], frame[END_PART]):
         if part == CRITIC_GRADIENT:
@@ -605,26 +610,38 @@ def update(number, numbers, layers, table, frame, result):
             soft_update(table, settings.tau)
 
 
-@compiled
-def advance(numbers, layers, table, frame, results):
-    """
-    What there is to do between two steps of the environments, each part if ``frame`` says so: store transitions, draw batches
-    (batch, width), update with them one after another, choose the next actions.
+def _make_advance(sources: str) -> Any:
+    """:func:`advance`, by whose closure Numba's cache on disk depends on more than this file."""
 
-    Returns whether all was finite. If an observation or a reward is not, nothing was done.
-    """
-    sizes, n_envs = sizes_from(numbers), frame[STORED]
-    width, size = 2 * sizes.observation + sizes.action + 2, frame[BATCH_SIZE]
-    if n_envs > 0:
-        if not (all_finite(frame[OBSERVATIONS], n_envs * sizes.observation) and all_finite(frame[REWARDS], n_envs)):
-            return False
-        store(frame, sizes)
-    for number in range(frame[DRAWN]):
-        batch = matrix(frame[BATCHES] + 4 * number * size * width, size, width)
-        rows = matrix(frame[ROWS], frame[CAPACITY], width)
-        sample_rows(rows, frame[NEXT_UINT32], frame[GENERATOR], frame[DRAWN_FROM], frame[ENVS], batch)
-    for number in range(frame[UPDATES]):
-        update(number, numbers, layers, table, frame, results[number])
-    if frame[ACTING] > 0:
-        explore(frame, layers, sizes)
-    return True
+    @compiled
+    def advance(numbers, layers, table, frame, results):
+        """
+        What there is to do between two steps of the environments, each part if ``frame`` says so: store transitions, draw
+        batches (batch, width), update with them one after another, choose the next actions.
+
+        Returns whether all was finite. If an observation or a reward is not, nothing was done.
+        """
+        _ = sources
+        sizes, n_envs = sizes_from(numbers), frame[STORED]
+        width, size = 2 * sizes.observation + sizes.action + 2, frame[BATCH_SIZE]
+        if n_envs > 0:
+            if not (all_finite(frame[OBSERVATIONS], n_envs * sizes.observation) and all_finite(frame[REWARDS], n_envs)):
+                return False
+            store(frame, sizes)
+        rows, ends = matrix(frame[ROWS], frame[CAPACITY], width), carray(_pointer(frame[ENDS]), (frame[CAPACITY],), np.uint8)
+        replay = Replay(rows, ends, frame[ENVS], frame[NEWEST], frame[N_STEPS], numbers[SETTINGS, 5])
+        for number in range(frame[DRAWN]):
+            batch = matrix(frame[BATCHES] + 4 * number * size * width, size, width)
+            sample_rows(
+                replay, frame[NEXT_UINT32], frame[GENERATOR], frame[DRAWN_FROM], batch, sizes.observation + sizes.action
+            )
+        for number in range(frame[UPDATES]):
+            update(number, numbers, layers, table, frame, results[number])
+        if frame[ACTING] > 0:
+            explore(frame, layers, sizes)
+        return True
+
+    return advance
+
+
+advance = _make_advance(operations.digest_of(operations, random_rows))

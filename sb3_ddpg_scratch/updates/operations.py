@@ -5,9 +5,12 @@ The derivations are in :mod:`~sb3_ddpg_scratch.updates.analytic`. ``forward`` ta
 ``backward`` takes dL/dh and leaves dL/dz. Where the derivative cannot be read off h, ``forward`` keeps z.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,11 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(cache=True, **OPTIONS)(function)
     except RuntimeError:
         return njit(**OPTIONS)(function)
+
+
+def digest_of(*modules: ModuleType) -> str:
+    """Of the source of modules."""
+    return hashlib.sha256(b"".join(Path(module.__file__ or "").read_bytes() for module in modules)).hexdigest()
 
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)

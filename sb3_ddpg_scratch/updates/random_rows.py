@@ -1,7 +1,7 @@
 """Batches drawn and gathered in compiled code: the same transitions as by ``np.random.randint``, from the same generator."""
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_ddpg_scratch.batches import samples_packed_rows
-from sb3_ddpg_scratch.replay import PackedReplayBuffer
+from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.operations import inlined
 
 
@@ -37,16 +37,49 @@ def draw(function, state, below, out):
             out[i] = _next_uint32(function, state) & mask
 
 
+class Replay(NamedTuple):
+    """The rows of a buffer, how episodes end with them (uint8; 0 where none does), and the terms of an n-step return."""
+
+    rows: np.ndarray
+    ends: np.ndarray
+    n_envs: int
+    newest: int
+    n_steps: int
+    gamma: float
+
+
 @inlined()
-def sample_rows(rows, function, state, steps, n_envs, batch):
+def extend_return(replay, row, transition, reward):
+    """
+    Make the transition of a row that of an n-step return: ``sum_(j<k) gamma^j r_j`` in column ``reward``, followed by
+    ``gamma^k`` times the continuation and the next observation of the k-th transition. An episode's end or the newest
+    transitions stop it before the n-th.
+    """
+    last, total, factor = row, transition[reward], np.float32(replay.gamma)
+    for _ in range(1, replay.n_steps):
+        if replay.ends[last] != 0 or last // replay.n_envs == replay.newest:
+            break
+        last = (last + replay.n_envs) % len(replay.rows)
+        total += factor * replay.rows[last, reward]
+        factor *= np.float32(replay.gamma)
+    transition[reward] = total
+    transition[reward + 1] = factor * replay.rows[last, reward + 1]
+    for j in range(reward + 2, len(transition)):
+        transition[j] = replay.rows[last, j]
+
+
+@inlined()
+def sample_rows(replay, function, state, steps, batch, reward):
     """Draw the rows of a batch among those of so many steps of all environments, and write them."""
     index, env = np.empty(len(batch), np.int64), np.empty(len(batch), np.int64)
     draw(function, state, steps, index)
-    draw(function, state, n_envs, env)
+    draw(function, state, replay.n_envs, env)
     for i in range(len(batch)):
-        row = rows[index[i] * n_envs + env[i]]
-        for j in range(len(row)):
-            batch[i, j] = row[j]
+        row = index[i] * replay.n_envs + env[i]
+        for j in range(batch.shape[1]):
+            batch[i, j] = replay.rows[row, j]
+        if replay.n_steps > 1:
+            extend_return(replay, row, batch[i], reward)
 
 
 class RowSampler:
@@ -61,7 +94,7 @@ class RowSampler:
 
     def supports(self, buffer: ReplayBuffer) -> bool:
         """Whether the rows of a buffer are its transitions, and there is one to draw."""
-        packed = type(buffer) is PackedReplayBuffer and not buffer.optimize_memory_usage
+        packed = type(buffer) in (PackedReplayBuffer, PackedNStepReplayBuffer) and not buffer.optimize_memory_usage
         return packed and buffer.size() > 0 and samples_packed_rows(buffer)
 
     def find_generator(self) -> Any:

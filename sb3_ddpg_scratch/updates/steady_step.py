@@ -99,7 +99,8 @@ class SteadyStep:
         """Do it. Returns ``False``, and nothing is done, if an observation or a reward is not finite."""
         kernels, memory, table = self._kernels, self._memory, self._frame.table
         buffer, stores = self._buffer, self.stores
-        with self._frame.place_buffer(buffer, memory.sampler, buffer.size() if buffer.full else buffer.pos + int(stores)):
+        newest = (buffer.pos if stores else buffer.pos - 1) % buffer.buffer_size
+        with self._frame.place_buffer(buffer, memory.sampler, newest):
             finite = kernels.advance(memory.numbers, memory.layers, memory.table, table, memory.results)
         if stores and finite:
             buffer.move_on(self._ends)

@@ -45,7 +45,7 @@ def check_file(arguments: Any) -> None:
     config = arguments.conf_file or str(default_file())
     if arguments.algo != ALGO or arguments.resume is not None or not config.endswith(YAML):
         return
-    # The file by itself first: the command line may not repair it.
+    # The file on its own first: the command line must not hide its errors.
     section, where = _checked_section(config, arguments.env)
     check_settings(as_data(section | (arguments.hyperparams or {}), f"-params over {where}"), f"-params over {where}")
 
@@ -192,7 +192,7 @@ class ScratchExperimentManager(CommandManager):
         return model
 
     def objective(self, trial: optuna.Trial) -> float:
-        # The sampler is told nothing about the environment but its number of actions.
+        # All that the Zoo tells the sampler about the environment is its number of actions.
         trial.set_user_attr("dict_observations", self._dict_observations)
         try:
             return super().objective(trial)

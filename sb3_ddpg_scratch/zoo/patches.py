@@ -1,8 +1,8 @@
 """
-What is replaced in RL Zoo 2.9 and the libraries that it calls, since it offers no argument, subclass or hook for it.
+Patches of RL Zoo 2.9 and of libraries that it calls, where it offers no argument, subclass or hook.
 
-:func:`choose_manager` is for good and changes nothing for other algorithms. All others last for one command. Each has its
-reason beside it, and a test (``tests/test_zoo_patches.py``) that fails when RL Zoo no longer needs it.
+:func:`choose_manager` is permanent and changes nothing for other algorithms. All others last for one command. Each states its
+reason and has a test (``tests/test_zoo_patches.py``) that fails when RL Zoo no longer needs it.
 """
 
 import argparse
@@ -190,7 +190,7 @@ def shown_in(picture: str | None, option: str, read: Any) -> Iterator[None]:
         drawn = [figure for figure in figures if any(axes.has_data() for axes in figure.axes)]
         if not drawn:
             advice = "plot-train draws runs of at least --episode-window episodes, and all-plots draws evaluations."
-            raise ArgumentError(option, read, "where there is something to draw", advice)
+            raise ArgumentError(option, read, "one with something to draw", advice)
         if picture is None:
             original(*args, **kwargs)
             return

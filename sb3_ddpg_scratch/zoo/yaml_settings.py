@@ -75,16 +75,27 @@ def preset_file(name: str) -> Path:
     return hyperparams_folder() / f"{name}.yml"
 
 
-def read_settings(path: Path) -> dict[str, dict[str, Any]]:
-    """The settings of each environment, and of ``default``, in a YAML file; nothing in it is run as code."""
+def read_mapping(
+    path: Path, name: str, allowed: str, advice: str = "", loader: type[yaml.SafeLoader] = yaml.SafeLoader
+) -> dict[str, Any]:
+    """The mapping in a YAML file, of which nothing is run as code; the others are for the error."""
+    problem: object = "no mapping"
     try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ArgumentError("--conf-file", str(path), f"a file that can be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise ArgumentError("--conf-file", str(path), f"YAML without code in it ({error})") from error
-    if not isinstance(content, dict) or not all(isinstance(settings, dict) for settings in content.values()):
-        raise ArgumentError("--conf-file", str(path), "a mapping from environments to mappings of settings")
+        content = yaml.load(path.read_text(), loader)  # a SafeLoader
+        if isinstance(content, dict):
+            return content
+    except (OSError, yaml.YAMLError, TypeError, ValueError, IndexError) as error:
+        problem = error
+    raise ArgumentError(name, str(path), f"{allowed} ({problem})", advice)
+
+
+def read_settings(path: Path) -> dict[str, dict[str, Any]]:
+    """The settings of each environment, and of ``default``, in a YAML file."""
+    allowed = "YAML without code in it, a mapping from environments to mappings of settings"
+    content = read_mapping(path, "--conf-file", allowed)
+    for env_id, settings in content.items():
+        if not isinstance(settings, dict):
+            raise ArgumentError("--conf-file", str(path), f"{allowed} ({env_id}: {settings!r})")
     return content
 
 
@@ -219,12 +230,10 @@ def _ordered_dict(loader: yaml.SafeLoader, node: Any) -> OrderedDict[Any, Any]:
     return OrderedDict((key, value) for pairs in arguments for key, value in pairs)
 
 
-def _tuple(loader: yaml.SafeLoader, node: Any) -> tuple[Any, ...]:
-    return tuple(loader.construct_sequence(node, deep=True))
-
-
 SavedYamlLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered_dict)
-SavedYamlLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+SavedYamlLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
+)
 
 
 def saved_file(run: Path, name: str) -> Path:
@@ -236,10 +245,4 @@ def saved_file(run: Path, name: str) -> Path:
 
 
 def read_saved(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(), SavedYamlLoader)  # a SafeLoader
-    except (OSError, yaml.YAMLError, TypeError, ValueError, IndexError) as error:
-        raise ArgumentError("--resume", str(path), f"a file that RL Zoo wrote ({error})") from error
-    if not isinstance(content, dict):
-        raise ArgumentError("--resume", str(path), "a file that RL Zoo wrote")
-    return content
+    return read_mapping(path, "--resume", "a file that RL Zoo wrote", loader=SavedYamlLoader)
