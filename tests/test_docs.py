@@ -88,7 +88,7 @@ def test_extras_in_commands_exist():
 
 @pytest.mark.parametrize(("module", "names"), exported())
 def test_every_exported_name_is_in_the_api_reference(module, names):
-    reference = re.findall(r"^\.\. auto\w+:: (\S+)\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    reference = re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
     assert names <= {name for path, name in reference if path == module or path.startswith(f"{module}.")}
     for path, name in reference:
         assert hasattr(import_module(path), name), f"{path}.{name}"

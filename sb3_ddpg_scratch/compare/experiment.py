@@ -222,6 +222,7 @@ def shipped_experiments() -> dict[str, Path]:
 
 
 def read_experiment(name: str) -> dict[str, Any]:
+    """The settings in a YAML file, or in an experiment that ships with the package; what :func:`experiment_from` takes."""
     shipped = shipped_experiments()
     allowed = f"one of {', '.join(shipped)}, or a file of YAML without code in it: a mapping with keys of {', '.join(KEYS)}"
     return read_mapping(shipped.get(name, Path(name)), "experiment", allowed, near(name, shipped))

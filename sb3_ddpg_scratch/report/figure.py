@@ -92,7 +92,8 @@ def _made(figure: Figure) -> Any:
 
     data = figure.script_data()
     made = go.Figure({"data": _resolved(data["traces"]), "layout": _resolved(data["layout"])}, skip_invalid=True)
-    made.update_layout(title=figure.title, template="plotly_white")
+    # A legend beside the lines would leave them no width on a phone.
+    made.update_layout(title=figure.title, template="plotly_white", legend={"orientation": "h", "y": -0.2})
     if not figure.frames:
         return made
     changes = list(zip(figure.steps, figure.frames, strict=True))
