@@ -189,9 +189,12 @@ def test_plan():
         ({"env_id": "Pendulum-v7"}, "Did you mean 'Pendulum-v1'"),
         ({"env_id": "Pendulum-v1", "presets": ["cleanrll"]}, "Did you mean 'cleanrl'"),
         ({"env_id": "Hopper-v5", "presets": ["tch_rs"]}, "tch_rs.yml"),
-        ({"env_id": "Pendulum-v1", "steps": 5}, "steps=5 .*at least 20"),
-        ({"env_id": "Pendulum-v1", "seeds": 0}, "seeds=0"),
-        ({"env_id": "Pendulum-v1", "steps": 25_000}, "--steps=25000 .*at least 25001, when cleanrl makes its first update"),
+        ({"env_id": "Pendulum-v1", "steps": 5}, "steps must be .*at least 20, got 5"),
+        ({"env_id": "Pendulum-v1", "seeds": 0}, "seeds must be .*got 0"),
+        (
+            {"env_id": "Pendulum-v1", "steps": 25_000},
+            r"--steps must be at least 25001 \(when cleanrl makes its first update on Pendulum-v1\), got 25000",
+        ),
     ],
 )
 def test_bad_plan(arguments, message):

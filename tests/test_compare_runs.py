@@ -172,7 +172,10 @@ def test_stored_result_is_a_baseline(finished, tmp_path, monkeypatch):
     clash = plan(tmp_path, **alone | {"arms": [f"sb3=td3:{TINY}"]})
     assert clash.baseline == "sb3.stored"
     for change, message in [
-        ({"envs": ["MountainCarContinuous-v0"]}, "--env='MountainCarContinuous-v0' .*that the baseline .* has: Pendulum-v1"),
+        (
+            {"envs": ["MountainCarContinuous-v0"]},
+            "--env must be .*that the baseline .* has: Pendulum-v1, got 'MountainCarContinuous-v0'",
+        ),
         ({"steps": 400}, "--steps must be 300, as for the baseline.*, got 400"),
         ({"evaluations": 12}, "--evaluations must be 10, as for the baseline.*, got 12"),
         ({"baseline": str(tmp_path / "none.json")}, "one of the arms"),

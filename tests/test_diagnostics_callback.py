@@ -312,7 +312,7 @@ def test_a_disk_that_cannot_be_written_to_does_not_end_the_training(tmp_path, ca
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(ArgumentError, match=r"DQN.*actor-critic"):
+    with pytest.raises(ArgumentError, match=r"actor-critic.*DQN"):
         DQN("MlpPolicy", "CartPole-v1").learn(10, callback=DiagnosticsCallback(tmp_path))
     with pytest.raises(ArgumentError, match=r"every must be .*, got 0"):
         DiagnosticsCallback(tmp_path, every=0)

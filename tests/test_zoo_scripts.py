@@ -266,7 +266,7 @@ def test_runs_are_tracked(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("train", ["--preset", "tchrs"], "--preset='tchrs' .*Did you mean 'tch_rs'"),
+        ("train", ["--preset", "tchrs"], "--preset must be .*got 'tchrs'.*Did you mean 'tch_rs'"),
         ("train", ["--preset", "tch_rs", "--algo", "td3"], "left out with --algo td3"),
         ("train", ["--preset", "tch_rs", "-conf", "a.yml"], "left out beside --conf-file"),
         (
