@@ -422,6 +422,21 @@ def test_actions_are_those_of_predict(updater):
         np.testing.assert_allclose(model.predict(observation)[0], actions, rtol=1e-6, atol=1e-6)
 
 
+def test_an_updater_may_go_on_with_networks_of_another_kind():
+    """The settings are the same; the tables are not."""
+    updater, settings = CompiledUpdater(), UpdateSettings(gamma=0.95, tau=0.01)
+    for changes in ({}, {"activation_fn": "tanh"}, {"net_arch": [16], "n_critics": 2}):
+        policy, reference = make_policy(**changes), make_policy(**changes)
+        results = []
+        for one, trained in ((updater, policy), (AutogradUpdater(), reference)):
+            np.random.seed(1)
+            networks = networks_of(trained)
+            assert one.objection(networks) is None
+            one.train(networks, make_buffer(trained), 3, 16, settings, 0)
+            results.append(th.cat([value.flatten() for value in trained.state_dict().values()]))
+        th.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
 def test_whole_numbers_do_not_compile_anew():
     from sb3_ddpg_scratch.updates.kernels import advance
 

@@ -145,6 +145,8 @@ class CompiledUpdater:
         self._table = np.array(rows, np.int64)
         self._multiplications_of_a_row = 2 * int(self._table[:, self._kernels.SIZE].sum())
         self._batch_size = 0
+        # Sizes stand in the table of numbers.
+        self._present_settings = None
 
     # ---------------------------------------------------------------------------------------------------------- Shares
 

@@ -35,7 +35,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def digest_of(*modules: ModuleType) -> str:
-    """Of the source of modules."""
+    """A digest of the modules' source files."""
     return hashlib.sha256(b"".join(Path(module.__file__ or "").read_bytes() for module in modules)).hexdigest()
 
 
