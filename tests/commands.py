@@ -1,10 +1,17 @@
-"""The package's commands, each in a process of its own, forked from one that has imported torch and SB3 alone."""
+"""
+The package's commands, each in a process of its own, forked from one that has imported torch and SB3 alone; and their runs
+without processes of their own.
+"""
 
 import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
+
+import torch as th
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "SDL_VIDEODRIVER": "dummy"}
@@ -41,3 +48,16 @@ def output_of(folder: Path, *arguments: object) -> str:
     done = command(folder, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def perform_here(executor: Any, spec: Any, progress: Any) -> bool:
+    """A run of RunProcesses in this process, without the seconds that starting another one takes."""
+    from sb3_ddpg_scratch.runs.training_run import perform
+
+    with _ONE_AT_A_TIME:
+        th.set_num_threads(executor.threads)
+        perform(spec, executor.out, progress, executor.checkpoint_every)
+    return True

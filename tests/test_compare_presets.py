@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from commands import perform_here
 from matplotlib import image
 from rich.console import Console
 from typer.testing import CliRunner
@@ -25,7 +26,9 @@ ARGUMENTS += ["--evaluations", "12", "--eval-episodes", "2"]
 def comparison(tmp_path_factory):
     """(folder, output) of a tiny comparison, made by the command."""
     out = tmp_path_factory.mktemp("comparison") / "deep"
-    result = CliRunner().invoke(app, ["presets", "--out", str(out), *ARGUMENTS])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes.RunProcesses, "run", perform_here)
+        result = CliRunner().invoke(app, ["presets", "--out", str(out), *ARGUMENTS])
     assert result.exit_code == 0, result.output
     return out, result.output
 

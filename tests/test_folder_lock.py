@@ -56,7 +56,7 @@ model.learn(60, callback=[ResumableCheckpoint(sys.argv[1], every=40), Waits()])
 """
 
 COMPARE = ["compare", "--env", "Pendulum-v1", "--seeds", "2", "--steps", "300", "--evaluations", "10", "--eval-episodes", "1"]
-COMPARE += [part for name in "ab" for part in ("--arm", f"{name}=ddpg:learning_starts=50,policy_kwargs={{net_arch: [4]}}")]
+COMPARE += ["--arm", "a=ddpg:learning_starts=50,policy_kwargs={net_arch: [4]}"]
 
 TRAIN = ["train", "-n", "300", "--eval-freq", "-1", "--seed", "1", "--num-threads", "1", "--verbose", "0"]
 TRAIN += ["--checkpoint-every", "100", "-params", "policy_kwargs:dict(net_arch=[4])", "learning_starts:20", "batch_size:8"]

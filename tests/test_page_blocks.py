@@ -12,7 +12,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
@@ -21,11 +20,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from commands import perform_here
 
 from sb3_ddpg_scratch.bench import parts, schedule, show
 from sb3_ddpg_scratch.cli import demo, main
 from sb3_ddpg_scratch.runs.processes import RunProcesses
-from sb3_ddpg_scratch.runs.training_run import perform
 from sb3_ddpg_scratch.zoo import yaml_settings
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +119,7 @@ def reader(tmp_path, monkeypatch):
     for file in settings.glob("*.yml"):
         file.write_text(re.sub(r"learning_starts: \d+", "learning_starts: 100", file.read_text()))
     monkeypatch.setattr(yaml_settings, "hyperparams_folder", lambda: settings)
-    monkeypatch.setattr(RunProcesses, "run", run_here)
+    monkeypatch.setattr(RunProcesses, "run", perform_here)
     (tmp_path / "benchmarks").mkdir()
     shutil.copy(ROOT / "benchmarks" / "published.yml", tmp_path / "benchmarks")
     agent = "agents/scratch_ddpg/Pendulum-v1_1"
@@ -133,16 +132,6 @@ def reader(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "CONTENDERS", {"auto": sweep.CONTENDERS["auto"]})
     monkeypatch.setattr(scores, "UPDATERS", ("compiled",))
     return tmp_path
-
-
-ONE_AT_A_TIME = threading.Lock()
-
-
-def run_here(executor, spec, progress):
-    """Perform a run of a comparison without the seconds that a process of its own takes to start."""
-    with ONE_AT_A_TIME:
-        perform(spec, executor.out, lambda steps: None, executor.checkpoint_every)
-    return True
 
 
 def shorter_plan(*arguments, **settings):
