@@ -105,18 +105,13 @@ def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Stat
     require_onnx()
 
     def write(policy: ExportedPolicy, content: io.BytesIO) -> None:
-        program = th.onnx.export(
-            policy,
-            policy.example(),
-            dynamo=True,
-            input_names=list(policy.spaces),
-            output_names=[ACTION],
-            dynamic_shapes=_dynamic(policy),
-            opset_version=_OPSET,
-            verbose=False,
+        # Of a program, not of the policy: where that cannot be followed, torch.onnx could export one of its branches.
+        program, inputs = _program(policy), list(policy.spaces)
+        written = th.onnx.export(
+            program, dynamo=True, input_names=inputs, output_names=[ACTION], opset_version=_OPSET, verbose=False
         )
-        assert program is not None
-        program.save(content)  # type: ignore[arg-type]  # takes open files too
+        assert written is not None
+        written.save(content)  # type: ignore[arg-type]  # takes open files too
 
     _export(_prepare(model, vec_normalize), path, "ONNX", write)
 
@@ -133,7 +128,7 @@ def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Sta
     """
 
     def write(policy: ExportedPolicy, content: io.BytesIO) -> None:
-        th.export.save(th.export.export(policy, policy.example(), dynamic_shapes=_dynamic(policy)), content)
+        th.export.save(_program(policy), content)
 
     _export(_prepare(model, vec_normalize), path, "torch.export", write)
 
@@ -171,10 +166,10 @@ def _normalizations(
     return made
 
 
-def _dynamic(policy: ExportedPolicy) -> Any:
+def _program(policy: ExportedPolicy) -> th.export.ExportedProgram:
     batch = th.export.Dim(BATCH)
     # One entry for each argument of *observations.
-    return (tuple({0: batch} for _ in policy.spaces),)
+    return th.export.export(policy, policy.example(), dynamic_shapes=(tuple({0: batch} for _ in policy.spaces),))
 
 
 def _export(policy: ExportedPolicy, path: str | Path, form: str, write: Callable[[ExportedPolicy, io.BytesIO], None]) -> None:

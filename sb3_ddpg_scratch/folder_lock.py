@@ -39,7 +39,8 @@ def hold_folder(folder: Path, name: str) -> Iterator[None]:
         # Only for the error message: what a killed process leaves locks nothing, and an incomplete record is ignored.
         with suppress(OSError):
             holder.unlink(missing_ok=True)
-            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": _command()}))
+            command = textwrap.shorten(shlex.join(sys.orig_argv), _LONGEST_COMMAND, placeholder=" ...")
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command}))
         yield
     finally:
         with suppress(OSError):
@@ -50,10 +51,6 @@ def hold_folder(folder: Path, name: str) -> Iterator[None]:
 def holds_nothing(folder: Path) -> bool:
     """Whether a folder is empty but for the files of :func:`hold_folder`."""
     return all(path.name in (_LOCK, _HOLDER) for path in folder.iterdir())
-
-
-def _command() -> str:
-    return textwrap.shorten(shlex.join(sys.orig_argv), _LONGEST_COMMAND, placeholder=" ...")
 
 
 def _who_writes(holder: Path) -> str:

@@ -1005,7 +1005,7 @@ def buffer_larger_than_free_memory(side):
 def global_state():
     return {
         "threads of torch": th.get_num_threads(),
-        "precision of oneDNN": th.backends.mkldnn.matmul.fp32_precision,
+        "precision of oneDNN": th.backends.mkldnn.matmul.fp32_precision if hasattr(th.backends, "fp32_precision") else None,
         "precision of torch": th.get_float32_matmul_precision(),
         "dtype": th.get_default_dtype(),
         "gradients": th.is_grad_enabled(),

@@ -159,6 +159,7 @@ def test_benchmark_plays_an_agent(folder, monkeypatch):
 
 
 def test_record_video(folder, monkeypatch):
+    pytest.importorskip("moviepy", reason="of RL Zoo's extras")
     monkeypatch.chdir(folder)
     run_script("record-video", ["-n", "20", "--exp-id", "1", "-o", "video"])
     (video,) = (folder / "video").glob("*.mp4")

@@ -63,7 +63,8 @@ def scores_of(results: Results) -> Scores:
     for arm, env in dict.fromkeys(present):
         own = sorted(run.seed for run in results.runs if (run.arm, run.env) == (arm, env))
         seeds[arm][env] = np.array(own)
-        measured[arm][env] = np.array([_number(found.get((arm, env, seed))) for seed in own])
+        own_scores = np.array([found.get((arm, env, seed), np.nan) for seed in own], float)
+        measured[arm][env] = np.where(np.isfinite(own_scores), own_scores, np.nan)
     worst: dict[str, float] = {}
     score, notes = _what_a_score_is(last)
     for env in envs:
@@ -82,10 +83,6 @@ def scores_of(results: Results) -> Scores:
 def last_evaluations(evaluations: pd.DataFrame) -> pd.DataFrame:
     ordered = evaluations.sort_values("step", kind="stable")
     return ordered.groupby(["arm", "env", "seed"], sort=False).tail(SCORED_EVALUATIONS)
-
-
-def _number(value: float | None) -> float:
-    return float(value) if value is not None and np.isfinite(value) else np.nan
 
 
 def _what_a_score_is(last: pd.DataFrame) -> tuple[str, list[str]]:
