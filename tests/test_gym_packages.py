@@ -68,15 +68,15 @@ def test_presets(tmp_path):
 
 def test_compare_from_a_file(tmp_path):
     write_module(tmp_path)
+    arms = "{a: {algo: scratch_ddpg, yaml: own.yml}, b: {algo: ddpg, yaml: own.yml}}"
     (tmp_path / "own.yml").write_text(json.dumps({ENV_ID: SETTINGS}))
     (tmp_path / "experiment.yml").write_text(
-        f"arms: {{a: {{algo: ddpg, yaml: own.yml}}}}\nenvs: {ENV_ID}\nseeds: 2\nsteps: 60\n"
-        "evaluations: 2\neval_episodes: 1\ngym_packages: [trolley]\n"
+        f"arms: {arms}\nenvs: {ENV_ID}\nseeds: 2\nsteps: 60\nevaluations: 2\neval_episodes: 1\ngym_packages: [trolley]\n"
     )
     output_of(tmp_path, "compare", "experiment.yml", "--out", "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["missing"] == []
-    assert [(run["env"], run["seed"]) for run in results["runs"]] == [(ENV_ID, 0), (ENV_ID, 1)]
+    assert {(run["arm"], run["env"]) for run in results["runs"]} == {("a", ENV_ID), ("b", ENV_ID)}
 
 
 def test_on_ray_the_module_is_sent_along(tmp_path, monkeypatch):
