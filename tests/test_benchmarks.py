@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from commands import ROOT, output_of
+from commands import ROOT, output_of, perform_here
 from PIL import Image
 
 from benchmarks import agents, checkpoints, results, scores, sweep, time_to_score
@@ -162,6 +162,7 @@ def test_time_to_score_trains_all_contenders_alike_and_draws_them(tmp_path, monk
     monkeypatch.setattr(time_to_score, "CONTENDERS", {"ScratchDDPG": "scratch_ddpg", "SB3's DDPG": "ddpg"})
     monkeypatch.setattr(time_to_score, "EVALUATIONS", 2)
     monkeypatch.setattr(time_to_score, "EPISODES", 1)
+    monkeypatch.setattr(time_to_score.RunProcesses, "run", perform_here)
     time_to_score.main(tmp_path / "runs", 1, 1, tmp_path, tmp_path / "time.png")
     summary = json.loads((tmp_path / "time_to_score.json").read_text())
     runs = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("runs/*/*/*.json")]

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
-from commands import perform_here
+from commands import Command, output_of, perform_here
 from gymnasium import spaces
 from rich.console import Console
 from typer.testing import CliRunner
@@ -75,12 +75,11 @@ def processes_of(folder):
 def interrupted(tmp_path_factory):
     """(folder, output, exit status) of the command, interrupted by Ctrl-C's signal when its first run was finished."""
     out = tmp_path_factory.mktemp("comparison") / "deep"
-    command = [sys.executable, "-m", "sb3_ddpg_scratch", *OPTIONS, "--jobs", "1", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(lambda: list(out.glob("runs/*/*/*.json")) and processes_of(out))
-    process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=300)[0]
-    return out, output, process.returncode
+    process = Command(out.parent, *OPTIONS, "--jobs", "1", "--out", out, run_processes=True)
+    process.wait_for(lambda: list(out.glob("runs/*/*/*.json")) and processes_of(out))
+    process.send(signal.SIGINT)
+    done = process.end()
+    return out, done.stdout + done.stderr, done.returncode
 
 
 def test_interrupted_comparison_leaves_a_usable_folder(interrupted):
@@ -226,18 +225,6 @@ ALONE_OPTIONS = ["compare", "--arm", ALONE, "--env", "Pendulum-v1", "--seeds", "
 ALONE_OPTIONS += ["--eval-episodes", "1", "--jobs", "1", "--checkpoint-every", "250"]
 
 
-def start_alone(out):
-    command = [sys.executable, "-m", "sb3_ddpg_scratch", *ALONE_OPTIONS, "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish_alone(out):
-    process = start_alone(out)
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
-    return output
-
-
 def left_by(out, seed):
     """All that a run leaves, without its times, which no two runs share."""
     result = json.loads((out / "runs" / "a" / "Pendulum-v1" / f"seed_{seed}.json").read_text())
@@ -259,15 +246,15 @@ def test_killed_comparison_continues_inside_its_run_to_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for spec in plan(whole, **ALONE_SETTINGS).specs:
         perform(spec, whole, lambda steps: None, checkpoint_every=250)
-    process = start_alone(killed)
-    wait_for(lambda: list(killed.rglob("checkpoints/step_000000000500")))
-    process.kill()  # SIGKILL, to the command and to its run
+    process = Command(tmp_path, *ALONE_OPTIONS, "--out", killed, run_processes=True)
+    process.wait_for(lambda: list(killed.rglob("checkpoints/step_000000000500")))
+    process.send(signal.SIGKILL)
     for run in processes_of(killed):
         os.kill(run, signal.SIGKILL)
-    process.communicate()
+    process.end()
     wait_for(lambda: not processes_of(killed))
     assert not list(killed.rglob("seed_0.json"))
-    output = finish_alone(killed)
+    output = output_of(tmp_path, *ALONE_OPTIONS, "--out", killed, run_processes=True)
     assert "1 interrupted run continues from a checkpoint." in output
     assert "Continuing from" in (killed / "agents/a/Pendulum-v1/seed_0.log").read_text()
     for seed in range(2):
@@ -284,20 +271,20 @@ def test_killed_comparison_continues_inside_its_run_to_the_same_bits(tmp_path):
 
 
 def test_interrupted_by_ctrl_c_in_its_first_run_it_continues_there(tmp_path):
-    process = start_alone(tmp_path)
-    wait_for(lambda: list(tmp_path.rglob("checkpoints/step_000000000250")))
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=300)
-    assert process.returncode == 130
-    (made,) = plan(tmp_path, **ALONE_SETTINGS).specs[:1]
-    run = unfinished_run(made, tmp_path)
+    out = tmp_path / "out"
+    process = Command(tmp_path, *ALONE_OPTIONS, "--out", "out", run_processes=True)
+    process.wait_for(lambda: list(out.rglob("checkpoints/step_000000000250")))
+    process.send(signal.SIGINT)
+    assert process.end().returncode == 130
+    (made,) = plan(out, **ALONE_SETTINGS).specs[:1]
+    run = unfinished_run(made, out)
     # The end of a run writes the state of that moment.
     assert max(int(path.name[5:]) for path in run.glob("checkpoints/step_*")) % 250 != 0
     # Other settings are another run.
-    assert unfinished_run(replace(made, steps=4000), tmp_path) is None
+    assert unfinished_run(replace(made, steps=4000), out) is None
     for file in run.glob("checkpoints/step_*/manifest.json"):
         file.write_text("spoilt")
-    assert perform(made, tmp_path, lambda steps: None)["timesteps"] == list(range(150, 1501, 150))
+    assert perform(made, out, lambda steps: None)["timesteps"] == list(range(150, 1501, 150))
 
 
 def test_runs_without_checkpoints_begin_again_and_say_so(tmp_path):

@@ -8,10 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from commands import Command
 from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -84,21 +84,30 @@ def started_and_holding(start, code, folder):
     return process
 
 
-def command(*arguments, **options):
-    """A command, and its output in one line."""
-    whole = [sys.executable, "-m", "sb3_ddpg_scratch", *arguments]
-    done = subprocess.run(whole, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, **options)
+def in_one_line(done):
+    """A command's exit status, and its output in one line."""
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 
+@pytest.fixture
+def begin(monkeypatch):
+    """Begins commands, each of which is killed in the end if it is still there."""
+    monkeypatch.setenv("COLUMNS", "1000")  # so that no message is cut into lines
+    begun = []
+
+    def begin_it(*arguments, **options):
+        begun.append(Command(*arguments, **options))
+        return begun[-1]
+
+    yield begin_it
+    for process in begun:
+        process.kill()
+
+
 def stopped_once(process, made):
-    """Stop a process, which then still holds what it holds, as soon as something was made."""
-    end = time.monotonic() + 120
-    while not made():
-        assert process.poll() is None, "it has ended"
-        assert time.monotonic() < end
-        time.sleep(0.005)
-    process.send_signal(signal.SIGSTOP)
+    """Stop a command, which then still holds what it holds, as soon as something was made."""
+    process.wait_for(made)
+    process.send(signal.SIGSTOP)
 
 
 def model():
@@ -244,21 +253,20 @@ def test_folder_is_free_however_learn_ends(start, tmp_path):
 # -------------------------------------------------------------------------------------------------------------- Commands
 
 
-def test_comparison_in_progress(start, tmp_path):
+def test_comparison_in_progress(begin, tmp_path):
     out = tmp_path / "out"
     # The records of runs are made by processes of their own: what counts is who began them.
-    process = start("-m", "sb3_ddpg_scratch", *COMPARE, "--jobs", "1", "--out", str(out), stdout=subprocess.DEVNULL)
+    process = begin(tmp_path, *COMPARE, "--jobs", "1", "--out", "out", run_processes=True)
     stopped_once(process, lambda: list(out.glob("agents/*/*/seed_0")))
-    status, output = command(*COMPARE, "--out", str(out))
+    status, output = in_one_line(begin(tmp_path, *COMPARE, "--out", "out").end())
     assert status == 2
     assert "--out must be a folder that nobody else is writing to" in output
     assert f"Process {process.pid} on" in output
-    assert "sb3_ddpg_scratch compare --env Pendulum-v1" in output
+    assert "sb3-ddpg-scratch compare --env Pendulum-v1" in output
     assert not (out / "report.html").exists()
 
     process.kill()
-    process.wait()
-    status, output = command(*COMPARE, "--out", str(out))
+    status, output = in_one_line(begin(tmp_path, *COMPARE, "--out", "out").end())
     assert status == 0, output
     assert (out / "report.html").exists()
     assert not list(out.rglob(".lock_holder*"))
@@ -277,23 +285,22 @@ def test_comparison_that_another_one_has_overtaken(tmp_path, monkeypatch):
         comparison.run_comparison(plan(0.1), Console(quiet=True), "command")
 
 
-def test_run_of_the_zoo_in_progress(start, tmp_path):
+def test_run_of_the_zoo_in_progress(begin, tmp_path):
     run = tmp_path / "logs" / "scratch_ddpg" / "Pendulum-v1_1"
-    process = start("-m", "sb3_ddpg_scratch", *TRAIN, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    process = begin(tmp_path, *TRAIN)
     stopped_once(process, (run / "checkpoints" / "step_000000000100").exists)
     before = files_in(run)
-    status, output = command("train", "--resume", str(run), cwd=tmp_path)
+    status, output = in_one_line(begin(tmp_path, "train", "--resume", run).end())
     assert status == 2, output
     assert f"--resume must be a folder that nobody else is writing to, got '{run}'" in output
     assert f"Process {process.pid} on" in output
     assert files_in(run) == before
     # Another run is nobody's.
-    assert command(*TRAIN, "-n", "50", cwd=tmp_path)[0] == 0
+    assert begin(tmp_path, *TRAIN, "-n", "50").end().returncode == 0
     assert run.with_name("Pendulum-v1_2").is_dir()
 
     process.kill()
-    process.wait()
-    status, output = command("train", "--resume", str(run), cwd=tmp_path)
+    status, output = in_one_line(begin(tmp_path, "train", "--resume", run).end())
     assert status == 0, output
     assert (run / "checkpoints" / "step_000000000300").is_dir()
 

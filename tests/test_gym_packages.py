@@ -73,7 +73,7 @@ def test_compare_from_a_file(tmp_path):
     (tmp_path / "experiment.yml").write_text(
         f"arms: {arms}\nenvs: {ENV_ID}\nseeds: 2\nsteps: 60\nevaluations: 2\neval_episodes: 1\ngym_packages: [trolley]\n"
     )
-    output_of(tmp_path, "compare", "experiment.yml", "--out", "out")
+    output_of(tmp_path, "compare", "experiment.yml", "--out", "out", run_processes=True)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["missing"] == []
     assert {(run["arm"], run["env"]) for run in results["runs"]} == {("a", ENV_ID), ("b", ENV_ID)}

@@ -2,8 +2,8 @@
 The code and console blocks of the README and of each page, run in their order in one empty folder, as a reader runs them.
 
 Python blocks run with fewer steps; console blocks with the options of :data:`SHORTER` appended, with first updates after 100
-steps, with the runs of comparisons in this process, and with fewer measurements of speed. Nothing else is changed. What a page
-shows as a block's output has to be printed, numbers aside.
+steps, with the runs of comparisons and the measurements of speed in this process, and with fewer of these. Nothing else is
+changed. What a page shows as a block's output has to be printed, numbers aside.
 """
 
 import importlib
@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
@@ -19,10 +20,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+import torch as th
 import typer
 from commands import perform_here
 
-from sb3_ddpg_scratch.bench import parts, schedule, show
+from sb3_ddpg_scratch.bench import parts, schedule, show, worker
 from sb3_ddpg_scratch.cli import demo, main
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.zoo import yaml_settings
@@ -38,8 +40,8 @@ STEPS_IN_A_TEST = 250
 SHORTER = {
     r"parity ": "--net-arch 8,8",
     r"train (?!.*--resume)": "-n 400 --eval-freq 100 --checkpoint-every 100",
-    r"enjoy (?!.*-n )": "-n 100",
-    r"compare ": "--steps 200 --seeds 2 --evaluations 2 --eval-episodes 1",
+    r"enjoy (?!.*-n )": "-n 30",
+    r"compare ": "--steps 120 --seeds 2 --evaluations 2 --eval-episodes 1",
     r"compare results (?!.*--env)": "--env Pendulum-v1",
     r"bench ": "--rounds 1",
     r"presets ": "--steps 200 --seeds 1 --evaluations 2 --eval-episodes 1",
@@ -128,6 +130,8 @@ def reader(tmp_path, monkeypatch):
     monkeypatch.setattr(show, "plan", shorter_plan)
     monkeypatch.setattr(parts, "STEPS", 20)
     sweep, scores = (importlib.import_module(f"benchmarks.{name}") for name in ("sweep", "scores"))
+    monkeypatch.setattr(schedule, "measure", measure_here)
+    monkeypatch.setattr(sweep, "measure", measure_here)
     monkeypatch.setattr(sweep, "AXES", {axis: (label, values[:1]) for axis, (label, values) in sweep.AXES.items()})
     monkeypatch.setattr(sweep, "CONTENDERS", {"auto": sweep.CONTENDERS["auto"]})
     monkeypatch.setattr(scores, "UPDATERS", ("compiled",))
@@ -139,6 +143,15 @@ def shorter_plan(*arguments, **settings):
     planned = schedule.plan(*arguments, **settings)[0]
     kept = {workload.contender: workload for workload in planned if workload.contender in ("sb3", "compiled", "floor")}
     return [[replace(workload, net_arch=(8, 8), cores=1, seconds=0.05, filled=100) for workload in kept.values()]]
+
+
+def measure_here(workload):
+    """Measure in this process, which forgets the precision of products that was tried."""
+    precision = th.get_float32_matmul_precision()
+    try:
+        return worker.time_floor(workload) if workload.contender == "floor" else worker.time_model(workload, time.time())
+    finally:
+        th.set_float32_matmul_precision(precision)
 
 
 def matches(pattern, line):

@@ -1,15 +1,10 @@
 """The whole way of a user with an environment of their own, in a module in the working folder, by commands alone."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from commands import ROOT, command, output_of
+from commands import Command, command, output_of
 from own_env import ENV_ID, write_module
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -36,18 +31,9 @@ TRAIN = ["-conf", "own.yml", "--eval-freq", "300", "--eval-episodes", "1", "--se
 
 def killed_training(folder, run):
     """Train until there is a checkpoint, and then kill the process."""
-    code = "import sys; sys.path.remove(''); from sb3_ddpg_scratch.cli import main; main()"
-    called = [sys.executable, "-c", code, "train", "--env", f"trolley:{ENV_ID}", *TRAIN, "--diagnostics"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*called, "--checkpoint-every", "100"], cwd=folder, env=environment, stdout=subprocess.PIPE
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not (run / "checkpoints" / "step_000000000200").exists():
-            assert process.poll() is None, process.stdout.read().decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+    process = Command(folder, "train", "--env", f"trolley:{ENV_ID}", *TRAIN, "--diagnostics", "--checkpoint-every", "100")
+    process.wait_for((run / "checkpoints" / "step_000000000200").exists)
+    process.kill()
 
 
 def test_an_environment_of_ones_own_all_the_way(tmp_path, monkeypatch):

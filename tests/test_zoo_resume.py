@@ -1,15 +1,11 @@
 """``train --checkpoint-every`` and ``--resume``: a run of the Zoo that was killed ends as if it had not been."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch as th
+from commands import Command
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.zoo.scripts import run_script
@@ -32,13 +28,6 @@ def left_in(folder):
     return {name: evaluations[name] for name in evaluations}, rows, parameters
 
 
-def start(folder, *arguments):
-    """The command in a process of its own, which can be killed."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "sb3_ddpg_scratch", "train", *arguments]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nothing has interrupted."""
@@ -52,18 +41,14 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_ends_like_an_uninterrupted_one(whole, tmp_path, monkeypatch, sent):
     killed = tmp_path
-    process = start(killed, "-n", "600", *SETTINGS, "--checkpoint-every", "130", "--keep", "3")
+    process = Command(killed, "train", "-n", "600", *SETTINGS, "--checkpoint-every", "130", "--keep", "3")
     checkpoints = run_in(killed) / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not (checkpoints / "step_000000000130").exists():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(sent)
-    output, _ = process.communicate()
-    assert process.returncode == (-signal.SIGKILL if sent == signal.SIGKILL else 0), output
+    process.wait_for((checkpoints / "step_000000000130").exists)
+    process.send(sent)
+    done = process.end()
+    assert done.returncode == (-signal.SIGKILL if sent == signal.SIGKILL else 0), done.stderr
     if sent == signal.SIGTERM:
-        assert "SIGTERM: training ends at step" in output
+        assert "SIGTERM: training ends at step" in done.stdout + done.stderr
     made = max(int(path.name[5:]) for path in checkpoints.glob("step_*"))
     assert 130 <= made <= 600
 
