@@ -23,7 +23,7 @@ from sb3_ddpg_scratch.soft_update import soft_update
 
 try:
     __version__ = version("sb3-ddpg-scratch")
-except PackageNotFoundError:  # imported from a folder that was never installed
+except PackageNotFoundError:  # imported from a source tree that is not installed
     __version__ = "0+unknown"
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Batches of any replay buffer as the rows that the fast updaters read."""
+"""Batches from any replay buffer, as the rows that the fast updaters read."""
 
 from typing import Any
 
@@ -21,12 +21,12 @@ def samples_packed_rows(buffer: ReplayBuffer) -> bool:
 
 
 def remaining_discount(buffer: Any, gamma: float) -> float:
-    """What the next Q-value is multiplied by in addition to the continuation of a packed row."""
+    """The factor of the next Q-value that a packed row's continuation does not include."""
     return 1.0 if buffer.continuation_is_discounted else gamma
 
 
 class Batches:
-    """The batches of several updates as rows, all drawn at once where the buffer packs its transitions."""
+    """Batches for several updates, as rows; a packed buffer draws all of them at once."""
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ class Batches:
             self.discount = remaining_discount(buffer, gamma)
 
     def prepare(self) -> int:
-        """Sample the next batch unless it is drawn already; returns its size, which a custom buffer may choose itself."""
+        """Sample the next batch unless already drawn; returns its size, which a custom buffer may choose."""
         if self.packed:
             return self.batch_size
         self._sampled = self.buffer.sample(self.batch_size, env=self.env)
         return len(self._sampled.rewards)
 
     def write(self, number: int, rows: th.Tensor | np.ndarray) -> None:
-        """Write the batch that was prepared last, the ``number``-th, into float32 rows on the CPU."""
+        """Write the batch prepared last, number ``number``, into float32 rows on the CPU."""
         if self.packed:
             self.buffer.gather(self._indices[number], rows, self.env)  # type: ignore[attr-defined]
             return

@@ -1,11 +1,11 @@
 """
 Deep Deterministic Policy Gradient in Stable-Baselines3's API: Algorithm 1 of Lillicrap et al. (2015), line by line.
 
-Networks, target networks and replay buffer are made by ``_setup_model``. Then SB3's ``learn`` alternates between
-``collect_rollouts``, which acts (``_sample_action``) and stores the transition (``_store_transition``), and ``train``.
-There an updater samples minibatches and makes an update with each. All updaters do the same; the one to read is
+``_setup_model`` makes the networks, target networks and replay buffer. SB3's ``learn`` then alternates between
+``collect_rollouts``, which acts (``_sample_action``) and stores transitions (``_store_transition``), and ``train``,
+where an updater samples a minibatch for each update. All updaters compute the same; the one to read is
 :mod:`sb3_ddpg_scratch.updates.autograd`: ``td_target``, ``critic_loss``, ``actor_loss``, ``soft_update``. Where no other
-code interferes, ``rollout.collect_steadily`` does the same for the rest of a ``learn`` with one compiled call a step.
+code interferes, ``rollout.collect_steadily`` performs the rest of a ``learn`` with one compiled call per step.
 """
 
 from collections.abc import Iterable
@@ -40,10 +40,10 @@ class ScratchDDPG(OffPolicyAlgorithm):
     The arguments up to ``_init_setup_model`` are those of SB3's ``DDPG``, with the same order and defaults; only
     ``action_noise`` differs, since a deterministic policy without noise never explores. With ``policy_delay=2``,
     ``target_policy_noise=0.2`` and ``policy_kwargs=dict(n_critics=2)`` it is TD3 (Fujimoto et al. 2018,
-    https://arxiv.org/abs/1802.09477). Actions are normalized to [-1, 1] everywhere but at the environment.
+    https://arxiv.org/abs/1802.09477). Actions are normalized to [-1, 1] everywhere except in the environment.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class derived from ``ScratchDDPGPolicy``
-    :param env: the environment to learn from (if registered in Gymnasium, its id); bounded ``Box`` actions
+    :param env: the environment to learn from, or its Gymnasium id; needs bounded ``Box`` actions
     :param learning_rate: of the actor (and the critic): a number, or a function of the progress remaining (from 1 to 0)
     :param buffer_size: capacity of the replay buffer, in transitions
     :param learning_starts: environment steps before the first update
@@ -55,26 +55,26 @@ class ScratchDDPG(OffPolicyAlgorithm):
     :param action_noise: exploration noise in normalized action units: an SB3 ``ActionNoise``, ``None`` for none, or
         a name or dict for :func:`~sb3_ddpg_scratch.noise.make_noise`, as in ``{"type": "gaussian", "sigma": 0.1}``
     :param replay_buffer_class: class of the replay buffer; ``None`` to choose by observation space and ``n_steps``
-    :param replay_buffer_kwargs: its further arguments
+    :param replay_buffer_kwargs: further arguments of the replay buffer
     :param optimize_memory_usage: store each observation once
     :param n_steps: length of the n-step return, when ``replay_buffer_class`` is ``None``
     :param tensorboard_log: folder for TensorBoard; ``None`` for none
     :param policy_kwargs: arguments of the policy, see :class:`~sb3_ddpg_scratch.policies.ScratchDDPGPolicy`
     :param verbose: 0 for no output, 1 for information, 2 for debugging
-    :param seed: seed of all random generators, the noise's included
+    :param seed: seed of all random generators, including the noise's
     :param device: device of the networks; ``"auto"`` for a GPU where there is one
-    :param _init_setup_model: whether to build the networks at once
+    :param _init_setup_model: whether to build the networks immediately
     :param stats_window_size: episodes over which logged returns and lengths are averaged
     :param qf_learning_rate: learning rate of the critic, a number or a function; ``None`` for the actor's
-    :param max_grad_norm: largest global norm of a gradient, for actor and critic separately; ``None`` for no limit
+    :param max_grad_norm: maximum norm of the gradient, for actor and critic separately; ``None`` for no limit
     :param random_steps: environment steps with random actions at the beginning; ``None`` for ``learning_starts``
     :param policy_delay: updates of the critic for each update of the actor and the target networks
     :param target_policy_noise: standard deviation of TD3's target policy smoothing, in normalized units; 0 for none
-    :param target_noise_clip: largest size of that noise
+    :param target_noise_clip: limit for the absolute value of that noise
     :param updater: how an update is computed: ``"autograd"`` is the reference, for any policy, equal to SB3 to the last bit;
         ``"analytic"`` has gradients written by hand for MLPs; ``"compiled"`` has them compiled by Numba; ``"auto"``
         picks the fastest updater that supports the policy
-    :raises ArgumentError: for an argument that has a value it may not have
+    :raises ArgumentError: for an invalid argument
     """
 
     policy_aliases = model_setup.POLICIES
@@ -82,12 +82,12 @@ class ScratchDDPG(OffPolicyAlgorithm):
     policy: ScratchDDPGPolicy
     actor: Actor
     qf_lr_schedule: Schedule | None
-    # The last good state of training; set by callbacks that save checkpoints.
+    # The last good checkpoint; set by callbacks that save them.
     last_checkpoint: str | None = None
     _interrupted_learn: learn_setup.InterruptedLearn | None = None
     _resumed_from: Path | None = None
     _outputs_checked = _statistics_unread = observations_normalized = _buffer_loaded = False
-    # Closed when ``learn`` ends, also by an error.
+    # Closed when ``learn`` ends, even on an error.
     _after_learn: ExitStack
 
     @validation.with_hints_for_keywords
@@ -141,7 +141,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         self.target_noise_clip = target_noise_clip
         self.updater = updater
         if model_setup.is_sb3_policy(self.policy_class):
-            # As in SB3's DDPG; the policy class by itself has two.
+            # As in SB3's DDPG; the policy class itself defaults to two.
             self.policy_kwargs = {"n_critics": 1} | self.policy_kwargs
         if _init_setup_model:
             self._setup_model()
@@ -158,7 +158,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         self._updater = model_setup.make_updater(self)
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """Seed all random generators (``None``: none), as in SB3, and the noise unless it was given a seed of its own."""
+        """Seed all random generators as in SB3 (``None``: none), and the noise unless it has a seed of its own."""
         super().set_random_seed(seed)
         if seed is not None and isinstance(self.action_noise, VectorNoise):
             self.action_noise.seed_from(seed)
@@ -192,9 +192,9 @@ class ScratchDDPG(OffPolicyAlgorithm):
             return
         settings, updates_before, env = self._update_settings(), self._n_updates, self._vec_normalize_env
         self._n_updates += gradient_steps
-        # Samples, and calls td_target, critic_loss, actor_loss and soft_update, or the same in compiled code.
+        # Samples, and calls td_target, critic_loss, actor_loss and soft_update, or compiled code that does the same.
         self._updater.train(self._networks(), self.replay_buffer, gradient_steps, batch_size, settings, updates_before, env)
-        # Off the CPU, reading a number waits for the device: there losses are looked at when the logger is.
+        # Off the CPU, reading a number waits for the device: losses are then checked when the logger is read.
         if self.device.type == "cpu":
             training_log.check_losses(self)
 
@@ -210,7 +210,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
 
     @property
     def logger(self) -> Logger:
-        """The logger. The statistics of the latest training are read off the device when it is looked at, not before."""
+        """The logger; accessing it reads the latest training's statistics from the device."""
         if self._statistics_unread:
             self._statistics_unread = False
             training_log.record_statistics(self)
@@ -225,7 +225,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """See SB3. After :meth:`resume` it continues: nothing is reset, and ``total_timesteps`` is that of the whole."""
+        """See SB3. After :meth:`resume`, nothing is reset, and ``total_timesteps`` counts the whole training."""
         with ExitStack() as self._after_learn:
             self._updater.trust(None)
             self._after_learn.callback(lambda: self._updater.trust(False))

@@ -1,4 +1,4 @@
-"""Replay of Dict observations as packed rows: every entry's numbers side by side, in the order of the space."""
+"""Replay of Dict observations as packed rows, with all entries side by side in the order of the space."""
 
 from typing import Any
 
@@ -12,10 +12,7 @@ from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
 
 class PackedDictReplayBuffer(PackedReplayBuffer, DictReplayBuffer):  # type: ignore[override]
-    """
-    :class:`~sb3_ddpg_scratch.replay.PackedReplayBuffer` for Dict observations of vectors: SB3's ``DictReplayBuffer``, with the
-    same transitions drawn, and its ``observations`` and ``next_observations`` as dicts.
-    """
+    """:class:`PackedReplayBuffer` for Dict observations of vectors; draws the transitions of SB3's ``DictReplayBuffer``."""
 
     observation_space: spaces.Dict
     obs_shape: dict[str, tuple[int, ...]]

@@ -1,4 +1,4 @@
-"""One place for the docstring of a method that only passes its arguments on."""
+"""Docstrings for methods that only pass their arguments on."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

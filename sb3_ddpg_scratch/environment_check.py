@@ -1,4 +1,4 @@
-"""Checks of what an environment returns: shape and dtype at the first step, finite numbers at every step."""
+"""Checks of an environment's outputs: shape and dtype at the first step, finite numbers at every step."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from sb3_ddpg_scratch.observations import Observations
 
 
 def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
-    """Whether every number is finite. Almost always a sum of squares shows it, in some four microseconds."""
+    """Whether every number is finite, nearly always determined by a sum of squares, in some four microseconds."""
     arrays = (observations,) if isinstance(observations, np.ndarray) else observations.values()
     for array in (rewards, *arrays):
         # If a square overflows, each number is checked.
@@ -27,7 +27,7 @@ def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
 def stop_if_not_finite(
     observations: Observations, rewards: np.ndarray, infos: list[dict[str, Any]], step: int, last_checkpoint: str | None
 ) -> None:
-    """Raise ``DivergenceError`` with the first environment that returned a number that is not finite, and where it is."""
+    """Raise ``DivergenceError`` that names the first environment with a number that is not finite, and where it is."""
     for index in range(len(rewards)):
         values = {"reward": rewards[index]} | _named("observation", _row(observations, index))
         if infos[index].get("terminal_observation") is not None:
@@ -50,7 +50,7 @@ def checkpoint_hint(last_checkpoint: str | None) -> str:
 
 
 def check_outputs(space: spaces.Space[Any], observations: Any, rewards: Any, n_envs: int) -> None:
-    """Raise ``EnvironmentOutputError`` for shapes and dtypes other than the space's; ``rewards`` is ``None`` after a reset."""
+    """Raise ``EnvironmentOutputError`` unless shapes and dtypes are the space's; ``rewards`` is ``None`` after a reset."""
     _check_observation(space, observations, (n_envs,), "The environments")
     if rewards is not None:
         array = np.asarray(rewards)
@@ -62,7 +62,7 @@ def check_outputs(space: spaces.Space[Any], observations: Any, rewards: Any, n_e
 
 @contextmanager
 def checked_outputs(env: VecEnv, method: str) -> Iterator[None]:
-    """Check what each environment returns from one ``method``: ``DummyVecEnv`` would broadcast a wrong shape silently."""
+    """Check each environment's outputs from one ``method``: ``DummyVecEnv`` would silently broadcast a wrong shape."""
     inner = env.unwrapped
     environments = inner.envs if isinstance(inner, DummyVecEnv) else []
     checks = [_CheckedCall(one, method, f"Environment {index}") for index, one in enumerate(environments)]

@@ -1,22 +1,20 @@
-"""The table of episodes in hindsight replay: what an episode has once, and which transitions belong to whole ones."""
+"""The table of episodes in hindsight replay: per-episode data, and which transitions belong to complete episodes."""
 
 from collections import deque
 
 import numpy as np
 
-# Rows of ``spans``. An entry that is free has no environment, one of an episode under way no end.
+# Rows of ``spans``. A free entry has no environment, and that of an episode under way has no end.
 ENV, START, STOP = range(3)
 NONE = -1
-# The entry of transitions that were never written.
+# The entry of transitions never written.
 NO_EPISODE = 0
 
 
 class EpisodeTable:
     """
-    An entry for each episode in the buffer, and a further one where the goal changes within an episode.
-
-    An entry has ``spans`` (environment, first time step and the one after the last, counted from the first ever added), a
-    goal, and the last observation; these arrays define the table.
+    An entry for each episode in the buffer, and a further one where the goal changes within an episode: ``spans``
+    (environment, first time step and the one after the last, counted from the first ever added), goal and last observation.
     """
 
     def __init__(self, n_envs: int, spans: np.ndarray, goals: np.ndarray, lasts: np.ndarray, time: int = 0) -> None:
@@ -25,13 +23,13 @@ class EpisodeTable:
         order = np.lexsort((np.arange(len(env)), start))
         finished = stop[order] != NONE
         entries = [order[(env[order] == index) & finished].tolist() for index in range(n_envs)]
-        # Of each environment, from the oldest on.
+        # By environment, oldest first.
         self._finished = list(map(deque, entries))
         self._open: list[list[int]] = [order[(env[order] == index) & ~finished].tolist() for index in range(n_envs)]
         self._free = [entry for entry in range(len(env) - 1, NO_EPISODE, -1) if env[entry] == NONE]
         # The entry of each episode under way.
         self.present = np.array([entries[-1] if entries else NO_EPISODE for entries in self._open])
-        # Where it begins, or the next one will; and the oldest finished one: from there to here transitions can be drawn.
+        # Where it begins, or the next one will; transitions from ``oldest``, its oldest finished one, to there can be drawn.
         self.current = np.array([start[entries[0]] if entries else time for entries in self._open])
         self.oldest = self.current.copy()
         for index in range(n_envs):
@@ -43,18 +41,18 @@ class EpisodeTable:
         return cls(n_envs, np.array([[NONE], [0], [0]]), goals, lasts)
 
     def fits(self, observation_dim: int) -> bool:
-        """Whether its arrays, which a file may have brought, belong together."""
+        """Whether its arrays, possibly from a file, are consistent."""
         entries = len(self.goals)
         shapes = self.spans.shape == (3, entries) and self.lasts.shape == (entries, observation_dim)
         return shapes and self.spans[ENV].min() >= NONE and self.spans[ENV].max() < len(self._open)
 
     @property
     def under_way(self) -> np.ndarray:
-        """Environments with an episode under way."""
+        """Indices of environments with an episode under way."""
         return np.flatnonzero(self.present != NO_EPISODE)
 
     def follow(self, goals: np.ndarray, time: int) -> None:
-        """Before the transitions of a time step: begin episodes where none is under way, and note goals that have changed."""
+        """Before a time step is stored, begin episodes where none is under way, and record goals that have changed."""
         for index in np.flatnonzero((self.goals[self.present] != goals).any(axis=1) | (self.present == NO_EPISODE)):
             if self.present[index] == NO_EPISODE:
                 self.current[index] = time
@@ -68,7 +66,7 @@ class EpisodeTable:
             self.present[index] = entry
 
     def end(self, index: int, last: np.ndarray, time: int) -> None:
-        """End an environment's episode, with its last observation, before this time step."""
+        """End an environment's episode before this time step; ``last`` is its last observation."""
         entries = self._open[index]
         self.spans[STOP, entries] = time
         self.lasts[entries] = last
@@ -79,7 +77,7 @@ class EpisodeTable:
         self._find_oldest(index)
 
     def forget(self, time: int) -> bool:
-        """Leave out episodes that begin at a time step, which is overwritten; whether one of them is still under way."""
+        """Drop episodes that begin at a time step being overwritten; returns whether one of them is still under way."""
         for index in np.flatnonzero(self.oldest == time):
             if self.current[index] == time:
                 return True

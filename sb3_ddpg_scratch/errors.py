@@ -12,12 +12,12 @@ class ArgumentError(ValueError):
 
     :param name: the argument
     :param value: its value; ``None`` if it is missing
-    :param allowed: what it must be, in words; ``"given"`` for a missing argument that is required
+    :param allowed: what it must be, in words; ``"given"`` for a missing required argument
     :param advice: what to do about it
     """
 
     def __init__(self, name: str, value: Any, allowed: str, advice: str = "") -> None:
-        # Exceptions are pickled with the arguments that the base is given.
+        # Exceptions are pickled with the arguments of the base class.
         super().__init__(name, value, allowed, advice)
         self.name, self.value, self.allowed, self.advice = name, value, allowed, advice
 
@@ -28,7 +28,7 @@ class ArgumentError(ValueError):
 
 
 class UnknownArgumentError(ArgumentError, TypeError):
-    """A keyword that a constructor does not have. Also a ``TypeError``, which Python raises here."""
+    """A constructor does not have this keyword. Also a ``TypeError``, as Python raises here."""
 
     def __init__(self, name: str, owner: str, advice: str = "") -> None:
         ValueError.__init__(self, name, owner, advice)
@@ -39,15 +39,15 @@ class UnknownArgumentError(ArgumentError, TypeError):
 
 
 class MissingPackageError(ImportError):
-    """A package that an extra of this package brings is not installed."""
+    """A package from one of this package's extras is not installed."""
 
 
 class ActionSpaceError(ArgumentError, AssertionError):
-    """An action space that DDPG does not support. Also an ``AssertionError``, which SB3 raises here."""
+    """DDPG does not support this action space. Also an ``AssertionError``, as SB3 raises here."""
 
 
 class FolderInUseError(ArgumentError):
-    """A folder that another process, named in the message, is already writing to."""
+    """Another process, named in the message, is already writing to the folder."""
 
 
 class DivergenceError(RuntimeError):
@@ -60,7 +60,7 @@ class ModelFileError(ValueError):
 
     :param path: the file
     :param reason: what is wrong with it
-    :param member: the member of the archive concerned, if any
+    :param member: the affected member of the archive, if any
     :param key: the entry in that member, if any
     :param advice: what to do about it
     """
@@ -75,7 +75,7 @@ class ModelFileError(ValueError):
 
 
 class UnsafeFileError(ModelFileError):
-    """A file contains something that could run code, or would exceed the memory limit; none of it was run."""
+    """A file contains something that could run code, or would exceed the memory limit; nothing was run."""
 
 
 class EnvironmentOutputError(ValueError):
@@ -104,7 +104,7 @@ class CheckpointError(RuntimeError):
 
 
 def require(what: str, extra: str, *packages: str) -> None:
-    """Raise :class:`MissingPackageError` unless these can be imported; ``what`` needs them, ``extra`` (if any) brings them."""
+    """Raise :class:`MissingPackageError` unless ``packages`` can be imported; ``what`` needs them, ``extra`` provides them."""
     for package in packages:
         if find_spec(package) is None:
             source = f"'sb3-ddpg-scratch[{extra}]'" if extra else package
@@ -113,7 +113,7 @@ def require(what: str, extra: str, *packages: str) -> None:
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """``Did you mean ...?`` with up to five names that resemble this one, whatever their case; empty if none does."""
+    """``Did you mean ...?`` with up to five similar names, ignoring case; empty if there is none."""
     by_lower = {candidate.lower(): candidate for candidate in names}
     close = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=5)]
     return f"Did you mean {' or '.join(map(repr, close))}?" if close else ""

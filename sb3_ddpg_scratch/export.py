@@ -50,7 +50,7 @@ class ExportedPolicy(nn.Module):
     def __init__(self, model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None, channels_last: bool) -> None:
         super().__init__()
         actor: Any = model.actor
-        # The optimizer is not part of it, and would be copied too.
+        # Leave out the optimizer, which would be copied too.
         self.actor = copy.deepcopy(actor, {id(actor.optimizer): None}).cpu()
         self.actor.set_training_mode(False)
         space = model.observation_space
@@ -66,7 +66,7 @@ class ExportedPolicy(nn.Module):
         self.register_buffer("high", th.as_tensor(action_space.high))
 
     def forward(self, *observations: th.Tensor) -> th.Tensor:
-        """Actions in environment units, from one batch of observations for each key of a Dict space, in its order."""
+        """Actions in environment units, from a batch of observations for each key of a Dict space, in its order."""
         prepared = {}
         for key, value in zip(self.spaces, observations, strict=True):
             x = self.normalizations[key](value) if key in self.normalizations else value
@@ -105,7 +105,7 @@ def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Stat
     require_onnx()
 
     def write(policy: ExportedPolicy, content: io.BytesIO) -> None:
-        # Of a program, not of the policy: where that cannot be followed, torch.onnx could export one of its branches.
+        # A traced program: from a policy that cannot be traced, torch.onnx might export one of its branches.
         program, inputs = _program(policy), list(policy.spaces)
         written = th.onnx.export(
             program, dynamo=True, input_names=inputs, output_names=[ACTION], opset_version=_OPSET, verbose=False
@@ -119,7 +119,7 @@ def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Stat
 def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Statistics = None) -> None:
     """
     Write the policy as a program of ``torch.export``, which ``torch.export.load(path).module()`` reads without this package.
-    It takes what the ONNX file takes: observations (of a Dict space one for each key, in its order), as tensors.
+    Its inputs are those of the ONNX file, as tensors: observations, or for a Dict space one per key, in its order.
 
     :param path: the file (``.pt2``), written whole or not at all
     :param vec_normalize: see :func:`export_onnx`
@@ -188,7 +188,7 @@ def _export(policy: ExportedPolicy, path: str | Path, form: str, write: Callable
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporters' warnings about torch's internals and about torchvision, which no policy needs."""
+    """Silence the exporters' warnings about torch's internals, and about torchvision, which no policy needs."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with warnings.catch_warnings():

@@ -23,7 +23,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 @contextmanager
 def hold_folder(folder: Path, name: str) -> Iterator[None]:
-    """Lock a folder (not its subfolders) against other processes and the rest of this one; ``name`` is for errors."""
+    """Lock a folder (not its subfolders) against other processes and other code in this one; ``name`` is for errors."""
     lock, holder = FileLock(folder / _LOCK, thread_local=False), folder / _HOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def hold_folder(folder: Path, name: str) -> Iterator[None]:
             raise ArgumentError(name, str(folder), f"a folder that can be written to ({error.strerror})") from error
         warnings.warn(f"{folder} cannot be locked ({error}): make sure that nothing else writes to it.", stacklevel=3)
     try:
-        # Only for the error message: what a killed process leaves locks nothing, and an incomplete record is ignored.
+        # Only for the error message: a leftover file locks nothing, and an incomplete one is ignored.
         with suppress(OSError):
             holder.unlink(missing_ok=True)
             command = textwrap.shorten(shlex.join(sys.orig_argv), _LONGEST_COMMAND, placeholder=" ...")
@@ -49,7 +49,7 @@ def hold_folder(folder: Path, name: str) -> Iterator[None]:
 
 
 def holds_nothing(folder: Path) -> bool:
-    """Whether a folder is empty but for the files of :func:`hold_folder`."""
+    """Whether a folder is empty except for the files of :func:`hold_folder`."""
     return all(path.name in (_LOCK, _HOLDER) for path in folder.iterdir())
 
 

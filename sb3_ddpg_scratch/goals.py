@@ -1,4 +1,4 @@
-"""Environments with goals: what hindsight replay needs of them, and of its arguments."""
+"""Environments with goals: what hindsight replay requires of them and of its arguments."""
 
 from typing import Any
 
@@ -13,12 +13,11 @@ GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 
 
 def missing_goals(observation_space: spaces.Space[Any]) -> list[str]:
-    """What an observation lacks of that of an environment with goals."""
+    """The keys of an environment with goals that an observation space lacks."""
     return [key for key in GOAL_KEYS if not isinstance(observation_space, spaces.Dict) or key not in observation_space.spaces]
 
 
 def check_goal_env(env: VecEnv, observation_space: spaces.Space[Any]) -> None:
-    """Require environments with goals."""
     allowed = "an environment with goals (gymnasium_robotics.GoalEnv)"
     missing = missing_goals(observation_space)
     if missing:
@@ -29,7 +28,7 @@ def check_goal_env(env: VecEnv, observation_space: spaces.Space[Any]) -> None:
 
 
 def check_holds_an_episode(buffer_size: int, env: VecEnv) -> None:
-    """Require a buffer that holds an episode of every environment, where their time limit is known."""
+    """Require a buffer that can hold an episode of every environment, if their time limit is known."""
     specs = env.get_attr("spec") if env.has_attr("spec") else []
     longest = max((getattr(spec, "max_episode_steps", None) or 0 for spec in specs), default=0)
     if buffer_size // env.num_envs < longest:
@@ -38,7 +37,7 @@ def check_holds_an_episode(buffer_size: int, env: VecEnv) -> None:
 
 
 def check_goal_selection(goal_selection_strategy: Any = "future", n_sampled_goal: Any = 4, **_: Any) -> None:
-    """Require a known strategy, and no negative number of goals."""
+    """Require a known strategy and a nonnegative number of goals."""
     strategy = goal_selection_strategy
     known = isinstance(strategy, str) and strategy.lower() in KEY_TO_GOAL_STRATEGY
     if not known and not isinstance(strategy, GoalSelectionStrategy):

@@ -1,4 +1,4 @@
-"""Environments of the user's own, and the modules that register them, which commands import."""
+"""The user's own environments, and the modules that register them, which commands import."""
 
 import importlib
 import sys
@@ -12,13 +12,13 @@ import gymnasium as gym
 
 from sb3_ddpg_scratch.errors import ArgumentError, near
 
-# Registers its environments when it is imported, which nothing else does; their names begin with these words.
+# Registers its environments only when it is imported; their names begin with these words.
 _ROBOTICS = "gymnasium_robotics"
 _ROBOTICS_IDS = ("Fetch", "Hand", "Adroit", "FrankaKitchen", "PointMaze", "AntMaze")
 
 
 class RegisteredEnv(NamedTuple):
-    """The id of a registered environment, and the modules to import wherever it is to be made."""
+    """The id of a registered environment, and the modules to import wherever it is created."""
 
     env_id: str
     packages: tuple[str, ...]
@@ -44,7 +44,7 @@ def registered_env(env_id: str, packages: Sequence[str] = ()) -> RegisteredEnv:
 
 
 def import_modules(names: Iterable[str], option: str = "--gym-packages") -> None:
-    """Import modules by name; an ArgumentError says where an import failed."""
+    """Import modules by name; on failure, an ArgumentError says where."""
     for name in names:
         try:
             importlib.import_module(name)
@@ -61,7 +61,7 @@ def import_modules(names: Iterable[str], option: str = "--gym-packages") -> None
 
 
 def add_current_folder() -> None:
-    """Let modules in the current folder be imported, after everything installed, as ``python -m`` does."""
+    """Make modules in the current folder importable, after everything installed, like ``python -m``."""
     here = str(Path.cwd())
     if not {"", here} & set(sys.path):
         sys.path.append(here)

@@ -1,10 +1,10 @@
 """
-Hindsight experience replay (Andrychowicz et al. 2017, https://arxiv.org/abs/1707.01495) on packed rows: a batch is relabelled
+Hindsight experience replay (Andrychowicz et al. 2017, https://arxiv.org/abs/1707.01495) on packed rows: a batch is relabeled
 at once, with one call of ``compute_reward``.
 
-Observations are stored once, since a transition's next observation is the following one's observation; what an episode has
-once (its goal, and its last observation) lies in a table of episodes. Time step number ``t``, counted from the first ever
-added, lies at position ``t`` modulo ``buffer_size``.
+Observations are stored once, since a transition's next observation is the following one's observation. What an episode has
+only one of (goal, last observation) is in a table of episodes. Time step number ``t``, counted from the first ever
+added, is at position ``t`` modulo ``buffer_size``.
 """
 
 import warnings
@@ -41,7 +41,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
     """
     SB3's ``HerReplayBuffer``, with its arguments, on packed rows. With the same seed it draws the same transitions and goals.
 
-    ``replay_buffer_class=HerReplayBuffer`` makes one wherever observations are vectors and the updater is not ``"autograd"``.
+    ``replay_buffer_class=HerReplayBuffer`` creates one if observations are vectors and the updater is not ``"autograd"``.
     ``optimize_memory_usage`` has no effect: observations are always stored once.
     """
 
@@ -81,7 +81,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         self.n_steps, self.gamma = n_steps, gamma
         self.continuation_is_discounted = n_steps > 1
         self.columns = BatchColumns(flat_dim(observation_space), self.action_dim)
-        # The observation without the desired goal, the action and the reward.
+        # The observation without its desired goal, then the action and the reward.
         self._row_width = self.columns.continuation - flat_dim(observation_space["desired_goal"])
         self._allocate()
 
@@ -143,7 +143,6 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """Store one transition of every environment."""
         observation, next_observation = self._flatten(obs), self._flatten(next_obs)
         if self.full and self._table.forget(self._time - self.buffer_size):
             allowed = f"larger than the longest episode, which has more than {self.buffer_size} steps"
@@ -167,7 +166,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
             self._end_episode(int(index), terminated=not truncated)
 
     def _end_abandoned(self, observation: np.ndarray) -> None:
-        """A trajectory that does not continue where it was counts as truncated."""
+        """Mark trajectories that do not continue where they left off as truncated."""
         differs = self._newest != observation
         differs[:, self._goal] = False
         for index in self._table.under_way if differs.any() else ():
@@ -175,12 +174,12 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
                 self._end_episode(int(index), terminated=False)
 
     def _end_episode(self, index: int, terminated: bool) -> None:
-        """The newest transition of an environment is the last of its episode."""
+        """Mark an environment's newest transition as the last of its episode."""
         self._ends[(self._time - 1) % self.buffer_size * self.n_envs + index] = _TERMINATED if terminated else _TRUNCATED
         self._table.end(index, self._newest[index], self._time)
 
     def truncate_last_trajectory(self) -> None:
-        """End the episodes under way, with a warning as SB3 gives: what is added next begins new ones."""
+        """End the episodes under way, with SB3's warning; later transitions begin new ones."""
         under_way = self._table.under_way
         if len(under_way):
             warnings.warn(
@@ -195,10 +194,8 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
 
     def draw(self, batch_size: int, n_batches: int = 1) -> np.ndarray:
         """
-        Draw several batches at once: the transitions and goals that SB3's buffer would sample one batch after another.
-
-        :return: int64, shape ``(n_batches, batch_size, 2)``: the index of a row, and that of the row after which its new goal
-            was achieved, or -1 where it keeps its own. Those come first.
+        Draw several batches as SB3's buffer would sample one after another: int64, shape ``(n_batches, batch_size, 2)``, the
+        index of a row and of the row after which its new goal was achieved. Rows that keep their goal come first, with -1.
         """
         count = int((self._table.current - self._table.oldest).sum())
         if count == 0:
@@ -220,7 +217,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         return drawn
 
     def _rows_out_of_reach(self) -> np.ndarray:
-        """Rows of episodes under way, or partly overwritten, in ascending order."""
+        """Rows of episodes under way or partly overwritten, in ascending order."""
         oldest, current = self._table.oldest, self._table.current
         first, reached = max(self._time - self.buffer_size, 0), oldest.max()
         times = np.concatenate([np.arange(first, reached), np.arange(max(reached, current.min()), self._time)])[:, None]
@@ -229,7 +226,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         return np.sort(rows[out_of_reach])
 
     def _draw_goals(self, rows: np.ndarray) -> np.ndarray:
-        """For each row one of its episode, after which the new goal was achieved."""
+        """For each row, one of the same episode after which the new goal was achieved."""
         steps, envs = np.divmod(rows, self.n_envs)
         episodes = self._episode[rows]
         start = self._table.spans[START][episodes]
@@ -243,7 +240,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         return (start + chosen) % self.buffer_size * self.n_envs + envs
 
     def gather(self, indices: np.ndarray, out: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> None:
-        """Write the rows that :meth:`draw` drew, relabelled. With n-step returns the continuation holds ``gamma^k``."""
+        """Write the rows drawn by :meth:`draw`, relabeled. With n-step returns, the continuation holds ``gamma^k``."""
         rows, goal_rows = np.ascontiguousarray(indices.T)
         virtual = slice(int(np.count_nonzero(goal_rows == NONE)), len(rows))
         columns, goal, achieved = self.columns, self._goal, self._slices["achieved_goal"]
@@ -291,7 +288,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         return observations
 
     def _rewards(self, window: np.ndarray, achieved: np.ndarray, goals: np.ndarray) -> np.ndarray:
-        """What the environment gives for the steps of these windows, shape ``(batch, n_steps)``, if those are the goals."""
+        """The environment's rewards for the steps of these windows under these goals, shape ``(batch, n_steps)``."""
         if self.env is None:
             raise RuntimeError("You must initialize HerReplayBuffer with a VecEnv so it can compute rewards: set_env(env).")
         desired = goals if self.n_steps == 1 else np.repeat(goals, self.n_steps, axis=0)
@@ -299,7 +296,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         if self.copy_info_dict:
             infos = deepcopy(self.infos[np.divmod(window.ravel(), self.n_envs)])
         given = self._in_space("achieved_goal", achieved), self._in_space("desired_goal", desired), infos
-        # All environments are identical, so that the first one can tell.
+        # All environments are identical: ask the first one.
         rewards = self.env.env_method("compute_reward", *given, indices=[0])[0]
         return np.asarray(rewards, np.float32).reshape(window.shape)
 
@@ -350,7 +347,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
 
     @property
     def ep_length(self) -> np.ndarray:  # type: ignore[override]
-        """Length of each transition's episode; 0 while it is under way or once it is partly overwritten."""
+        """Length of each transition's episode; 0 if it is under way or partly overwritten."""
         _, start, stop = self._table.spans[:, self._episode]
         length = self._by_step(stop - start)
         length.reshape(-1)[self._rows_out_of_reach()] = 0

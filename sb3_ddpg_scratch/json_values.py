@@ -1,4 +1,4 @@
-"""Values as JSON knows them, and files of them."""
+"""Values for JSON, and JSON files."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from sb3_ddpg_scratch.atomic import write_whole
 
 
 def plain(value: Any, words: bool = True) -> Any:
-    """Arrays, NumPy scalars and tuples as lists and numbers; numbers that are not finite as words, or else as ``None``."""
+    """Convert arrays, NumPy scalars and tuples to lists and numbers; numbers that are not finite become words or ``None``."""
     if isinstance(value, (float, np.floating)):
         number = float(value)
         if math.isfinite(number):
@@ -29,5 +29,5 @@ def plain(value: Any, words: bool = True) -> Any:
 
 
 def write_json(path: Path, content: Any, words: bool = False) -> None:
-    """Write a file whole or not at all."""
+    """Write a JSON file atomically."""
     write_whole(path, json.dumps(plain(content, words), indent=2, allow_nan=False) + "\n")

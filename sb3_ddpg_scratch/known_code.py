@@ -1,5 +1,5 @@
 """
-Whether anything that runs during ``learn`` can change networks or optimizers behind the updater's back.
+Whether code that runs during ``learn`` may change networks or optimizers behind the updater's back.
 
 The fast updaters look for such changes before every update, which takes a fifth of a step with small networks. They skip
 that where every callback, environment, noise and schedule is a class of the packages below, which make no such changes.
@@ -16,7 +16,7 @@ _PACKAGES = frozenset({"gymnasium", "gymnasium_robotics", "rl_zoo3", "sb3_ddpg_s
 
 
 def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:
-    """Whether all code that runs while this model learns belongs to known packages, down to what their objects call."""
+    """Whether all code that runs while this model learns is from known packages, including what its objects call."""
     schedules = [schedule.value_schedule for schedule in (model.lr_schedule, model.qf_lr_schedule) if schedule is not None]
     noise = getattr(model.action_noise, "base_noise", model.action_noise)
     writers = model._logger.output_formats
@@ -26,7 +26,7 @@ def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:
 
 
 def watches_rollouts(callback: BaseCallback) -> bool:
-    """Whether a callback does anything where rollouts begin or end."""
+    """Whether a callback does anything when rollouts begin or end."""
     methods = ("_on_rollout_start", "_on_rollout_end")
     leaves = [type(one) for one in callbacks_in(callback) if not isinstance(one, CallbackList)]
     return any(getattr(one, name) is not getattr(BaseCallback, name) for one in leaves for name in methods)
@@ -40,7 +40,7 @@ def _is_known(part: Any) -> bool:
 
 
 def _environments(env: Any) -> Iterator[Any]:
-    """Vectorized environments and wrappers, from the outermost inwards."""
+    """Vectorized environments and wrappers, outermost first."""
     while env is not None:
         yield env
         for one in vars(env).get("envs", ()):
@@ -49,7 +49,7 @@ def _environments(env: Any) -> Iterator[Any]:
 
 
 def callbacks_in(callback: BaseCallback, found: Sequence[BaseCallback] = ()) -> list[BaseCallback]:
-    """A callback and all that it calls, each once and before those it calls, after those that were found before."""
+    """``found``, then a callback and all that it calls, each once and callers first."""
     found = [*found, callback]
     for part in _parts_of(callback):
         if isinstance(part, BaseCallback) and part not in found:

@@ -1,4 +1,4 @@
-"""The start of ``learn``: noise, checks of the first outputs, and continuing an interrupted one."""
+"""The start of ``learn``: noise, checks of the first outputs, and continuing an interrupted training."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
 
 class InterruptedLearn(NamedTuple):
-    """The ``learn`` that a resumed model continues; ``restore`` undoes what starting another one changes."""
+    """The ``learn`` that a resumed model continues; ``restore`` undoes the changes made by starting another one."""
 
     total_timesteps: int
     first_timestep: int
@@ -50,7 +50,7 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
             buffer.truncate_last_trajectory()
     model._buffer_loaded = False
     if model._interrupted_learn is not None:
-        # The noise continues where it was.
+        # The noise continues where it left off.
         model.action_noise = None
     elif isinstance(noise, VectorNoise):
         # SB3 resets the noise at every learn() and copies it for each environment; ours needs neither.
@@ -59,7 +59,7 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
             noise.restart()
         model.action_noise = None
     elif hasattr(noise, "base_noise") and (model.env.num_envs == 1 or noise.n_envs != model.env.num_envs):
-        # Vectorized for another number of environments, by an earlier learn(): SB3 vectorizes its base again.
+        # An earlier learn() vectorized it for another number of environments: SB3 vectorizes its base again.
         model.action_noise = noise.base_noise
     model._outputs_checked = False
     try:
@@ -67,7 +67,7 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
             if resets:
                 stack.enter_context(checked_outputs(model.env, "reset"))
             if model.optimize_memory_usage and packed and buffer.handle_timeout_termination:
-                # SB3 warns of what only its own buffer loses.
+                # SB3's warning applies only to its own buffer.
                 stack.enter_context(warnings.catch_warnings())
                 warnings.filterwarnings("ignore", "The last trajectory in the replay buffer will be truncated")
             yield reset_num_timesteps
@@ -77,7 +77,7 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
 
 
 def warn_of_settings(model: Any) -> None:
-    """Warn of a buffer smaller than a batch, and if ``learn`` ends before ``learning_starts``, where its end is known."""
+    """Warn if the buffer is smaller than a batch, or if ``learn`` is known to end before ``learning_starts``."""
     if model.buffer_size < model.batch_size:
         problem = f"buffer_size={model.buffer_size} is below batch_size={model.batch_size}"
         warnings.warn(f"{problem}: every batch repeats transitions. Give a larger buffer_size.", stacklevel=5)

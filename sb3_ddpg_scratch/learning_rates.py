@@ -6,13 +6,13 @@ from stable_baselines3.common.utils import ConstantSchedule
 
 
 def learning_rates(model: Any, progress_remaining: float) -> tuple[float, float]:
-    """Those of actor and critic when that share of training (1 to 0) remains."""
+    """For actor and critic, when this share of training (1 to 0) remains."""
     actor_rate = model.lr_schedule(progress_remaining)
     return actor_rate, actor_rate if model.qf_lr_schedule is None else model.qf_lr_schedule(progress_remaining)
 
 
 def set_learning_rates(model: Any) -> bool:
-    """Give both optimizers the learning rates of this moment; returns whether that changed any."""
+    """Set both optimizers to their current learning rates; returns whether any changed."""
     changed = False
     rates = learning_rates(model, model._current_progress_remaining)
     for optimizer, rate in zip((model.actor.optimizer, model.critic.optimizer), rates, strict=True):
@@ -23,6 +23,5 @@ def set_learning_rates(model: Any) -> bool:
 
 
 def are_constant(model: Any) -> bool:
-    """Whether no schedule ever changes a learning rate."""
     schedules = [schedule for schedule in (model.lr_schedule, model.qf_lr_schedule) if schedule is not None]
     return all(isinstance(getattr(schedule, "value_schedule", None), ConstantSchedule) for schedule in schedules)

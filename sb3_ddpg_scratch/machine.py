@@ -1,4 +1,4 @@
-"""The machine and the versions that measurements and results were made with."""
+"""The machine and package versions behind measurements and results."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, with family and model where the name alone does not tell generations apart."""
+    """The processor's name, with family and model if the name alone does not distinguish generations."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     fields = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
     name = fields.get("model name", platform.processor() or platform.machine())
@@ -36,12 +36,11 @@ def processor_fingerprint() -> str:
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The version of each of these distributions that is installed."""
+    """The versions of those distributions that are installed."""
     found = {}
     for package in packages:
         with suppress(PackageNotFoundError):

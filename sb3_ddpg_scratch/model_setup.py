@@ -1,4 +1,4 @@
-"""Building the parts of a ``ScratchDDPG``: noise, buffer and updater; and adopting the models of SB3's algorithms."""
+"""Builds noise, buffer and updater of a ``ScratchDDPG``, and adopts the models of SB3's algorithms."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ _STATISTICS = tuple(f"{network}_batch_norm_stats{suffix}" for network in ("actor
 
 
 def make_checked_env(env: Any, verbose: int) -> Any:
-    """The environment, created if it is given by its id, with its action space checked."""
+    """The environment, created if given by its id, after a check of its action space."""
     if env is not None:
         env = maybe_make_env(env, verbose)
         check_action_space(env.action_space)
@@ -39,13 +39,13 @@ def is_sb3_policy(policy_class: type) -> bool:
 
 
 def adopt_sb3_model(model: Any) -> None:
-    """Give what SB3's DDPG or TD3 saved our policy and buffer classes, and drop its copies of batch-norm statistics."""
+    """Replace the policy and buffer classes of SB3's DDPG or TD3 with ours, and drop its copies of batch-norm statistics."""
     if is_sb3_policy(model.policy_class):
-        # What TD3 does not save.
+        # TD3 does not save this.
         model.policy_kwargs = {"n_critics": 2} | model.policy_kwargs
         model.policy_class = POLICIES.get(model.policy_class.__name__, MlpPolicy)
         if model.replay_buffer_class in (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer):
-            # SB3 writes its own choice into the file.
+            # SB3's own choice, which it saves.
             model.replay_buffer_class = None
     if isinstance(model.train_freq, list):
         model.train_freq = tuple(model.train_freq)
@@ -74,13 +74,13 @@ def own_noise_and_buffer(model: Any) -> Iterator[None]:
 
 
 def set_up_critic_learning_rate(model: Any) -> None:
-    """Make the schedule of ``qf_learning_rate``, if there is one, and begin with its first value."""
+    """Create the schedule of ``qf_learning_rate``, if given, and set its first value."""
     model.qf_lr_schedule = None if model.qf_learning_rate is None else FloatSchedule(model.qf_learning_rate)
     update_learning_rate(model.policy.critic.optimizer, learning_rates(model, 1.0)[1])
 
 
 def _set_up_hindsight(model: Any, packed: bool) -> None:
-    """Make the buffer, also without an environment: a model that only predicts needs none."""
+    """Make the buffer even without an environment, which a model that only predicts does not need."""
     check_goal_selection(**model.replay_buffer_kwargs)
     if model.env is not None:
         check_goal_env(model.env, model.observation_space)
@@ -99,7 +99,7 @@ def _make_packed_buffer(model: Any) -> PackedReplayBuffer:
     arguments = (model.buffer_size, model.observation_space, model.action_space, model.device, model.n_envs)
     kwargs = {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs
     if isinstance(model.observation_space, spaces.Dict):
-        # SB3 rejects n-step returns of these.
+        # SB3 does not support n-step returns for these.
         return PackedDictReplayBuffer(*arguments, **kwargs)
     if model.n_steps > 1:
         return PackedNStepReplayBuffer(*arguments, **kwargs | {"n_steps": model.n_steps, "gamma": model.gamma})
@@ -107,7 +107,7 @@ def _make_packed_buffer(model: Any) -> PackedReplayBuffer:
 
 
 def make_updater(model: Any) -> UpdaterChoice:
-    """The model's updater; with ``"auto"``, how the networks are configured is no reason for a warning."""
+    """The model's updater; with ``"auto"``, the networks' configuration is no reason for a warning."""
     choice = UpdaterChoice(model.updater, model.verbose)
     if model.updater == "auto":
         choice.expect(choice.objection(model._networks()))
@@ -115,5 +115,5 @@ def make_updater(model: Any) -> UpdaterChoice:
 
 
 def updater_in_use(model: Any) -> str:
-    """The updater that would make the next update: the fastest that supports the networks as they are now."""
+    """The updater for the next update: the fastest that supports the networks as they are now."""
     return model._updater.choose(model._networks())[0].name

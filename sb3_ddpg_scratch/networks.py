@@ -17,10 +17,7 @@ NORMS = (None, "layer", "batch")
 
 
 class _ModuleTree:
-    """
-    Switches a network between training and evaluation mode in a fraction of the time that ``train`` takes: every rollout
-    and every update starts with it.
-    """
+    """Switches a network's mode in a fraction of the time of ``train``, since every rollout and update starts with it."""
 
     def __init__(self) -> None:
         self._containers: list[dict[str, nn.Module | None]] = []
@@ -59,10 +56,7 @@ def _hidden_layer(n_in: int, n_out: int, activation_fn: type[nn.Module], norm: s
 
 
 def normalize_by_batch(layers: nn.Module) -> None:
-    """
-    Let batch norm of target networks use each batch's own statistics. The running ones are the trained networks', whose
-    weights differ from the targets': by these, the targets' Q-values drift away, and Pendulum-v1 is not learned.
-    """
+    """Use batch statistics in target networks: with the trained ones' running statistics, Q drifts and learning fails."""
     for layer in layers.modules():
         if isinstance(layer, nn.BatchNorm1d):
             layer.training, layer.track_running_stats = True, False
@@ -125,7 +119,6 @@ class Actor(BasePolicy):
         return self.mu(self.extract_features(obs, self.features_extractor))
 
     def set_training_mode(self, mode: bool) -> None:
-        """Switch to training or evaluation mode (batch norm, dropout)."""
         self._tree.set_mode(self, mode)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
@@ -137,7 +130,7 @@ class Actor(BasePolicy):
 
 
 class QNetwork(nn.Sequential):
-    """One Q(s, a) with the action appended to the input of a later layer. (Otherwise a plain ``nn.Sequential``, as in SB3.)"""
+    """One Q(s, a) whose action joins the input of a later layer. (Otherwise a plain ``nn.Sequential``, as in SB3.)"""
 
     def __init__(self, layers: Sequence[nn.Module], action_joins_at: int) -> None:
         super().__init__(*layers)
@@ -154,7 +147,7 @@ class QNetwork(nn.Sequential):
 
 class Critic(BaseModel):
     """
-    The action values Q(s, a): one network in DDPG, two or more of which TD3 uses the smallest value.
+    The action values Q(s, a): one network in DDPG; TD3 takes the minimum of two or more.
 
     With ``norm="batch"`` the features and the hidden layers before the action joins are batch-normalized
     (Lillicrap et al. 2015, section 3); with ``norm="layer"`` every hidden layer is layer-normalized.
@@ -225,7 +218,7 @@ class Critic(BaseModel):
             return self.extract_features(obs, self.features_extractor)
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        """The values of each Q-network, shape ``(batch, 1)``."""
+        """Each Q-network's values, shape ``(batch, 1)``."""
         features = self._features(obs, learn=not self.share_features_extractor and th.is_grad_enabled())
         return tuple(self._q_values(q_network, features, actions) for q_network in self.q_networks)
 
@@ -235,5 +228,5 @@ class Critic(BaseModel):
         return q_network(th.cat([features, actions], dim=1))
 
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """The first Q-network alone, which is all that the actor's loss needs. No gradient flows into the features."""
+        """The first Q-network alone, for the actor's loss. No gradient flows into the features."""
         return self._q_values(self.q_networks[0], self._features(obs, learn=False), actions)

@@ -30,8 +30,7 @@ class VectorNoise(ActionNoise):
 
     :param mean: mean of the noise, of the action's shape
     :param sigma: standard deviation of one draw, a number or of the action's shape, not negative
-    :param final_sigma: with ``decay_steps``: sigma after that many environment steps; it changes linearly until then.
-        ``None``: sigma is constant
+    :param final_sigma: sigma after ``decay_steps`` environment steps, reached linearly; ``None`` for a constant sigma
     :param decay_steps: length of the schedule in environment steps (of all environments together)
     :param seed: seed of this noise's generator. ``None``: ``ScratchDDPG`` seeds it from its own seed; elsewhere the
         seed is drawn from NumPy's global generator (which SB3 seeds) at the first call
@@ -138,7 +137,7 @@ class VectorNoise(ActionNoise):
 
 class OUNoise(VectorNoise):
     """
-    Ornstein-Uhlenbeck noise, correlated in time, with which the DDPG paper explores
+    Ornstein-Uhlenbeck noise, correlated in time, as used for exploration in the DDPG paper
     (Lillicrap et al. 2015, section 3 and supplement section 7; Uhlenbeck and Ornstein 1930).
 
     ``x <- x + theta (mean - x) dt + sigma sqrt(dt) N(0, 1)``, and the noise is the new x.
@@ -149,7 +148,7 @@ class OUNoise(VectorNoise):
     some 670 steps (several episodes of Pendulum), and the long-run deviation is 1.8 sigma. The formula is the same; pass
     ``dt=0.01`` for SB3's process.
 
-    :param mean: where the process returns to, of the action's shape
+    :param mean: value that the process returns to, of the action's shape
     :param sigma: scale of the random part, a number or of the action's shape
     :param theta: speed of the return to the mean, per unit of time
     :param dt: length of a step in that unit
@@ -224,8 +223,7 @@ class GaussianNoise(VectorNoise):
 # Separates the noise's draws from those of environments with the same seed.
 _NOISE_STREAM = 0x0DD96
 
-# Each name with its class and default sigma: the paper's for OU, 0.1 for Gaussian noise. RL Zoo uses the names
-# "ornstein-uhlenbeck" and "normal".
+# Class and default sigma by name, RL Zoo's names included: the paper's sigma for OU, 0.1 for Gaussian noise.
 _KINDS: dict[str, tuple[type[VectorNoise], float]] = {
     "ou": (OUNoise, 0.2),
     "ornstein-uhlenbeck": (OUNoise, 0.2),
@@ -290,7 +288,7 @@ def _broadcast(name: str, value: ArrayLike, shape: tuple[int, ...], whose: str) 
 
 
 def _shape_of(noise: ActionNoise) -> tuple[int, ...] | None:
-    """The shape of one environment's noise if it can be determined without drawing from it, else None."""
+    """The shape of one environment's noise if known without drawing from it, else None."""
     if isinstance(noise, VectorNoise):
         return noise.mean.shape
     base: Any = getattr(noise, "base_noise", noise)

@@ -1,4 +1,4 @@
-"""Observations as flat rows of numbers: which spaces have them, and where each entry of a Dict space lies."""
+"""Observations as flat rows of numbers: which spaces support it, and where each entry of a Dict space is."""
 
 from collections.abc import Mapping
 from itertools import accumulate, pairwise
@@ -12,7 +12,7 @@ Observations = np.ndarray | Mapping[str, np.ndarray]
 
 
 def packable(observation_space: spaces.Space[Any]) -> bool:
-    """Whether observations fit into packed rows: a Box of floating-point numbers, or a Dict of those and of bits."""
+    """Whether observations fit into packed rows: a Box of floating-point numbers, or a Dict of these and MultiBinary."""
     if isinstance(observation_space, spaces.Dict):
         parts = observation_space.spaces.values()
         return len(parts) > 0 and all(isinstance(part, spaces.MultiBinary) or _is_vector(part) for part in parts)
@@ -24,12 +24,12 @@ def _is_vector(space: spaces.Space[Any]) -> bool:
 
 
 def flat_dim(observation_space: spaces.Space[Any]) -> int:
-    """The numbers of an observation."""
+    """How many numbers an observation has."""
     return get_flattened_obs_dim(observation_space)
 
 
 def flat_slices(observation_space: spaces.Dict) -> dict[str, slice]:
-    """Where each entry lies in a flat observation: in the order of the space, which is that of SB3's ``CombinedExtractor``."""
+    """Where each entry is in a flat observation: in the space's order, which is that of SB3's ``CombinedExtractor``."""
     ends = accumulate(map(flat_dim, observation_space.spaces.values()), initial=0)
     return {key: slice(*ends) for key, ends in zip(observation_space.spaces, pairwise(ends), strict=True)}
 

@@ -31,7 +31,7 @@ TD3_SWITCHES: dict[str, Any] = {"policy_delay": 2, "target_policy_noise": 0.2, "
 
 @dataclass(frozen=True)
 class ParityResult:
-    """The largest difference of each entry: infinite where one side lacks it, shapes differ, or one alone is NaN."""
+    """The largest difference of each entry: infinite if one side lacks it, shapes differ, or only one is NaN."""
 
     settings: dict[str, Any]
     updates: int
@@ -39,7 +39,6 @@ class ParityResult:
 
     @property
     def largest_difference(self) -> float:
-        """The largest difference of any entry."""
         return max(self.differences.values())
 
     @property
@@ -80,7 +79,7 @@ def flatten(state: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def difference(a: Any, b: Any) -> float:
-    """Largest absolute difference; 0 between NaN and NaN, infinite where the two cannot be subtracted."""
+    """Largest absolute difference; 0 between NaN and NaN, infinite if the two cannot be subtracted."""
     if isinstance(a, (bool, str, type(None))) or isinstance(b, (bool, str, type(None))):
         return 0.0 if a == b else float("inf")
     first, second = th.as_tensor(a).double(), th.as_tensor(b).double()
@@ -92,7 +91,7 @@ def difference(a: Any, b: Any) -> float:
 
 
 def compare_models(a: OffPolicyAlgorithm, b: OffPolicyAlgorithm) -> dict[str, float]:
-    """The :func:`difference` of each entry of ``get_parameters()`` on either side."""
+    """The :func:`difference` of each entry of ``get_parameters()``."""
     first, second = flatten(a.get_parameters()), flatten(b.get_parameters())
     missing = float("inf")
     return {
@@ -110,10 +109,7 @@ def run_parity(
     net_arch: tuple[int, ...] | None = None,
     progress: Progress | None = None,
 ) -> ParityResult:
-    """
-    Train SB3's algorithm and ScratchDDPG (``updater="autograd"``) on the CPU with the same seed, settings and noise; with
-    hindsight replay where the environment has goals.
-    """
+    """Train SB3's algorithm and our reference alike on the CPU; environments with goals use hindsight replay."""
     check_whole_number("steps", steps, 1)
     check_whole_number("n_envs", n_envs, 1)
     check_choice("algorithm", algorithm, get_args(Algorithm))
@@ -136,7 +132,7 @@ def run_parity(
         check_action_space(env.action_space)
         hindsight = not missing_goals(env.observation_space)
         if hindsight:
-            # An episode has to end before the first update.
+            # An episode must end before the first update.
             longest = getattr(env.get_attr("spec")[0], "max_episode_steps", None) or 100
             settings |= {"replay_buffer_class": HerReplayBuffer, "learning_starts": longest * n_envs}
         model = model_class(

@@ -52,12 +52,9 @@ class ScratchDDPGPolicy(BasePolicy):
     :param n_critics: number of Q-networks: 1 is DDPG, 2 is TD3
     :param share_features_extractor: whether actor and critic share one features extractor, trained by the actor's loss
     :param norm: normalization of hidden layers: ``None``, ``"layer"`` or ``"batch"``; see :class:`Actor`, :class:`Critic`
-    :param action_layer: how many of the critic's hidden layers see the observation alone: with 0 the action is an input of
-        the first layer, with 1 of the second (as in the paper)
-    :param final_init: half-width of the uniform initial weights and biases of both output layers (0.003 in the paper);
-        ``None`` for torch's default
-    :param critic_weight_decay: the optimizer's ``weight_decay`` for the critic (0.01 in the paper); with 0
-        it is the one in ``optimizer_kwargs``
+    :param action_layer: how many of the critic's hidden layers see only the observation, without the action (1 in the paper)
+    :param final_init: half-width of both output layers' uniform initialization (0.003 in the paper); ``None`` for torch's
+    :param critic_weight_decay: the critic's ``weight_decay`` (0.01 in the paper); 0 for the one in ``optimizer_kwargs``
     :raises ArgumentError: for invalid values
     """
 
@@ -139,7 +136,7 @@ class ScratchDDPGPolicy(BasePolicy):
         check_number("critic_weight_decay", self.critic_weight_decay, 0)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        # SB3's order of creation determines which random numbers become which weights.
+        # In SB3's order, which determines which random numbers become which weights.
         self.actor = self.make_actor()
         self.actor_target = self.make_actor()
         self.actor_target.load_state_dict(self.actor.state_dict())

@@ -21,7 +21,7 @@ class BatchColumns(NamedTuple):
     """
     The layout of a batch row: ``observation | action | reward | continuation | next observation | next action``.
 
-    The critic's inputs stand side by side; the updater fills the next action. The continuation is the factor of the next
+    The critic's inputs are adjacent; the updater fills the next action. The continuation is the factor of the next
     Q-value: 0 after a termination, else 1, or gamma^k in a k-step return.
     """
 
@@ -61,7 +61,7 @@ class BatchColumns(NamedTuple):
 
 class PackedReplayBuffer(ReplayBuffer):
     """
-    SB3's replay buffer with every transition as one row of float32, whatever the dtype of the environment.
+    SB3's replay buffer with every transition as one row of float32, regardless of the environment's dtype.
 
     Takes the arguments of SB3's ``ReplayBuffer``, and with the same seed samples the same transitions. ``observations``,
     ``actions``, ``rewards``, ``dones``, ``timeouts`` and ``next_observations`` have the same shape as SB3's.
@@ -73,12 +73,12 @@ class PackedReplayBuffer(ReplayBuffer):
     :raises ArgumentError: for an observation space that is not packable
     """
 
-    # Whether the continuation includes gamma^k, or the algorithm's gamma is still to be applied.
+    # Whether the continuation includes gamma^k; otherwise the algorithm's gamma is applied later.
     continuation_is_discounted = False
     _space_type: type[spaces.Space[Any]] = spaces.Box
     _samples_type: type[ReplayBufferSamples | DictReplayBufferSamples] = ReplayBufferSamples
     _parts = "floating-point numbers"
-    # Arrays with an entry for each transition.
+    # Arrays with one entry per transition.
     _row_arrays: tuple[str, ...] = ("rows", "_ends", "_aside")
 
     def __init__(
@@ -138,7 +138,7 @@ class PackedReplayBuffer(ReplayBuffer):
         self._free_places: list[int] = []
 
     def beside_rows(self) -> dict[str, Any]:
-        """What belongs to the transitions besides the arrays with an entry for each."""
+        """The data of the transitions besides the arrays with one entry each."""
         return {"_last_observations": self._last_observations, "_free_places": self._free_places}
 
     def set_beside_rows(self, state: dict[str, Any]) -> None:
@@ -174,11 +174,10 @@ class PackedReplayBuffer(ReplayBuffer):
         self._share_rows()
 
     def _flatten(self, observations: Any) -> np.ndarray:
-        """Observations as they lie in rows, shape ``(n, observation_dim)``."""
         return observations.reshape(len(observations), -1)
 
     def _split(self, flat: Any) -> Any:
-        """Observations in the shape of their space, as views, from flat ones; only the last axis is divided."""
+        """Flat observations in the shape of their space, as views; only the last axis is split."""
         return flat.reshape(*flat.shape[:-1], *self.obs_shape)
 
     def add(
@@ -207,7 +206,7 @@ class PackedReplayBuffer(ReplayBuffer):
             self._open_next_rows(next_observation)
 
     def ends_of(self, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray | None:
-        """How the episodes end with these transitions, uint8 ``(n_envs,)``; ``None`` if none does."""
+        """How episodes end with these transitions, uint8 ``(n_envs,)``; ``None`` if none does."""
         if not np.count_nonzero(done):
             return None
         ends = np.full(self.n_envs, _ONGOING, np.uint8)
@@ -217,11 +216,11 @@ class PackedReplayBuffer(ReplayBuffer):
         return ends
 
     def continuations(self, ends: np.ndarray | None) -> np.ndarray:
-        """Those of such transitions, float32 ``(n_envs, 1)``."""
+        """The factors for such ends, float32 ``(n_envs, 1)``."""
         return self._ones if ends is None else (ends != _TERMINATED).astype(np.float32)[:, None]
 
     def move_on(self, ends: np.ndarray | None) -> None:
-        """Count the rows at ``pos``, which were written, as stored."""
+        """Count the rows just written at ``pos`` as stored."""
         first = self.pos * self.n_envs
         self._ends[first : first + self.n_envs] = _ONGOING if ends is None else ends
         self.pos += 1
@@ -231,10 +230,8 @@ class PackedReplayBuffer(ReplayBuffer):
 
     def truncate_last_trajectory(self) -> None:
         """
-        Truncate the current trajectories before the environments are reset: n-step returns stop there.
-
-        The last transitions still bootstrap. With ``optimize_memory_usage`` and without ``handle_timeout_termination``
-        they count as terminations, as in SB3's buffer.
+        Truncate the current trajectories before the environments are reset: n-step returns stop there. The last transitions
+        still bootstrap, or are terminations, as in SB3, with ``optimize_memory_usage`` but no ``handle_timeout_termination``.
         """
         if not self.full and self.pos == 0:
             return
@@ -246,7 +243,7 @@ class PackedReplayBuffer(ReplayBuffer):
             self.rows[ongoing, self.columns.continuation] = 0.0
 
     def _open_next_rows(self, next_observation: np.ndarray) -> None:
-        """Write the next observations where the following transitions will store their observations."""
+        """Write the next observations where the following transitions will store theirs."""
         first = self.pos * self.n_envs
         here = slice(first, first + self.n_envs)
         for place in self._aside[here]:
@@ -256,7 +253,7 @@ class PackedReplayBuffer(ReplayBuffer):
         self.rows[here, self.columns.observation] = next_observation
 
     def _close_broken_trajectories(self, here: slice, observation: np.ndarray) -> None:
-        """Where a new transition does not start at the previous one's next observation, store that one separately."""
+        """Store a next observation separately if the new transition does not start at it."""
         if not self.full and self.pos == 0:
             return
         expected = self.rows[here, self.columns.observation]
@@ -265,7 +262,7 @@ class PackedReplayBuffer(ReplayBuffer):
         for index in broken:
             if self._ends[before + index] == _TERMINATED:
                 continue
-            # A trajectory that was abandoned counts as truncated.
+            # An abandoned trajectory counts as truncated.
             self._ends[before + index] = _TRUNCATED
             if not self._free_places:
                 self._grow_aside()
@@ -281,7 +278,7 @@ class PackedReplayBuffer(ReplayBuffer):
         self._free_places = list(range(len(grown) - 1, old - 1, -1))
 
     def draw(self, batch_size: int, n_batches: int = 1) -> np.ndarray:
-        """Indices of rows, shape ``(n_batches, batch_size)``: what SB3's buffer would sample one batch after another."""
+        """Indices of rows, shape ``(n_batches, batch_size)``, as SB3's buffer would sample them one batch after another."""
         stored = self.buffer_size if self.full else self.pos
         # SB3's memory-saving buffer never samples the row whose observation was just overwritten.
         skips_oldest = self.optimize_memory_usage and self.full
@@ -306,7 +303,7 @@ class PackedReplayBuffer(ReplayBuffer):
 
     def _following_observations(self, indices: np.ndarray) -> np.ndarray:
         following = (indices + self.n_envs) % len(self.rows)
-        # Whole rows, then their columns: gathering from a slice of columns would copy the whole buffer first.
+        # Take whole rows, then columns: gathering from a slice of columns would copy the whole buffer first.
         next_observation = np.take(self.rows, following, axis=0)[:, self.columns.observation]
         places = self._aside[indices]
         separate = np.flatnonzero(places)
@@ -319,7 +316,6 @@ class PackedReplayBuffer(ReplayBuffer):
         batch[:, self.columns.reward] = self._normalize_reward(batch[:, self.columns.reward], env)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
-        """A batch, as from SB3's buffer."""
         return self._samples(self.draw(batch_size)[0], env)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Acting and storing: SB3's ``collect_rollouts`` with next to nothing around the environment's step."""
+"""Acting and storing: SB3's ``collect_rollouts`` with minimal overhead around the environment's step."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
 from sb3_ddpg_scratch.updates.steady_step import SteadyStep
 from sb3_ddpg_scratch.vec_env_step import step
 
-# Of all environments, in environment units and normalized.
+# For all environments, in environment units and normalized.
 Actions = tuple[np.ndarray, np.ndarray]
 
 
@@ -92,18 +92,18 @@ def _collect(
 
 
 def _methods(model: Any, policy: Any) -> tuple[Any, ...]:
-    """What ``predict`` calls on its way to the actor, and what turns its actions into the environment's."""
+    """The methods that ``predict`` calls before the actor, and those that scale its actions."""
     own = (policy.predict, policy._predict, policy.obs_to_tensor, policy.set_training_mode)
     return (model.predict, *own, policy.scale_action, policy.unscale_action)
 
 
-# A class that overrides one of them, or was patched, is asked itself.
+# If a class overrides one of them, or was patched, its own methods are called.
 _METHODS = _methods(BaseAlgorithm, ScratchDDPGPolicy)
 _POLICY_METHODS = frozenset({"predict", "_predict", "obs_to_tensor", "set_training_mode", "scale_action", "unscale_action"})
 
 
 def select_actions(model: Any, learning_starts: int, action_noise: ActionNoise | None, n_envs: int) -> Actions:
-    """The next actions, ``mu(s) + N`` or random in the warm-up: in environment units and normalized, for the replay buffer."""
+    """The next actions, ``mu(s) + N`` or random in the warm-up: in environment units, and normalized for the replay buffer."""
     random_steps = learning_starts if model.random_steps is None else model.random_steps
     action_shape = model.action_space.shape or ()
     if model.num_timesteps < random_steps:
@@ -112,7 +112,7 @@ def select_actions(model: Any, learning_starts: int, action_noise: ActionNoise |
     elif _acts_compiled(model):
         return model._updater.compiled_actor.act(model._last_obs, _noise(action_noise, action_shape, n_envs))
     else:
-        # To environment units and back, as in SB3: that rounding belongs to its results.
+        # To environment units and back, as in SB3, whose results include this rounding.
         assert model._last_obs is not None, "no observation yet: call learn()"
         actions, _ = model.predict(model._last_obs, deterministic=False)
         scaled_actions = model.policy.scale_action(actions)
@@ -130,7 +130,7 @@ def _noise(action_noise: ActionNoise | None, action_shape: tuple[int, ...], n_en
 
 
 def _acts_compiled(model: Any) -> bool:
-    """Whether the compiled actor does what ``predict`` would."""
+    """Whether the compiled actor acts as ``predict`` would."""
     if model._updater.compiled_actor.inspected:
         return True
     policy = model.policy
@@ -156,9 +156,8 @@ def store_packed(
     infos: list[dict[str, Any]],
 ) -> bool:
     """
-    Check a transition of every environment and store it, with the last observation of an episode that ended.
-
-    Returns whether it was stored. It is not where SB3's way is needed: normalized observations, a buffer of another kind.
+    Check and store a transition of every environment, with the last observations of ended episodes. Returns whether it was
+    stored: normalized observations and other kinds of buffers need SB3's own method.
     """
     if not model._outputs_checked:
         check_outputs(model.observation_space, new_obs, reward, model.n_envs)
@@ -177,7 +176,7 @@ def store_packed(
 
 
 def last_observations(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> Any:
-    """A copy of the new observations, in which those of ended episodes are their last."""
+    """A copy of the new observations, with those of ended episodes replaced by their last."""
     is_dict = isinstance(new_obs, dict)
     next_obs = {key: part.copy() for key, part in new_obs.items()} if is_dict else new_obs.copy()
     for index in np.flatnonzero(dones):
@@ -197,7 +196,7 @@ def begin_steadily(
     model: Any, train_freq: TrainFreq, replay_buffer: ReplayBuffer, noise: ActionNoise | None, learning_starts: int
 ) -> SteadyStep | None:
     """
-    What :func:`collect_steadily` goes on with. ``None`` where it cannot: actions are still random, a noise draws from the
+    Prepare :func:`collect_steadily`. ``None`` if that is not possible: actions are still random, a noise draws from the
     generator that batches are drawn from, or the updater needs more than a single call of compiled code.
     """
     random_steps = learning_starts if model.random_steps is None else model.random_steps
@@ -238,10 +237,9 @@ def collect_steadily(
     steady: SteadyStep,
 ) -> RolloutReturn:
     """
-    All rollouts until training ends, and the updates between them, by one compiled call a step.
-
-    SB3's loop would call :func:`collect_rollouts` and ``train`` in turns; only the last ``train`` is left to it. Callbacks get
-    the same calls in the same order; between them, what there is to do is put off to one call unless one of them looks.
+    Perform all rollouts until training ends, and the updates between them, with one compiled call per step. SB3's loop is
+    left only the last ``train``. Callbacks get the same calls in the same order as from :func:`collect_rollouts`; the work
+    between them is deferred to one call unless one of them watches rollouts.
     """
     num_collected_steps, num_collected_episodes, continue_training = 0, 0, True
     watched, rates_change = watches_rollouts(callback), not are_constant(self)
@@ -284,7 +282,7 @@ def collect_steadily(
 
 
 def _run(model: Any, steady: SteadyStep, new_obs: np.ndarray, rewards: np.ndarray, infos: list[dict[str, Any]]) -> None:
-    """Do what was asked for, and note in the model that it was done."""
+    """Do the requested work, and record it in the model."""
     stores, updates = steady.stores, steady.updates
     if not steady.run():
         stop_if_not_finite(new_obs.astype(np.float32), rewards, infos, model.num_timesteps, model.last_checkpoint)

@@ -11,7 +11,7 @@ def soft_update(sources: Iterable[th.Tensor], targets: Iterable[th.Tensor], tau:
     Move every target toward its source, in place: ``theta' <- tau theta + (1 - tau) theta'``
     (Lillicrap et al. 2015, Algorithm 1, last lines of the inner loop).
 
-    The two products are rounded one after the other, as SB3 does, so that the result is SB3's to the last bit.
+    The two products are rounded one after the other, as in SB3, so that the result is SB3's to the last bit.
 
     :param sources: the parameters theta of the trained networks
     :param targets: the parameters theta' of the target networks, each with its source's shape
@@ -34,10 +34,7 @@ def running_statistics(network: nn.Module) -> list[th.Tensor]:
 
 
 def copy_running_statistics(network: nn.Module, target: nn.Module) -> None:
-    """
-    Give a target network the batch-norm statistics of the trained one, unsmoothed, whatever tau is
-    (SB3's pull request 1004: averaging an average makes the targets normalize by stale statistics).
-    """
+    """Copy batch-norm statistics, unsmoothed: averages of averages are stale (SB3's pull request 1004)."""
     sources = running_statistics(network)
     if sources:
         with th.no_grad():

@@ -1,4 +1,4 @@
-"""Text on a terminal, and the command that was given there."""
+"""Output on a terminal, and the command given there."""
 
 import shlex
 import sys
@@ -13,11 +13,10 @@ def say(console: Console, text: str) -> None:
 
 
 def progress_bars(console: Console) -> Progress:
-    """A bar for each task, with its description and the time left."""
+    """One bar per task, with its description and the time left."""
     columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console)
 
 
 def command_line() -> str:
-    """The command as it was given."""
     return shlex.join(["sb3-ddpg-scratch", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""The numbers of a training: a check that losses are finite, and what is logged."""
+"""Logging of a training's numbers, and the check that losses are finite."""
 
 import math
 from typing import Any
@@ -23,9 +23,9 @@ def check_losses(model: Any) -> None:
 
 
 def record_statistics(model: Any) -> None:
-    """Give the logger the numbers of the latest training."""
+    """Log the numbers of the latest training."""
     check_losses(model)
-    # The learning rates of that training: schedules have moved on since.
+    # That training's learning rates: schedules have moved on since.
     model._logger.record("train/learning_rate", model.actor.optimizer.param_groups[0]["lr"])
     if model.qf_lr_schedule is not None:
         model._logger.record("train/qf_learning_rate", model.critic.optimizer.param_groups[0]["lr"])

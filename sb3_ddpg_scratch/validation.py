@@ -15,7 +15,7 @@ from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError, UnknownArgu
 
 
 def check_action_space(action_space: spaces.Space[Any]) -> None:
-    """Require a Box with finite bounds, which may differ between dimensions."""
+    """Require a Box with finite bounds; they may differ between dimensions."""
     if not isinstance(action_space, spaces.Box):
         raise ActionSpaceError(
             "action_space", action_space, "a gymnasium.spaces.Box", "For discrete actions use SB3's DQN or PPO."
@@ -69,12 +69,12 @@ def check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None
 
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
-# Words in which others name what ours, and SB3's, name differently.
+# Other libraries' words for what our arguments, and SB3's, call differently.
 _SYNONYMS = {"lr": "learning_rate", "critic": "qf", "actor": "", "discount": "gamma", "polyak": "tau", "replay": "buffer"}
 
 
 def check_keywords(function: Callable[..., Any], given: Iterable[str], owner: str, elsewhere: str = "") -> None:
-    """Reject keywords that a function does not take; ``elsewhere`` is what to say where none of its own resembles one."""
+    """Reject unknown keywords; ``elsewhere`` is the advice if no known one is similar."""
     parameters = inspect.signature(function).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
@@ -85,7 +85,7 @@ def check_keywords(function: Callable[..., Any], given: Iterable[str], owner: st
 
 
 def with_hints_for_keywords(init: Constructor) -> Constructor:
-    """A constructor that says of an unknown keyword which one was meant; its signature stays."""
+    """Make a constructor suggest a similar argument for an unknown keyword; its signature is unchanged."""
 
     @wraps(init)
     def checked(self: Any, *arguments: Any, **named: Any) -> None:
@@ -96,7 +96,7 @@ def with_hints_for_keywords(init: Constructor) -> Constructor:
 
 
 def check_arguments(model: Any, policy_base: type, updaters: tuple[str, ...]) -> None:
-    """Check the arguments that a ``ScratchDDPG`` was given, or that were loaded into it."""
+    """Check the arguments given to a ``ScratchDDPG``, or loaded into it."""
     check_action_space(model.action_space)
     check_whole_number("stats_window_size", model._stats_window_size, 1)
     check_learning_rate("learning_rate", model.learning_rate)

@@ -1,4 +1,4 @@
-"""A step of the environments: SB3's ``DummyVecEnv.step`` without its detours, and a check of what comes back."""
+"""A step of the environments: a faster ``DummyVecEnv.step``, and a check of its outputs."""
 
 from copy import deepcopy
 from typing import Any
@@ -12,22 +12,22 @@ from sb3_ddpg_scratch.environment_check import checked_outputs
 
 _DUMMY_METHODS = frozenset({"step", "step_async", "step_wait", "_save_obs", "_obs_from_buf"})
 _STEP_WAIT = DummyVecEnv.step_wait
-# Copies of these are the same objects.
+# Copying one of these returns the same object.
 _IMMUTABLE = frozenset({bool, int, float, str, type(None), np.float64, np.float32, np.int64, np.bool_})
 
 
 def step(env: VecEnv, actions: np.ndarray, outputs_checked: bool = True) -> VecEnvStepReturn:
-    """``env.step(actions)``, whose outputs are checked if they have not been yet."""
+    """``env.step(actions)``, with a check of its outputs unless they have been checked already."""
     if not outputs_checked:
         with checked_outputs(env, "step"):
             return env.step(actions)
-    # SB3's DummyVecEnv as it is.
+    # An unmodified SB3 DummyVecEnv.
     plain = type(env) is DummyVecEnv and DummyVecEnv.step_wait is _STEP_WAIT and vars(env).keys().isdisjoint(_DUMMY_METHODS)
     return _step_dummy(env, actions) if plain else env.step(actions)  # type: ignore[arg-type]
 
 
 def _step_dummy(env: DummyVecEnv, actions: np.ndarray) -> VecEnvStepReturn:
-    """What ``DummyVecEnv.step`` does; it copies arrays and infos of a few numbers by ``deepcopy``, as long as all the rest."""
+    """Same as ``DummyVecEnv.step``, whose ``deepcopy`` of small arrays and infos takes as long as everything else."""
     env.actions = actions
     buffers: dict[Any, np.ndarray] = env.buf_obs
     rewards, dones, infos = env.buf_rews, env.buf_dones, env.buf_infos

@@ -1,1 +1,1 @@
-"""Speed: our updaters, SB3's DDPG and SBX's on one machine, and the floor of the matrix products."""
+"""Benchmarks: our updaters, SB3's and SBX's DDPG on one machine, and the bare matrix products as a lower bound on time."""

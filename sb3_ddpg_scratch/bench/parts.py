@@ -1,4 +1,4 @@
-"""Where the time of one environment step goes, SB3's and ours, as a picture."""
+"""A bar chart of where the time of one environment step goes, in SB3 and here."""
 
 import time
 from collections.abc import Callable
@@ -16,20 +16,19 @@ from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.bench.worker import make_model
 from sb3_ddpg_scratch.bench.workload import Workload
 
-# In the order in which they are drawn.
+# In drawing order.
 PARTS = ("environment", "acting", "storing", "batch", "update", "one compiled call", "noise", "the rest")
 STEPS, REPEATS = 400, 5
 
 
 class Stopwatch:
-    """Seconds within some functions, without those of functions that they call and that are timed as well."""
+    """Measures the seconds spent in functions, without the time in other timed functions that they call."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._inner: list[float] = []
 
     def timing(self, owner: Any, name: str, part: str) -> AbstractContextManager[Any]:
-        """Time a function of an instance, class or module."""
         return mock.patch.object(owner, name, self._timed(getattr(owner, name), part))
 
     def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
@@ -49,7 +48,7 @@ class Stopwatch:
 
 
 def parts_of_a_step(workload: Workload) -> dict[str, float]:
-    """Microseconds of each part of an environment step with its update: the fastest of several series."""
+    """Microseconds for each part of an environment step with its update, from the fastest of several series."""
     model = make_model(workload)
     model.learn(workload.filled + 100, log_interval=None)
     series = []
@@ -67,7 +66,7 @@ def parts_of_a_step(workload: Workload) -> dict[str, float]:
 
 
 def _timed_functions(model: Any) -> list[tuple[Any, str, str]]:
-    # Of the class: with a function of its own the environment would count as foreign code.
+    # Timed on the class: an environment with its own function would count as foreign code.
     environment = [(kind, "step", "environment") for kind in {type(one) for one in model.env.envs}]
     if not type(model).__module__.startswith("sb3_ddpg_scratch"):
         own = [("_sample_action", "acting"), ("_store_transition", "storing"), ("train", "update")]
@@ -79,7 +78,7 @@ def _timed_functions(model: Any) -> list[tuple[Any, str, str]]:
 
 
 def draw_parts(workload: Workload, contenders: dict[str, str], path: Path) -> dict[str, dict[str, float]]:
-    """Measure contenders, given by their names in the picture, one after another, and draw a bar for each."""
+    """Measure ``contenders``, by name in the picture, one after another, and draw a bar for each."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

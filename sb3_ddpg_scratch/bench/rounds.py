@@ -7,7 +7,7 @@ from typing import Any
 
 from sb3_ddpg_scratch.json_values import write_json
 
-# The measurements of one round, by contender and number of cores.
+# Measurements of one round, by contender and number of cores.
 Round = dict[tuple[str, int], dict[str, float | str]]
 
 _SPEED = ("contender", "cores", "updates/s", "spread", "env steps/s")
@@ -16,7 +16,7 @@ HEADINGS = (*_SPEED, "vs SB3", "vs SBX", "vs RLtools", "x floor", "set-up s", "p
 
 @dataclass
 class Setting:
-    """All rounds of one network and batch size on an environment, and what failed in them, with the end of its log."""
+    """All rounds of one network and batch size in an environment, and its failures, with the end of each log."""
 
     name: str
     env: str = ""
@@ -24,16 +24,15 @@ class Setting:
     failures: list[str] = field(default_factory=list)
 
     def values(self, contender: str, cores: int, metric: str) -> list[float]:
-        """The metric's value in each round that has one."""
         found = [r[contender, cores].get(metric) for r in self.rounds if (contender, cores) in r]
         return [float(value) for value in found if value is not None]
 
     def contenders(self) -> list[str]:
-        """Those that were measured, in the order in which they ran."""
+        """In the order in which they ran."""
         return list(dict.fromkeys(name for r in self.rounds for name, _ in r))
 
     def best_cores(self, contender: str, metric: str) -> int | None:
-        """The number of cores with which a contender's median is best."""
+        """The number of cores with the best median."""
         medians = {
             cores: median(values)
             for cores in sorted({c for r in self.rounds for name, c in r if name == contender})
@@ -42,7 +41,7 @@ class Setting:
         return max(medians, key=lambda cores: medians[cores]) if medians else None
 
     def ratios(self, contender: str, other: str, metric: str) -> list[float]:
-        """The ratio of two contenders' values in each round, each with its better number of cores."""
+        """The ratio in each round, with the best number of cores for each contender."""
         ours, theirs = self.best_cores(contender, metric), self.best_cores(other, metric)
         if ours is None or theirs is None:
             return []
@@ -51,7 +50,7 @@ class Setting:
 
 
 def write_measurements(settings: list[Setting], machine: dict[str, Any], command: str, path: Path) -> None:
-    """Write every measurement, with the machine and the command, to a file whose folder is created."""
+    """Write all measurements, the machine and the command as JSON; creates the folder."""
     described = [
         {
             "setting": setting.name,
@@ -66,7 +65,7 @@ def write_measurements(settings: list[Setting], machine: dict[str, Any], command
 
 
 def table(setting: Setting) -> list[list[str]]:
-    """A row of text under :data:`HEADINGS` for each contender."""
+    """A row of text per contender, under :data:`HEADINGS`."""
     return [row for contender in setting.contenders() if (row := _row(setting, contender))]
 
 

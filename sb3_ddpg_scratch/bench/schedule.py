@@ -23,7 +23,7 @@ SIZES = (((64, 64), 64), ((256, 256), 256), ((400, 300), 256))
 
 
 def plan(env: RegisteredEnv, quick: bool, cores: Iterable[int]) -> list[list[Workload]]:
-    """For each setting, the workloads of one round. A quick one is for one core and leaves out what has no quick answer."""
+    """The workloads of one round, by setting. A quick benchmark uses one core and leaves out what takes long."""
     seconds = 0.5 if quick else 1.2
     common = Workload("", (), 256, 1, env=env.env_id, gym_packages=env.packages, seconds=seconds)
     sizes = [replace(common, net_arch=net_arch, batch_size=batch_size) for net_arch, batch_size in SIZES]
@@ -53,7 +53,7 @@ def plan(env: RegisteredEnv, quick: bool, cores: Iterable[int]) -> list[list[Wor
 def run(
     settings: list[list[Workload]], rounds: int, display: Progress, keep: Callable[[list[Setting]], None]
 ) -> list[Setting]:
-    """Measure every workload once in each round; ``keep`` is called with the results so far, which Ctrl-C returns."""
+    """Measure every workload once per round. ``keep`` gets the results so far, which are also returned after Ctrl-C."""
     results = [Setting(workloads[0].setting, workloads[0].env) for workloads in settings]
     task = display.add_task("starting", total=rounds * sum(map(len, settings)))
     try:

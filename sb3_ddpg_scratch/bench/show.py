@@ -21,12 +21,12 @@ _EXPLANATION = (
     "hidden-layer products on the fastest library."
 )
 _PACKAGES = ("torch", "stable-baselines3", "sbx-rl", "jax", "rltools", "numba", "numpy")
-# Columns of the output where it is not a terminal.
+# Width of the output if it is not a terminal.
 _WIDTH = 130
 
 
 def run_bench(env: RegisteredEnv, quick: bool, rounds: int, json: Path | None, console: Console) -> None:
-    """Measure everything, print a table for each setting, and write every measurement to ``json`` if given."""
+    """Measure everything, print a table per setting, and write all measurements to ``json`` if given."""
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     machine = describe_machine() | {"python": platform.python_version()}

@@ -12,12 +12,12 @@ from typing import Any
 from sb3_ddpg_scratch.bench.workload import Workload
 from sb3_ddpg_scratch.gym_packages import import_modules
 
-# Environment steps in one call of ``learn`` while they are timed; a whole number of steps of eight environments.
+# Environment steps per timed call of ``learn``; divisible by eight, for eight environments.
 STEPS_AT_ONCE = 200
 
 
 def rate(action: Callable[[], object], seconds: float, warm_up: int = 3) -> float:
-    """Repetitions per second, after ``warm_up`` ones that do not count."""
+    """Repetitions per second, after ``warm_up`` untimed ones."""
     for _ in range(warm_up):
         action()
     count = 0
@@ -29,7 +29,7 @@ def rate(action: Callable[[], object], seconds: float, warm_up: int = 3) -> floa
 
 
 def make_model(workload: Workload) -> Any:
-    """The workload's model, on the CPU, with Gaussian noise of 0.1: SB3's, or our own."""
+    """The workload's model, SB3's or ours, on the CPU, with Gaussian noise of 0.1."""
     import numpy as np
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.noise import NormalActionNoise
@@ -73,7 +73,7 @@ def make_model(workload: Workload) -> Any:
 
 
 def time_model(workload: Workload, start: float) -> dict[str, float | str]:
-    """See :func:`~sb3_ddpg_scratch.bench.workload.measure`; ``start`` is when the process was started, in epoch seconds."""
+    """See :func:`~sb3_ddpg_scratch.bench.workload.measure`; ``start`` is the process's start time, in epoch seconds."""
     model = make_model(workload)
 
     def learn(steps: int) -> None:
@@ -94,7 +94,7 @@ def time_model(workload: Workload, start: float) -> dict[str, float | str]:
 
 
 def time_rltools(workload: Workload, start: float) -> dict[str, float | str]:
-    """Environment steps per second of RLtools' TD3, each with an update, on Gymnasium's Python environment; see there."""
+    """Environment steps per second of RLtools' TD3, each with an update, in Gymnasium's Python environment; see there."""
     import gymnasium as gym
     import numpy as np
     from rltools import TD3
@@ -121,7 +121,7 @@ def time_rltools(workload: Workload, start: float) -> dict[str, float | str]:
 
 
 def time_floor(workload: Workload) -> dict[str, float | str]:
-    """Updates per second that the ten products of two hidden layers allow, each on the fastest of MKL, oneDNN and OpenBLAS."""
+    """Updates per second if only the ten products of two hidden layers took time, with the fastest of three libraries."""
     import numpy as np
     import torch as th
 
@@ -133,7 +133,7 @@ def time_floor(workload: Workload) -> dict[str, float | str]:
     for count, left, right in products:
         out = th.empty(left.shape[0], right.shape[1])
         rates = []
-        # By MKL, and by oneDNN, to which torch hands fp32 products that may be rounded to bf16.
+        # MKL, then oneDNN, which torch uses for fp32 products that may be rounded to bf16.
         for precision in ("highest", "medium"):
             th.set_float32_matmul_precision(precision)
             rates.append(rate(partial(th.mm, left, right, out=out), workload.seconds / 9, warm_up=20))
@@ -144,7 +144,7 @@ def time_floor(workload: Workload) -> dict[str, float | str]:
 
 
 def main() -> None:
-    """Time the workload on the command line, and print the result as one line of JSON."""
+    """Time the workload given on the command line, and print the result as one line of JSON."""
     fields, start, cores = json.loads(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
     if cores:
         os.sched_setaffinity(0, cores)

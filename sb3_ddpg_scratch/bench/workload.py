@@ -1,4 +1,4 @@
-"""What is timed: a contender at a network size, batch size, number of environments and number of cores."""
+"""What is benchmarked: a contender with a network size, batch size, number of environments and number of cores."""
 
 import json
 import os
@@ -11,17 +11,17 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 
 CONTENDERS = ("sb3", "sbx", "autograd", "analytic", "compiled")
-# TD3 in C++, compiled for each configuration: only where TD3 is timed.
+# TD3 in C++, compiled for each configuration; used only where TD3 is timed.
 RLTOOLS = "rltools"
 # Hindsight replay is timed on this environment.
 GOALS, GOAL_ENV = "hindsight", "FetchReach-v4"
-# Timed besides the chosen environment.
+# Timed in addition to the chosen environment.
 MUJOCO, MUJOCO_ENV = "mujoco", "HalfCheetah-v5"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One measurement: ``seconds`` of updates, and of steps, with ``filled`` of ``buffer_size`` transitions in the buffer."""
+    """One measurement: ``seconds`` each of updates and of steps, with ``filled`` of ``buffer_size`` transitions stored."""
 
     contender: str
     net_arch: tuple[int, ...]
@@ -40,7 +40,7 @@ class Workload:
 
     @property
     def setting(self) -> str:
-        """What the contenders of one comparison have in common."""
+        """The configuration that compared contenders share."""
         envs = "" if self.n_envs == 1 else f", {self.n_envs} envs x {self.gradient_steps} updates"
         named = (("TD3", self.td3), ("layer norm", self.layer_norm), (GOALS, self.hindsight))
         options = "".join(f", {name}" for name, on in named if on)
@@ -48,7 +48,7 @@ class Workload:
 
 
 def missing(contender: str) -> str | None:
-    """A sentence about what a contender lacks here; ``None`` if it lacks nothing."""
+    """What is missing to run a contender here, as a sentence; ``None`` if nothing is."""
     needed: dict[str, tuple[str, ...]] = {"sbx": ("sbx", "jax"), "compiled": ("numba", "scipy"), RLTOOLS: (RLTOOLS,)}
     needed |= {GOALS: ("gymnasium_robotics",), MUJOCO: ("mujoco",)}
     lacking = [package for package in needed.get(contender, ()) if find_spec(package) is None]
@@ -60,18 +60,17 @@ def missing(contender: str) -> str | None:
 
 
 def installed(contender: str) -> bool:
-    """Whether what a contender needs is installed."""
     return missing(contender) is None
 
 
 def measure(workload: Workload) -> dict[str, float | str]:
-    """Measure in a new process, bound to as many cores as it may use; ``RuntimeError`` with the end of its log if it fails."""
+    """Measure in a new process, pinned to its number of cores; on failure, ``RuntimeError`` has the end of its log."""
     cores = sorted(os.sched_getaffinity(0))[: workload.cores] if hasattr(os, "sched_getaffinity") else []
     threads = {name: str(workload.cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     module = "sb3_ddpg_scratch.bench.worker"
     finished = subprocess.run(
         [sys.executable, "-m", module, json.dumps(asdict(workload)), repr(time.time()), json.dumps(cores)],
-        # RLtools refuses MKL beside torch, and takes OpenBLAS.
+        # RLtools refuses MKL beside torch, but accepts OpenBLAS.
         env=os.environ | threads | {"JAX_PLATFORMS": "cpu", "RL_TOOLS_DISABLE_MKL": "1"},
         capture_output=True,
         text=True,

@@ -29,28 +29,28 @@ class ResumableCheckpoint(BaseCallback):
     replay buffer, counters, noise, all random generators, ``VecNormalize``, and the environments in the middle of their
     episodes. ``ScratchDDPG.resume(path, env)`` reads them.
 
-    A checkpoint is written between an update and the next step, after every ``every`` steps, and at the end of training. On
-    SIGTERM, which schedulers send, one is written too and ``learn`` ends normally; ``terminated`` tells whether that has
-    happened. (Only the main thread can handle signals.)
+    Checkpoints are written every ``every`` steps, between an update and the next step, and at the end of training. On
+    SIGTERM, which schedulers send, ``learn`` also writes one and returns normally; ``terminated`` is then ``True``. (Only
+    the main thread can handle signals.)
 
-    The counts of other callbacks are kept where they are known (evaluations, calls), or where a callback provides
+    Counts of other callbacks are saved where they are known (evaluations, calls), or where a callback provides
     ``get_training_state()`` and ``set_training_state(state)``. A callback that draws random numbers when a rollout starts
     must come after this one, or it would draw twice.
 
     Environments that cannot be captured (see :mod:`sb3_ddpg_scratch.checkpoint.environments`) begin a new episode when
     training is resumed, with a warning at the first checkpoint.
 
-    :param path: folder for the checkpoints: empty, or that of the training that is resumed
+    :param path: folder for the checkpoints: empty, or that of the training being resumed
     :param every: environment steps between two checkpoints
     :param keep: how many checkpoints to keep, the newest ones
-    :param verbose: 1 to say when a checkpoint is written
+    :param verbose: 1 to print when a checkpoint is written
     :raises ArgumentError: for numbers out of range; and, when training begins, for a folder with another training's
         checkpoints, a model that is not a ``ScratchDDPG``, or one whose buffer or noise cannot be saved
     :raises FolderInUseError: when training begins, for a folder that another training is writing to
-    :raises CheckpointError: when a checkpoint cannot be written; the last good one is then still there
+    :raises CheckpointError: when a checkpoint cannot be written; the last good one remains
     """
 
-    # A ScratchDDPG, which this package cannot import.
+    # A ScratchDDPG, which this package must not import.
     model: Any
 
     def __init__(self, path: str | Path, every: int = 10_000, keep: int = 2, verbose: int = 0) -> None:
@@ -90,13 +90,13 @@ class ResumableCheckpoint(BaseCallback):
         self._handle_termination()
 
     def _start_fresh(self) -> None:
-        """Write all rows that the buffer already holds with the first checkpoint."""
+        """Start a log in which the first checkpoint writes all rows already in the buffer."""
         if self.last is None and checkpoints_in(self.path):
             advice = f"To continue that training: ScratchDDPG.resume({str(self.path)!r}, env)."
             raise ArgumentError("path", str(self.path), "a folder without another training's checkpoints", advice)
         self._log = SegmentLog(self.path / FOLDER)
         if self.num_timesteps < self._saved_at:
-            # Steps are counted from 0 again: the old checkpoints are removed, or they would seem to be the newest.
+            # Steps restart at 0: the old checkpoints are removed, since they would look newest.
             self._kept = {}
         self._saved_at = self.num_timesteps
         self.last = None
@@ -109,18 +109,18 @@ class ResumableCheckpoint(BaseCallback):
         self.last = source
         self.model.last_checkpoint = str(source)
         for folder in reversed(checkpoints_in(self.path)):
-            # Later ones are damaged, or of another continuation: they are removed when the next one is written.
+            # Later ones are damaged or belong to another continuation: they are removed with the next write.
             if step_of(folder) <= checkpoint.step:
                 with suppress(CheckpointError):
                     self._kept[folder] = {segment.name for segment in read_manifest(folder).segments}
 
     def _on_rollout_end(self) -> None:
-        # If training ends next, the updates after this rollout have been made.
+        # If training ends next, this rollout's updates have been made.
         self._at_rest = True
 
     def _on_rollout_start(self) -> None:
         self._at_rest = False
-        # Right after the updates of the step before: everything is at rest.
+        # The previous step's updates are done: everything is at rest.
         if self.terminated and not self._stop:
             self._stop = True
             self._save()
@@ -132,7 +132,7 @@ class ResumableCheckpoint(BaseCallback):
         return not self._stop
 
     def _on_training_end(self) -> None:
-        # A training that a callback has stopped in the middle of a step cannot continue from there.
+        # Training that a callback stopped within a step cannot continue from there.
         if self._at_rest:
             self._save()
 
@@ -184,5 +184,5 @@ class ResumableCheckpoint(BaseCallback):
         self.model._after_learn.callback(setattr, self, "_at_rest", False)
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
-        # This can interrupt anything: only note it.
+        # This can interrupt anything: only set a flag.
         self.terminated = True

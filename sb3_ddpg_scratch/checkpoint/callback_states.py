@@ -1,4 +1,4 @@
-"""What callbacks have counted and gathered, so that evaluations and logs continue when training is resumed."""
+"""The counts and results of callbacks, so that evaluations and logs continue when training is resumed."""
 
 import warnings
 from typing import Any
@@ -17,7 +17,7 @@ from sb3_ddpg_scratch.checkpoint.object_state import qualified_name
 from sb3_ddpg_scratch.errors import CheckpointError
 from sb3_ddpg_scratch.known_code import callbacks_in
 
-# What each class counts. All else of a callback is how it was made, which the resumed training may change.
+# The counters of each class. A callback's other attributes are its settings, which the resumed training may change.
 _COUNTED: dict[Any, tuple[str, ...]] = {
     BaseCallback: ("n_calls", "num_timesteps"),
     EvalCallback: (
@@ -36,7 +36,7 @@ def environments_of(root: BaseCallback) -> list[VecEnv]:
 
 
 def capture_callbacks(root: BaseCallback) -> list[dict[str, Any]]:
-    """What a callback and those it calls have counted, and the states of environments that they evaluate on."""
+    """The counts of a callback and of those it calls, and the states of their evaluation environments."""
     states = []
     for callback in callbacks_in(root):
         state: dict[str, Any] = {"class": qualified_name(callback)}
@@ -50,7 +50,7 @@ def capture_callbacks(root: BaseCallback) -> list[dict[str, Any]]:
 
 
 def restore_callbacks(root: BaseCallback, states: list[dict[str, Any]]) -> None:
-    """Give callbacks what those of the same class, in the same order, had. Others start fresh."""
+    """Restore callbacks from states of the same class, in order; callbacks without one start fresh."""
     waiting = list(states)
     for callback in callbacks_in(root):
         state = next((state for state in waiting if state["class"] == qualified_name(callback)), None)

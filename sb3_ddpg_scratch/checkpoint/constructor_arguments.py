@@ -14,15 +14,15 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from sb3_ddpg_scratch import noise as our_noise
 from sb3_ddpg_scratch.checkpoint.serialization import Encoder, NotDataError
 
-# Classes that settings may name: of these kinds, and of packages that are no user's.
+# Settings may name classes of these kinds from these packages, but no classes of the user's own.
 _NAMED = (th.nn.Module, th.optim.Optimizer, ReplayBuffer)
 _PACKAGES = ("torch", "stable_baselines3", "sb3_ddpg_scratch")
 _NOT_SETTINGS = ("env", "_init_setup_model")
 
 
 def capture_settings(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """The constructor's arguments except ``env``; and those that cannot be stored as data, each with the reason."""
-    # Not a subclass's arguments: those that resume() takes.
+    """The constructor's arguments except ``env``, and those that cannot be stored as data, each with the reason."""
+    # The arguments of the class that defines resume(), not those of a subclass.
     algorithm = [cls for cls in type(model).__mro__ if "resume" in vars(cls)][-1]
     names = [name for name in inspect.signature(algorithm).parameters if name not in _NOT_SETTINGS]
     kept_otherwise = {
@@ -55,7 +55,7 @@ def capture_settings(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _leave_out_derived_buffer(model: Any, values: dict[str, Any]) -> None:
-    """SB3 enters the buffer class that it has chosen where the user had given none."""
+    """Leave out the buffer class where SB3 chose it and the user gave none."""
     chosen: type = NStepReplayBuffer if model.n_steps > 1 else ReplayBuffer
     if isinstance(model.replay_buffer, DictReplayBuffer):
         chosen = DictReplayBuffer
@@ -71,7 +71,7 @@ def settings_from(captured: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(value: Any) -> Any:
-    """Classes of known kinds become their names."""
+    """Replace classes of known kinds by their names."""
     if isinstance(value, dict):
         return {key: _named(item) for key, item in value.items()}
     if isinstance(value, type) and issubclass(value, _NAMED) and value.__module__.partition(".")[0] in _PACKAGES:
@@ -92,7 +92,7 @@ def _resolved(value: Any) -> Any:
 
 
 def capture_noise(noise: ActionNoise | None) -> dict[str, Any] | None:
-    """A noise's class and all its attributes; a class of the user's own may offer ``get_training_state()``."""
+    """A noise's class and all its attributes; a user's own class may provide ``get_training_state()``."""
     if noise is None:
         return None
     captured: dict[str, Any] = {"class": type(noise).__name__}
@@ -113,7 +113,7 @@ def capture_noise(noise: ActionNoise | None) -> dict[str, Any] | None:
 
 
 def make_noise_from(captured: dict[str, Any] | None) -> Any:
-    """A noise in the captured state; ``ValueError`` if its class is the user's own."""
+    """Rebuild a captured noise; ``ValueError`` if its class is the user's own."""
     if captured is None:
         return None
     found = _noise_class(captured["class"])

@@ -1,10 +1,10 @@
 """
-The state of environments, through all of their wrappers and in whatever process they are.
+The state of environments, including all of their wrappers, in any process.
 
 An environment or wrapper whose attributes are all data is captured automatically, as is MuJoCo's physics. One with other
 attributes (a physics engine's objects, a connection) can provide two methods:
 
-``get_training_state()`` returns all that its next steps depend on, as numbers, strings, arrays, lists, tuples and dicts;
+``get_training_state()`` returns everything its next steps depend on, as numbers, strings, arrays, lists, tuples and dicts;
 ``set_training_state(state)`` puts a fresh environment into that state.
 
 State outside attributes (closures, modules, objects in C, a MuJoCo model that changes during training) is not captured: such
@@ -26,13 +26,13 @@ from sb3_ddpg_scratch.errors import CheckpointError
 
 _CAPTURE, _RESTORE = "_capture_training_state", "_restore_training_state"
 _GENERATOR = ("_np_random", "_np_random_seed")
-# Of a VecEnv's own attributes those that it continues from; the rest is how it was made, or the last step's output.
+# Attributes of a VecEnv that it continues from; its others are settings, or the last step's output.
 _VEC_ENV_MEMORY: tuple[str, ...] = ("reset_infos", "_seeds", "_options", "buf_obs", "buf_dones", "buf_rews")
 _VEC_ENV_MEMORY += ("observation_space", "action_space")
 
 
 def capture_env(env: gym.Env) -> dict[str, Any]:
-    """The state of each layer, outermost first, and under ``obstacle`` what could not be captured."""
+    """The state of each layer, outermost first; ``obstacle`` is what could not be captured."""
     layers, obstacle = [], None
     for layer in _layers(env):
         if hasattr(type(layer), "get_training_state"):
@@ -82,12 +82,12 @@ def _before_reset(layer: gym.Env, captured: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rewrite_monitor_file(monitor: Monitor) -> None:
-    """Give a monitor's fresh file the rows of the episodes that had ended."""
+    """Write the rows of completed episodes to a monitor's new file."""
     writer = monitor.results_writer
     if writer is None or writer.logger is None:
         return
     if "a" in writer.file_handler.mode:
-        # The user has asked to append, to a file that has those rows.
+        # The user asked to append to a file, which already has those rows.
         return
     episodes = zip(monitor.episode_returns, monitor.episode_lengths, monitor.episode_times, strict=True)
     for episode_return, length, time in episodes:
@@ -95,7 +95,7 @@ def _rewrite_monitor_file(monitor: Monitor) -> None:
 
 
 class _Installer:
-    """Given to ``env_is_wrapped`` as a class, to give environments in other processes functions to call."""
+    """Passed to ``env_is_wrapped`` as a class, to attach functions to environments in other processes."""
 
     def __instancecheck__(self, env: Any) -> bool:
         setattr(env, _CAPTURE, functools.partial(capture_env, env))
@@ -104,7 +104,7 @@ class _Installer:
 
 
 def capture_vec_env(vec_env: VecEnv) -> dict[str, Any]:
-    """The states of environments, in this process or in others, and of their wrappers; ``obstacle`` as in one's state."""
+    """The states of environments, in any process, and of their wrappers; ``obstacle`` as in :func:`capture_env`."""
     wrappers, base = _vec_layers(vec_env)
     obstacle = None
     captured_wrappers = []
@@ -122,7 +122,7 @@ def capture_vec_env(vec_env: VecEnv) -> dict[str, Any]:
 
 
 def _capture_envs(base: Any) -> tuple[list[dict[str, Any]], str | None]:
-    """The states of the environments themselves, and why they cannot be reached, if they cannot."""
+    """The states of the environments themselves, and why they cannot be reached, if so."""
     if hasattr(base, "envs"):
         return [capture_env(env) for env in base.envs], None
     try:
@@ -155,7 +155,7 @@ def restore_vec_env(vec_env: VecEnv, state: dict[str, Any]) -> None:
 
 
 class _TerminationHandler:
-    """Sent like :class:`_Installer`, to set what a process does on SIGTERM."""
+    """Sent like :class:`_Installer`, to set a process's SIGTERM handler."""
 
     def __init__(self, handler: signal.Handlers) -> None:
         self.handler = handler
@@ -166,7 +166,7 @@ class _TerminationHandler:
 
 
 def outlive_termination(vec_env: VecEnv, outlive: bool) -> None:
-    """Make environments' processes ignore SIGTERM, which schedulers send to all processes of a group, or end on it again."""
+    """Make environments' processes ignore SIGTERM, which schedulers send to whole process groups, or end on it again."""
     base = vec_env.unwrapped
     if isinstance(base, SubprocVecEnv) and not base.closed:
         handler = signal.SIG_IGN if outlive else signal.SIG_DFL

@@ -1,4 +1,4 @@
-"""The state of an object, restored into a fresh one made in the same way; and the process's random generators."""
+"""The state of an object, restored into a new one made in the same way, and the process's random generators."""
 
 import functools
 import random
@@ -16,12 +16,12 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 
 from sb3_ddpg_scratch.checkpoint.serialization import Encoder, NotDataError
 
-# Gymnasium's names for the arguments that an object was made with, and for how it is shown.
+# Gymnasium's names for constructor arguments and the render mode.
 _MADE_WITH = ("_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "render_mode")
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial, np.ufunc)
 _CODE = (*_FUNCTIONS, types.ModuleType, type, EnvSpec, ResultsWriter)
 _DISPLAYS = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering")
-# Tables of a MuJoCo model's names, which are made with it.
+# Tables of a MuJoCo model's names, which are rebuilt with it.
 _NAMES = ("gymnasium_robotics.utils.mujoco_utils",)
 _OPENED = (RunningMeanStd, GymnasiumRunningMeanStd, StackedObservations)
 
@@ -46,7 +46,7 @@ def capture_attributes(holder: Any, skipped: tuple[str, ...] = ()) -> tuple[dict
         elif _is_of(_OPENED, value):
             opened[name] = _open(value)
         elif type(value).__module__.startswith("mujoco"):
-            # The model is how the physics was made; the data is what it has come to.
+            # The model defines the physics; the data is its current state.
             if type(value).__name__ == "MjData" and hasattr(holder, "model"):
                 physics[name] = _capture_physics(holder.model, value)
             elif type(value).__name__ != "MjModel":
@@ -72,7 +72,7 @@ def restore_attributes(holder: Any, captured: dict[str, Any]) -> None:
 
 
 def _is_of(kinds: type | tuple[type, ...], value: Any) -> bool:
-    """Whether it is of one of these kinds, or a dict of such objects."""
+    """Whether a value is of one of these kinds, or a dict of such values."""
     if type(value) is dict:
         return bool(value) and all(isinstance(part, kinds) for part in value.values())
     return isinstance(value, kinds)
@@ -101,7 +101,7 @@ def _is_data(value: Any) -> bool:
 
 
 def space_generators(space: spaces.Space[Any] | dict[str, spaces.Space[Any]]) -> list[np.random.Generator | None]:
-    """The generators of a space and of the spaces in it."""
+    """The generators of a space and its subspaces."""
     return [part._np_random for part in _parts_of(space)]
 
 
@@ -121,7 +121,7 @@ def _parts_of(space: spaces.Space[Any] | dict[str, spaces.Space[Any]]) -> list[s
 
 
 def _capture_physics(model: Any, data: Any) -> dict[str, np.ndarray]:
-    """MuJoCo's integration state, and what the last step computed from it, which environments read before the next."""
+    """MuJoCo's integration state, and the last step's results, which environments read before the next step."""
     import mujoco
 
     kind = int(mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -133,7 +133,7 @@ def _capture_physics(model: Any, data: Any) -> dict[str, np.ndarray]:
 
 
 def _has_lasting_memory(value: Any) -> bool:
-    # Arrays of constraints and contacts are empty at first: their memory is new in every step.
+    # Arrays of constraints and contacts are empty at first and get new memory in every step.
     return isinstance(value, np.ndarray) and value.size > 0 and value.flags.writeable
 
 
@@ -142,7 +142,7 @@ def _restore_physics(model: Any, data: Any, captured: dict[str, np.ndarray]) -> 
 
     kind = int(mujoco.mjtState.mjSTATE_INTEGRATION)
     mujoco.mj_setState(model, data, captured["integration"], kind)
-    # Contacts, which are in no array that lasts, belong to these positions again.
+    # Recompute contacts, which no lasting array holds, for these positions.
     mujoco.mj_forward(model, data)
     mujoco.mj_setState(model, data, captured["integration"], kind)
     for name, array in captured.items():

@@ -1,6 +1,6 @@
 """
-The replay buffer on the disk, in segments: files with the transitions of a range of time steps, shared by all checkpoints
-after. Time steps are counted from the first ever added: number n lies at position n modulo ``buffer_size``.
+The replay buffer on the disk, in segments: files with the transitions of a range of time steps, shared by all later
+checkpoints. Time steps are counted from the first ever added: number n is at position n modulo ``buffer_size``.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 
 FOLDER = "segments"
 _NAME = re.compile(r"\d+-\d+-[0-9a-f]+\.rows")
-# Neighbours are joined up to this size, so that frequent checkpoints do not leave thousands of files.
+# Neighbors are joined up to this size, so that frequent checkpoints do not leave thousands of files.
 LARGEST_JOINED = 16 * 2**20
 
 _SUPPORTED: tuple[type, ...] = (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer, HerReplayBuffer)
 _SUPPORTED += (PackedReplayBuffer, PackedNStepReplayBuffer, PackedDictReplayBuffer, PackedHerReplayBuffer)
 _SB3_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-# Of SB3's HerReplayBuffer also these, which change for old transitions too.
+# Additional columns of SB3's HerReplayBuffer, which also change for old transitions.
 _SB3_EPISODES = ("ep_start", "ep_length", "_current_ep_start")
 
 
 class Segment(NamedTuple):
-    """A file with the transitions of the time steps from ``start`` to ``stop - 1``."""
+    """A file with the transitions of time steps ``start`` to ``stop - 1``."""
 
     name: str
     start: int
@@ -43,7 +43,7 @@ class Segment(NamedTuple):
 
 
 def why_not_saved(buffer: ReplayBuffer) -> str | None:
-    """What keeps a replay buffer from being saved in segments; ``None`` if nothing does."""
+    """Why a replay buffer cannot be saved in segments; ``None`` if it can."""
     if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict:
         return "with copy_info_dict=True the replay buffer keeps infos, which may be any objects"
     if type(buffer) in _SUPPORTED:
@@ -71,7 +71,7 @@ def layout_of(buffer: ReplayBuffer) -> dict[str, Any]:
 
 
 def head_of(buffer: ReplayBuffer) -> dict[str, Any]:
-    """What a buffer has besides its columns, and the row at its position, where memory-saving buffers have begun the next."""
+    """A buffer's state besides its columns, and the row at its position, which memory-saving buffers have already begun."""
     row = {name: column[buffer.pos].copy() for name, column in columns_of(buffer).items()}
     head = {"pos": buffer.pos, "full": buffer.full, "row": row}
     if isinstance(buffer, PackedReplayBuffer):
@@ -80,7 +80,7 @@ def head_of(buffer: ReplayBuffer) -> dict[str, Any]:
 
 
 class SegmentLog:
-    """The segments of a buffer that is being filled, and the time steps ever added to it when they were written."""
+    """The segments of a buffer that is being filled, and how many time steps had ever been added when they were written."""
 
     def __init__(self, folder: Path, segments: list[Segment] | None = None, written: int = 0) -> None:
         self.folder = folder
@@ -88,17 +88,17 @@ class SegmentLog:
         self.written = written
 
     def save(self, buffer: ReplayBuffer, added: int) -> None:
-        """Write the time steps added since the last time; after an error ``segments`` and ``written`` are as before."""
+        """Write the time steps added since the last call; after an error, ``segments`` and ``written`` are unchanged."""
         size = buffer.buffer_size
         written, segments = self.written + added, self.segments
         if written % size != buffer.pos or (written >= size) != buffer.full:
-            # Somebody else has added or removed transitions: start over.
+            # Something else added or removed transitions: start over.
             written, segments = buffer.pos + (size if buffer.full else 0), []
         oldest = max(written - size, 0)
         segments = [segment for segment in segments if segment.stop > oldest]
         columns = columns_of(buffer)
         row_bytes = sum(column[0].nbytes for column in columns.values())
-        # The newest transition may still be changed: a new learn() marks it as its trajectory's last.
+        # The newest transition may still change: a new learn() marks it as the last of its trajectory.
         start = max(segments[-1].stop - 1 if segments else 0, oldest)
         while segments and _joins(segments[-1], (written - start) * row_bytes) and segments[-1].start >= oldest:
             start = segments.pop().start
@@ -112,7 +112,7 @@ def _joins(segment: Segment, following: int) -> bool:
 
 
 def _write(folder: Path, columns: dict[str, np.ndarray], start: int, stop: int, size: int) -> Segment:
-    # A name that was never used before: another checkpoint may need the old file of the same range.
+    # Always a new name: another checkpoint may need the old file of the same range.
     name = f"{start:012d}-{stop:012d}-{os.urandom(8).hex()}.rows"
     digest, total = hashlib.sha256(), 0
     with whole_file(folder / name) as file:
@@ -124,7 +124,7 @@ def _write(folder: Path, columns: dict[str, np.ndarray], start: int, stop: int, 
 
 
 def _parts(columns: dict[str, np.ndarray], start: int, stop: int, size: int) -> Iterator[memoryview]:
-    """The memory of a range of time steps, column by column; in two parts where the range passes the buffer's end."""
+    """The memory of a range of time steps, column by column; in two parts if it wraps around the buffer's end."""
     first, count = start % size, stop - start
     before_end = min(count, size - first)
     for column in columns.values():
@@ -154,7 +154,7 @@ def check_file(file: Path, bytes: int, sha256: str) -> None:
 def restore_buffer(
     buffer: ReplayBuffer, folder: Path, segments: list[Segment], written: int, layout: dict[str, Any], head: dict[str, Any]
 ) -> None:
-    """Read a buffer's transitions from segments, which have been checked, straight into its memory."""
+    """Read a buffer's transitions from checked segments, directly into its memory."""
     if layout != layout_of(buffer):
         raise CheckpointError(
             folder, f"holds transitions of another replay buffer: {layout}, and this model's is {layout_of(buffer)}"

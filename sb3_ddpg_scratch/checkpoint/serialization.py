@@ -16,12 +16,12 @@ Tree = Any
 
 _PLAIN = (type(None), bool, int, float, str)
 _BIT_GENERATORS = {cls.__name__: cls for cls in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox)}
-# Longer lists of nothing but floats are kept as arrays, which are far shorter than their digits.
+# Longer lists of only floats are stored as arrays, which take far less space than their digits.
 _LONG_LIST = 16
 
 
 class NotDataError(TypeError):
-    """An object that is more than data, and ``where`` it was found, as in ``.state['x']``."""
+    """An object that is more than data; ``where`` is its location, as in ``.state['x']``."""
 
     def __init__(self, where: str, value: Any) -> None:
         super().__init__(
@@ -30,7 +30,7 @@ class NotDataError(TypeError):
 
 
 class Encoder:
-    """Turns objects into trees, and gathers their arrays. An array that is met twice stays one array."""
+    """Turns objects into trees and collects their arrays; an array that occurs twice stays one array."""
 
     def __init__(self) -> None:
         self.arrays: list[np.ndarray] = []
@@ -39,7 +39,7 @@ class Encoder:
         self._met: list[Any] = []
 
     def encode(self, value: Any, where: str = "") -> Tree:
-        """The tree of a value, which errors call ``where``."""
+        """The tree of a value; ``where`` is its location, for errors."""
         kind = type(value)
         if kind in _PLAIN:
             return value
@@ -88,7 +88,7 @@ class Encoder:
 
 
 def decode(tree: Tree, arrays: list[np.ndarray]) -> Any:
-    """What was encoded; each of the ``arrays`` has to be writable and have memory of its own."""
+    """The value that was encoded; each of the ``arrays`` must be writable and own its memory."""
     if type(tree) in _PLAIN:
         return tree
     if isinstance(tree, list):
@@ -119,7 +119,7 @@ def _random_state(state: Any, tree: dict[str, Tree]) -> np.random.RandomState:
     return random_state
 
 
-# For each kind, what turns an array or a decoded tree into the value.
+# For each kind, a function that turns an array or a decoded tree into the value.
 _OF_ARRAY: dict[str, Callable[[np.ndarray, dict[str, Tree]], Any]] = {
     "array": lambda array, tree: array,
     "floats": lambda array, tree: array.tolist(),

@@ -5,8 +5,8 @@ Checkpoints on the disk. A folder of them looks like this::
     step_000000040000/
     segments/            the replay buffer's rows, shared by all checkpoints
 
-A checkpoint is written under another name and renamed when everything is on the disk, its manifest last. The manifest's
-first line is the SHA-256 of the rest; the rest names every file that the checkpoint needs, with its size and SHA-256.
+A checkpoint is written under a temporary name, its manifest last, and renamed once everything is on the disk. The manifest's
+first line is the SHA-256 of the rest, which lists every file that the checkpoint needs, with its size and SHA-256.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _UNFINISHED = ".unfinished"
 
 
 class Manifest(NamedTuple):
-    """What a checkpoint consists of: its own files, each with its size and SHA-256, and segments, oldest first."""
+    """A checkpoint's own files, each with its size and SHA-256, and its segments, oldest first."""
 
     step: int
     files: dict[str, dict[str, Any]]
@@ -39,7 +39,7 @@ class Manifest(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """A whole checkpoint: its state, and the files with the replay buffer's rows, oldest first."""
+    """A complete checkpoint: its state, and the segments of the replay buffer, oldest first."""
 
     folder: Path
     step: int
@@ -52,13 +52,13 @@ def name_of(step: int) -> str:
 
 
 def step_of(folder: Path) -> int:
-    """The environment steps in a checkpoint's name, -1 for another name."""
+    """The environment steps in a checkpoint's name; -1 for other names."""
     match = _NAME.fullmatch(folder.name)
     return -1 if match is None else int(match[1])
 
 
 def checkpoints_in(path: Path) -> list[Path]:
-    """The checkpoints in a folder, whole or not, newest first."""
+    """The checkpoints in a folder, complete or not, newest first."""
     if not path.is_dir():
         return []
     found = [folder for folder in path.iterdir() if _NAME.fullmatch(folder.name)]
@@ -66,7 +66,7 @@ def checkpoints_in(path: Path) -> list[Path]:
 
 
 def write_checkpoint(path: Path, step: int, state: dict[str, Any], segments: list[Segment]) -> Path:
-    """Write a checkpoint whose segments are written already; returns its folder."""
+    """Write a checkpoint whose segments are already on the disk; returns its folder."""
     unfinished, final = path / f".{name_of(step)}{_UNFINISHED}", path / name_of(step)
     shutil.rmtree(unfinished, ignore_errors=True)
     encoder = Encoder()
@@ -84,7 +84,7 @@ def write_checkpoint(path: Path, step: int, state: dict[str, Any], segments: lis
             write_whole(unfinished / name, content)
         write_whole(unfinished / MANIFEST, f"{_sha256(text.encode())}\n{text}")
         if final.exists():
-            # Only a damaged one, or one of a training that was resumed from before it, can be in the way.
+            # It can only be damaged, or left by a training that was resumed from an earlier step.
             shutil.rmtree(final)
         unfinished.rename(final)
     finally:
@@ -94,10 +94,10 @@ def write_checkpoint(path: Path, step: int, state: dict[str, Any], segments: lis
 
 
 def prune(path: Path, kept: Mapping[Path, set[str]]) -> None:
-    """Remove all checkpoints but the kept ones, what was left unfinished, and the segments that no kept one needs."""
+    """Remove all checkpoints except the kept ones, unfinished ones, and segments that are no longer needed."""
     for folder in checkpoints_in(path):
         if folder not in kept:
-            # Without its manifest it is not a checkpoint, however far the removal gets.
+            # Without its manifest it is no checkpoint, even if the removal is interrupted.
             (folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
     for leftover in path.glob(f".*{_UNFINISHED}"):
@@ -113,7 +113,7 @@ def _sha256(content: bytes) -> str:
 
 
 def newest_whole(path: Path) -> tuple[Checkpoint, list[CheckpointError]]:
-    """The newest checkpoint of which every file is whole, and what is wrong with those that are newer."""
+    """The newest intact checkpoint, and what is wrong with the newer ones."""
     candidates = [path] if (path / MANIFEST).exists() or _NAME.fullmatch(path.name) else checkpoints_in(path)
     problems: list[CheckpointError] = []
     for folder in candidates:
@@ -129,7 +129,7 @@ def newest_whole(path: Path) -> tuple[Checkpoint, list[CheckpointError]]:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint after comparing the size and SHA-256 of each of its files with its manifest."""
+    """Read a checkpoint after checking the size and SHA-256 of each of its files against its manifest."""
     manifest = read_manifest(folder)
     for name in (STATE, ARRAYS):
         check_file(folder / name, **manifest.files[name])

@@ -1,4 +1,4 @@
-"""All of a training's state: what a checkpoint takes from a model, and puts into a fresh one that continues training."""
+"""The complete state of a training: captured from a model for a checkpoint, and restored into a new one."""
 
 import platform
 import time
@@ -39,11 +39,11 @@ _COUNTERS = (
 
 
 def capture_training(model: Any, callback: BaseCallback, written: int) -> dict[str, Any]:
-    """The state of a model between an update and the next step, as data, without the replay buffer's rows."""
+    """A model's state between an update and the next step, as data, without the replay buffer's rows."""
     assert model.env is not None
     assert model.replay_buffer is not None
     settings, missing = capture_settings(model)
-    # Reading the latest training's numbers for the log, as the property does, changes no parameter.
+    # The property reads the latest training's numbers for the log, which changes no parameter.
     logger = model.logger
     return {
         "machine": machine(),
@@ -82,7 +82,7 @@ def machine() -> dict[str, Any]:
 
 
 def restore_training(model: Any, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint into a fresh model, made with the same settings, and into its environments."""
+    """Restore a checkpoint into a new model, made with the same settings, and into its environments."""
     state = checkpoint.state
     try:
         _restore(model, checkpoint)
@@ -140,7 +140,7 @@ def _restore(model: Any, checkpoint: Checkpoint) -> None:
 
 
 def _restore_when_learning(model: Any, state: dict[str, Any], callback: BaseCallback) -> None:
-    """Restore what starting ``learn`` changes: the log, the callbacks, the random generators."""
+    """Restore what starting ``learn`` changes: the log, the callbacks and the random generators."""
     logger = model.logger
     logger.name_to_value.update(state["log"]["values"])
     logger.name_to_count.update(state["log"]["counts"])
@@ -155,7 +155,7 @@ def _restore_noise(model: Any, captured: dict[str, Any] | None, checkpoint: Chec
         restore_noise(noise, captured)
         return
     try:
-        # A noise of SB3's is copied for each environment only when training begins.
+        # SB3 copies its noise for each environment only when training begins.
         model.action_noise = make_noise_from(captured)
     except ValueError as error:
         advice = "Give a noise of that class as action_noise."
@@ -174,7 +174,7 @@ def _warn_of_differences(model: Any, checkpoint: Checkpoint) -> None:
 
 
 def read_newest(path: str | Path) -> Checkpoint:
-    """The newest whole checkpoint of a folder, with a warning about those that were skipped."""
+    """The newest intact checkpoint in a folder, with a warning about those that were skipped."""
     checkpoint, problems = newest_whole(Path(path))
     for problem in problems:
         warnings.warn(f"Skipped a checkpoint that is not whole. {problem}", stacklevel=2)
@@ -183,15 +183,15 @@ def read_newest(path: str | Path) -> Checkpoint:
 
 def resume_model(model_class: type[Model], path: str | Path, env: GymEnv | str, **settings: Any) -> Model:
     """
-    Read the newest whole checkpoint that a :class:`~sb3_ddpg_scratch.ResumableCheckpoint` has written. The model's next
+    Load the newest intact checkpoint of a :class:`~sb3_ddpg_scratch.ResumableCheckpoint`. The model's next
     ``learn``, with the same ``total_timesteps``, continues to the same result bit for bit.
 
     :param path: a folder of checkpoints, or one checkpoint
-    :param env: environments made as those of the interrupted training
-    :param settings: constructor arguments that a checkpoint cannot hold, such as functions; others override its own
+    :param env: environments made like those of the interrupted training
+    :param settings: constructor arguments: those that a checkpoint cannot hold, such as functions; others replace its own
     :return: the model
-    :raises CheckpointError: if there is no checkpoint that is whole and fits
-    :raises ArgumentError: for an argument that the checkpoint cannot hold and that is not given
+    :raises CheckpointError: if no intact checkpoint fits
+    :raises ArgumentError: if an argument that the checkpoint cannot hold is missing
     """
     checkpoint = read_newest(path)
     for name, reason in checkpoint.state["missing_settings"].items():

@@ -1,4 +1,4 @@
-"""The command ``sb3-ddpg-scratch``: one module for each subcommand or small group of them."""
+"""The command ``sb3-ddpg-scratch``, with one module per subcommand or small group of them."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from sb3_ddpg_scratch.errors import (
 )
 from sb3_ddpg_scratch.gym_packages import add_current_folder
 
-# Exit statuses; Typer itself ends with the second after Ctrl-C.
+# Exit statuses; Typer itself uses the second after Ctrl-C.
 WRONG_INPUT, INTERRUPTED = 2, 130
 
 REPORTED = (
@@ -49,7 +49,7 @@ zoo.add_zoo_commands(app)
 
 
 def main() -> None:
-    """Run the command. Invalid input and interruptions end it with a message instead of a traceback."""
+    """Run the command; on invalid input or an interruption, print a message instead of a traceback."""
     console = Console(stderr=True)
     add_current_folder()
     try:

@@ -1,4 +1,4 @@
-"""The subcommand ``compare``. What it needs is imported only when it runs."""
+"""The subcommand ``compare``. Its dependencies are imported only when it runs."""
 
 import shlex
 from pathlib import Path

@@ -34,7 +34,7 @@ def demo(
 
 
 def run_demo(out: Path, seed: int, console: Console) -> float:
-    """Train until 20 noise-free episodes return more than -200; returns the mean return of 20 others with the saved model."""
+    """Train until 20 noise-free episodes return more than -200; returns the saved model's mean return in 20 others."""
     model = pendulum_model(seed)
     say(console, f"Training ScratchDDPG on {ENV_ID} until {EPISODES} noise-free episodes return more than {SOLVED_RETURN:g}.")
     diagnostics = DiagnosticsCallback(out, every=200, snapshot_every=1000, eval_env=ENV_ID, eval_every=1000)
@@ -49,7 +49,7 @@ def run_demo(out: Path, seed: int, console: Console) -> float:
         )
         callbacks = [diagnostics, watch]
         model.learn(CHUNK_STEPS, callback=callbacks, progress_bar=True, reset_num_timesteps=model.num_timesteps == 0)
-        # Other episodes than those that stopped the training, whose score is biased upwards by that choice.
+        # New episodes: the score of those that stopped the training is biased upwards.
         score = float(np.mean(evaluate_policy(model, make_vec_env(ENV_ID, seed=seed + 2000), EPISODES)[0]))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "scratch_ddpg_pendulum.zip"

@@ -47,7 +47,7 @@ def export(
 
 
 def _statistics(model: Path, given: str | None, loaded: ScratchDDPG) -> VecNormalize | Literal[False] | None:
-    """The given statistics, else those beside the model; rejects a model that needs some and has none."""
+    """The given statistics, or those beside the model; rejects a model that needs some and has none."""
     if given == "none":
         return False
     path = _beside(model) if given is None else Path(given)
@@ -67,7 +67,7 @@ def _statistics(model: Path, given: str | None, loaded: ScratchDDPG) -> VecNorma
 
 
 def _beside(model: Path) -> Path | None:
-    """The statistics that were saved with a model: by SB3's CheckpointCallback, or by RL Zoo for the whole run."""
+    """The statistics saved with a model by SB3's CheckpointCallback, or by RL Zoo for the whole run."""
     checkpoint = _CHECKPOINT.fullmatch(model.name)
     own = [model.with_name(f"{checkpoint[1]}_vecnormalize_{checkpoint[2]}.pkl")] if checkpoint else []
     candidates = [*own, model.with_name(STATISTICS), model.with_suffix("") / STATISTICS, *model.parent.glob(f"*/{STATISTICS}")]
@@ -75,7 +75,7 @@ def _beside(model: Path) -> Path | None:
 
 
 def _says_normalize(model: Path) -> bool:
-    """Whether the settings that RL Zoo saved with a model have ``normalize``."""
+    """Whether the settings that RL Zoo saved with a model include ``normalize``."""
     from sb3_ddpg_scratch.zoo.yaml_settings import read_saved
 
     return any(read_saved(path).get("normalize") for path in model.parent.glob("*/config.yml"))

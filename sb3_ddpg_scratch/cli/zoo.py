@@ -28,7 +28,7 @@ _PANEL = "RL Zoo (each with the options of its script)"
 
 
 class _PassedOn(TyperCommand):
-    """A command that leaves its arguments, --help included, to another parser."""
+    """Passes its arguments, including --help, to another parser."""
 
     def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # typer's own context type moves between versions
         ctx.args = list(args)

@@ -1,7 +1,7 @@
 """
-Arms compared on environments with several seeds: experiment, runs, statistics, verdict and report; the presets side by side.
+Comparisons of arms on environments with several seeds, from experiment to report; also of the presets with one another.
 
-What a program or notebook needs is exported here and imported on first use, since it needs the ``compare`` extra.
+The public names are imported on first use, since they need the ``compare`` extra.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""A whole comparison: runs performed, results gathered and stored, verdicts and report written."""
+"""A whole comparison: performs the runs, collects and stores results, writes verdicts and report."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,22 +26,22 @@ from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 from sb3_ddpg_scratch.terminal import say
 
 EXPERIMENT_FILE = "experiment.json"
-"""The settings of a folder's comparison: one with other settings must not continue in it."""
+"""The settings of the comparison in a folder; one with other settings must not continue there."""
 _ADVICE = "Choose another folder, or the settings of the comparison in it."
-# Submitted to Ray at a time: more than any cluster can run at once, so that Ray decides what waits.
+# Submitted to Ray at a time: more than a cluster can run at once, so that Ray does the scheduling.
 RUNS_IN_RAY = 256
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Runs that failed, and what ``summary.json`` holds: ``None`` where no run is finished."""
+    """Runs that failed, and the contents of ``summary.json`` (``None`` if no run finished)."""
 
     failed: list[RunSpec]
     summary: dict[str, Any] | None
 
 
 def run_comparison(plan: Plan, console: Console, command: str, ray_address: str | None = None, ray: bool = False) -> Outcome:
-    """Perform unfinished runs, here or on Ray, and write all files, also when interrupted."""
+    """Perform unfinished runs, here or on Ray, and write all files, even when interrupted."""
     out = plan.experiment.out
     check_folder(plan.specs, out)
     try_out([spec for spec in plan.specs if finished_result(spec, out) is None])
@@ -77,7 +77,7 @@ def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -
 
 
 def gather(plan: Plan, random_scores: dict[str, float], failed: Sequence[RunSpec], command: str) -> Results:
-    """All that is finished, including the stored baseline."""
+    """All finished results, including the stored baseline's."""
     out = plan.experiment.out
     runs = list(plan.stored.runs) if plan.stored is not None else []
     tables = [plan.stored.evaluations] if plan.stored is not None else []
@@ -97,7 +97,7 @@ def gather(plan: Plan, random_scores: dict[str, float], failed: Sequence[RunSpec
 
 
 def _table(spec: RunSpec, result: dict[str, Any]) -> pd.DataFrame:
-    # JSON has null for what is not finite.
+    # JSON has null for numbers that are not finite.
     measured = (np.array(result[key], float) for key in ("seconds", "returns", "return_stds"))
     table = pd.DataFrame(dict(zip(("seconds", "mean_return", "std_return"), measured, strict=True)))
     table["step"] = result["timesteps"]
@@ -136,7 +136,7 @@ def _draw_diagnostics(plan: Plan, console: Console) -> None:
 
 
 def check_folder(specs: Sequence[RunSpec], out: Path) -> None:
-    """A folder may gain arms, environments and seeds; if its runs were made with other settings, say what differs."""
+    """Allow a folder to gain arms, environments and seeds; if its runs had other settings, report the differences."""
     if out.exists() and not out.is_dir():
         raise ArgumentError("--out", str(out), "a folder", "There is a file of that name.")
     if not out.exists() or holds_nothing(out):
@@ -168,7 +168,7 @@ def _description(specs: Sequence[RunSpec]) -> dict[str, Any]:
 
 
 def _differences(made: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """What is missing now or differs, by arm and environment; there may be more of both."""
+    """What is missing now or differs, by arm and environment; additions are allowed."""
     for arm, envs in made.items():
         for env, content in envs.items():
             if env not in now.get(arm, {}):

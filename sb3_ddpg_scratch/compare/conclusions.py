@@ -1,4 +1,4 @@
-"""What a comparison concludes: verdicts with their reasons in sentences, ``summary.json``, and the table on a terminal."""
+"""The conclusions of a comparison: verdicts with reasons in words, ``summary.json``, and the table on a terminal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -35,13 +35,13 @@ from sb3_ddpg_scratch.validation import check_number
 Verdict = Literal["equivalent", "better", "worse", "undecided"]
 WORST_FIRST: tuple[Verdict, ...] = ("worse", "undecided", "equivalent", "better")
 OVERALL = "overall"
-"""In place of an environment's id: all of them together, their scores in units of the baseline's range over random."""
+"""Stands for all environments together, with scores in units of the baseline's range over random."""
 COLORS = {"equivalent": "green", "better": "cyan", "worse": "red", "undecided": "yellow"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against the baseline: Holm-corrected p, each side's fewest seeds; ``relative`` means shares of the range."""
+    """An arm against the baseline: Holm-corrected p, each side's fewest seeds; in shares of the range if ``relative``."""
 
     difference: Difference
     welch_p: float
@@ -66,7 +66,7 @@ def decide(comparison: Comparison) -> Verdict:
 
 
 def reasons(comparison: Comparison) -> str:
-    """Why the verdict is what it is, and for ``undecided`` what is missing."""
+    """Why this is the verdict, and for ``undecided`` what is missing."""
     if min(comparison.seeds) < 1:
         return "There is no finished run to compare."
     if min(comparison.seeds) < MINIMUM_SEEDS:
@@ -104,7 +104,7 @@ def p_value(p: float | None) -> str:
 
 
 def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """What ``summary.json`` holds; each comparison is of ``a`` with the baseline ``b``, and its verdict is about ``a``."""
+    """Contents of ``summary.json``; each comparison is of ``a`` with the baseline ``b``, and its verdict is about ``a``."""
     check_number("margin", margin, 0, low_allowed=False)
     scores = scores_of(results)
     pairs = [(arm, env) for arm in scores.arms if arm != results.baseline for env in _compared_on(scores, arm)]
@@ -143,7 +143,7 @@ def _arm(scores: Scores, arm: str, resamples: int) -> dict[str, Any]:
 
 
 def comparable(scores: Scores, arm: str) -> list[str]:
-    """The environments in which an arm can be compared with the baseline in units of the baseline's range."""
+    """The environments where an arm's scores can be expressed in units of the baseline's range."""
     return [env for env in scores.envs if len(scores.of(arm, env)) >= 2 and scores.stands_out(env)]
 
 
@@ -164,7 +164,7 @@ def _left_out(scores: Scores) -> list[str]:
 
 
 def _strata(scores: Scores, arm: str, env: str) -> tuple[Strata, Strata]:
-    """The scores of an arm, and those of the baseline."""
+    """The scores of the arm and of the baseline."""
     if env != OVERALL:
         return [scores.of(arm, env)], [scores.of(scores.baseline, env)]
     together = comparable(scores, arm)
@@ -207,13 +207,13 @@ def _interval(low: float, high: float) -> list[float] | None:
 
 
 def worst_verdict(summary: Mapping[str, Any]) -> str:
-    """``worse`` or else ``undecided`` if any comparison is, ``better`` only if all are, ``undecided`` if there is none."""
+    """``worse``, else ``undecided``, if any comparison is; ``better`` only if all are; ``undecided`` if there are none."""
     verdicts = {comparison["verdict"] for comparison in summary["comparisons"]}
     return next((verdict for verdict in WORST_FIRST if verdict in verdicts), "undecided")
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
-    """Print the verdicts and the reasons for them; of one arm alone, its scores."""
+    """Print the verdicts and their reasons; for a single arm, its scores."""
     table = _verdict_table(summary) if summary["comparisons"] else _score_table(summary)
     needed = console.measure(table, options=console.options.update(width=10_000)).minimum
     table.width = needed if needed > console.width else None

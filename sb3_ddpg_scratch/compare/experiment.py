@@ -1,4 +1,4 @@
-"""What a comparison consists of: arms, environments, seeds and evaluations, from options or a YAML file."""
+"""The definition of a comparison: arms, environments, seeds and evaluations, from options or a YAML file."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -22,8 +22,8 @@ _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 @dataclass(frozen=True)
 class Arm:
     """
-    One algorithm of RL Zoo with one configuration: that of a preset, or of a YAML file or RL Zoo's file of the algorithm that
-    ``yaml`` names, with ``overrides``; ``policy_kwargs.norm`` there is the entry ``norm`` of ``policy_kwargs``.
+    An algorithm of RL Zoo with the settings of a preset, or of ``yaml``: a YAML file, or an algorithm whose file in RL Zoo is
+    used. ``overrides`` replace single settings; their key ``policy_kwargs.norm`` stands for ``norm`` in ``policy_kwargs``.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Arm:
 
 
 PER_ENVIRONMENT = {"seeds": 2, "steps": 1, "evaluations": 1, "eval_episodes": 1}
-"""What an environment may set for itself, and the least that each may be."""
+"""What an environment may set for itself, with the minimum of each."""
 # Both with RL Zoo's settings and SB3's noise.
 DEFAULT_ARMS = (Arm("ours", ALGO, "rl_zoo", None, {}), Arm("sb3", "ddpg", "rl_zoo", None, {}))
 
@@ -42,13 +42,13 @@ DEFAULT_ARMS = (Arm("ours", ALGO, "rl_zoo", None, {}), Arm("sb3", "ddpg", "rl_zo
 @dataclass(frozen=True)
 class Experiment:
     """
-    What is compared. ``envs`` may give each environment :data:`PER_ENVIRONMENT` of its own. ``steps`` of ``None`` is what the
-    baseline's settings name; ``evaluations`` and ``eval_episodes`` of ``None`` are the stored baseline's, or 20 and 10.
+    The settings of a comparison. ``envs`` may give each environment its own :data:`PER_ENVIRONMENT`. If ``None``, ``steps``
+    come from the baseline's settings, ``evaluations`` and ``eval_episodes`` from the stored baseline, or are 20 and 10.
     ``margin`` is what counts as equivalent, as a fraction of the baseline's score range over random. ``baseline`` is an arm or
-    a stored result; ``None`` is the first arm that is not ``scratch_ddpg``, or the first. ``diagnostics`` records the first
-    seed's Q, targets and probe states and draws them side by side. ``jobs`` are runs at a time on this machine, ``threads``
-    those of each run; ``checkpoint_every`` the steps between the checkpoints of a run, ``None`` for no checkpoints.
-    ``gym_packages`` are modules that every process imports.
+    a stored result; if ``None``, the first arm that is not ``scratch_ddpg``, or the first. ``diagnostics`` records the first
+    seed's Q, targets and probe states and draws them side by side. ``jobs`` is the number of runs at a time on this machine,
+    ``threads`` that of each run's threads; ``checkpoint_every`` is the steps between a run's checkpoints (``None``: none).
+    Every process imports the modules ``gym_packages``.
     """
 
     arms: tuple[Arm, ...]
@@ -85,7 +85,7 @@ class Experiment:
             raise ArgumentError("diagnostics", self.diagnostics, "true or false")
 
     def of(self, env_id: str, key: str) -> Any:
-        """One of :data:`PER_ENVIRONMENT`: the environment's own, or everyone's."""
+        """An environment's own value of one of :data:`PER_ENVIRONMENT`, or the one for all."""
         return self.envs[env_id].get(key, getattr(self, key))
 
 
@@ -101,7 +101,7 @@ KEYS = tuple(field.name for field in fields(Experiment))
 
 
 def experiment_from(settings: Mapping[str, Any]) -> Experiment:
-    """The comparison that a YAML file or the options describe; rejects keys that are unknown or missing, and wrong values."""
+    """The comparison described by a YAML file or options; rejects unknown or missing keys and invalid values."""
     for key in settings:
         if key not in KEYS:
             raise ArgumentError("experiment: key", key, f"one of {', '.join(KEYS)}", near(str(key), KEYS))
@@ -129,7 +129,7 @@ def experiment_from(settings: Mapping[str, Any]) -> Experiment:
 
 
 def _envs(envs: Any) -> dict[str, Mapping[str, int]]:
-    """Environments, each with what it sets for itself; YAML reads ``Ant-v5:`` as an entry of ``None``."""
+    """Environments with their own settings; YAML reads ``Ant-v5:`` as an entry of ``None``."""
     names = [envs] if isinstance(envs, str) else envs
     content = {env_id: names[env_id] or {} for env_id in names} if isinstance(names, Mapping) else names
     if isinstance(content, list) and all(isinstance(env_id, str) for env_id in content):
@@ -141,7 +141,7 @@ def _envs(envs: Any) -> dict[str, Mapping[str, int]]:
 
 
 def with_options(content: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """An experiment with options over it, which win in every environment; ``envs`` chooses from those that it has."""
+    """An experiment with options that override it in every environment; ``envs`` selects among its environments."""
     merged = dict(content) | dict(options)
     if isinstance(content.get("envs"), Mapping):
         chosen = options.get("envs", content["envs"])
@@ -178,7 +178,7 @@ def _arm(name: str, content: Any) -> Arm:
 
 
 def parse_arm(text: str) -> Arm:
-    """The arm of ``NAME=ALGO[:key=value,...]``; values are YAML, as in ``policy_kwargs={net_arch: [64, 64]}``, never code."""
+    """Parse ``NAME=ALGO[:key=value,...]``; values are YAML, as in ``policy_kwargs={net_arch: [64, 64]}``, never code."""
     name, equals, rest = text.partition("=")
     algo, colon, settings = rest.partition(":")
     if not equals or not algo or not _NAME.fullmatch(name) or (colon and not settings):
@@ -199,7 +199,7 @@ def parse_arm(text: str) -> Arm:
 
 
 def _split(settings: str) -> Iterator[str]:
-    """The parts between commas, except commas within brackets or quotes."""
+    """Split at commas, except within brackets or quotes."""
     part, depth, quote = "", 0, ""
     for character in settings:
         if quote:
@@ -222,7 +222,7 @@ def shipped_experiments() -> dict[str, Path]:
 
 
 def read_experiment(name: str) -> dict[str, Any]:
-    """The settings in a YAML file, or in an experiment that ships with the package; what :func:`experiment_from` takes."""
+    """The settings in a YAML file or a shipped experiment, for :func:`experiment_from`."""
     shipped = shipped_experiments()
     allowed = f"one of {', '.join(shipped)}, or a file of YAML without code in it: a mapping with keys of {', '.join(KEYS)}"
     return read_mapping(shipped.get(name, Path(name)), "experiment", allowed, near(name, shipped))

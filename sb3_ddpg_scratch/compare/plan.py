@@ -1,4 +1,4 @@
-"""From a comparison to its runs: the settings of every arm on every environment, checked before any run is made."""
+"""The runs of a comparison: the settings of every arm in every environment, checked before any run starts."""
 
 import tempfile
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Protocol(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison's runs, seed by seed, so that every arm has its first runs early, and the results of a stored baseline."""
+    """A comparison's runs, ordered by seed so that every arm has its first runs early, and a stored baseline's results."""
 
     experiment: Experiment
     specs: list[RunSpec]
@@ -46,7 +46,7 @@ class Plan:
 
 
 def plan_comparison(experiment: Experiment) -> Plan:
-    """The runs of a comparison; rejects an algorithm, key, environment or baseline that does not exist or does not fit."""
+    """The runs of a comparison; rejects an algorithm, key, environment or baseline that does not exist or fit."""
     found = [check_env(env_id, experiment.gym_packages) for env_id in experiment.envs]
     packages = [*experiment.gym_packages, *chain.from_iterable(env.packages for env in found)]
     experiment = replace(
@@ -75,12 +75,12 @@ def plan_comparison(experiment: Experiment) -> Plan:
 
 
 def seeded(specs: Sequence[RunSpec], seeds: int, diagnostics: bool = False) -> list[RunSpec]:
-    """The runs for each seed from 0; the first seed's record diagnostics, if any."""
+    """The runs for each seed from 0; only the first seed records diagnostics, if any."""
     return [replace(spec, seed=seed, diagnostics=diagnostics and seed == 0) for seed in range(seeds) for spec in specs]
 
 
 def arm_settings(arm: Arm, env_id: str) -> dict[str, Any]:
-    """An arm's settings for an environment, without text that would be evaluated, and checked."""
+    """An arm's checked settings for an environment, without text that would be evaluated."""
     try:
         algorithm = algorithm_class(arm.algo)
     except ArgumentError as error:
@@ -140,7 +140,7 @@ def _baseline(experiment: Experiment) -> tuple[str, Results | None]:
 
 
 def _protocol(experiment: Experiment, env_id: str, stored: Results | None, budget: int) -> Protocol:
-    """The values asked for, else the stored baseline's, else the defaults."""
+    """The requested values, else the stored baseline's, else the defaults."""
     protocol = (Protocol(budget) if stored is None else Protocol(**stored.protocol[env_id]))._asdict()
     for key, value in protocol.items():
         asked = experiment.of(env_id, key)
@@ -159,7 +159,7 @@ def check_budget(spec: RunSpec, advice: str) -> None:
 
 
 def try_out(specs: list[RunSpec]) -> None:
-    """Set up each arm once on each environment without training, so that what does not work fails before any run."""
+    """Set up each arm once in each environment without training, so that errors show before any run."""
     first = {(spec.arm, spec.env_id): spec for spec in reversed(specs)}
     for spec in first.values():
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):

@@ -1,4 +1,4 @@
-"""The figures of a comparison's report, as Plotly's traces and layout. In a trace, ``meta`` is the number of its arm."""
+"""The figures of a comparison's report, as Plotly traces and layouts. A trace's ``meta`` is the number of its arm."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ PROFILE_POINTS = 121
 
 
 class Curve(NamedTuple):
-    """An arm's runs at the evaluations that all have: IQM of returns and its 95% interval, shape ``(evaluations,)`` each."""
+    """An arm's curve over the evaluations that all runs have: IQM of returns and its 95% interval, ``(evaluations,)`` each."""
 
     arm: str
     number: int
@@ -31,7 +31,7 @@ class Curve(NamedTuple):
 
 
 def curves_of(results: Results, scores: Scores) -> dict[str, list[Curve]]:
-    """For each environment the curve of every arm with runs there; a return that is not finite counts as the worst."""
+    """For each environment, the curves of all arms with runs there; a return that is not finite counts as the worst."""
     curves: dict[str, list[Curve]] = {env: [] for env in scores.envs}
     evaluations = results.evaluations
     for number, arm in enumerate(scores.arms):
@@ -49,14 +49,14 @@ def curves_of(results: Results, scores: Scores) -> dict[str, list[Curve]]:
 
 
 def label(name: str) -> str:
-    """The name of an arm or an environment for a figure's axis, shortened and escaped."""
+    """An arm's or environment's name for a figure's axis, shortened and escaped."""
     return html.escape(name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…")
 
 
 def learning_curves(
     curves: Sequence[Curve], env: str, number: int, random: float, over: Literal["steps", "seconds"]
 ) -> Figure:
-    """Returns of all arms in the environment of this number, and the random policy's, against steps or training time."""
+    """Returns of all arms and the random policy in one environment, against steps or training time."""
     traces: list[Trace] = []
     for curve in curves:
         x = curve.steps if over == "steps" else curve.seconds
@@ -78,7 +78,7 @@ def learning_curves(
 
 
 def banded(arm: str, number: int, x: np.ndarray, ends: tuple[np.ndarray, np.ndarray, np.ndarray], hover: str) -> list[Trace]:
-    """A band and a line, from middle, low and high; ``hover`` is Plotly's template for the text at the pointer."""
+    """A band and a line, from middle, low and high; ``hover`` is Plotly's template for hover text."""
     middle, low, high = ends
     place, common = number % RUN_COLORS, {"type": "scatter", "meta": number, "name": arm}
     outline = {"x": listed(np.concatenate([x, x[::-1]]), 12), "y": listed(np.concatenate([high, low[::-1]]))}
@@ -89,7 +89,7 @@ def banded(arm: str, number: int, x: np.ndarray, ends: tuple[np.ndarray, np.ndar
 
 
 def score_distribution(scores: Scores, summary: Mapping[str, Any], env: str, number: int) -> Figure:
-    """A point for each run's score, and the interquartile means with their intervals."""
+    """A point per run's score, and the interquartile means with their intervals."""
     traces: list[Trace] = []
     shown = [arm for arm in scores.arms if env in scores.counted[arm]]
     for row, arm in enumerate(shown):
@@ -115,7 +115,7 @@ def score_distribution(scores: Scores, summary: Mapping[str, Any], env: str, num
 
 
 def profiles(strata: Mapping[str, Strata], arms: Sequence[str], normalized: bool) -> Figure:
-    """The share of an arm's runs that score above a threshold, against the threshold."""
+    """The share of an arm's runs above a score, against that score."""
     traces: list[Trace] = []
     pooled = np.concatenate([values for arm in strata.values() for values in arm] or [np.zeros(0)])
     if len(pooled):
@@ -136,7 +136,7 @@ def profiles(strata: Mapping[str, Strata], arms: Sequence[str], normalized: bool
 
 
 def differences(summary: Mapping[str, Any], scores: Scores) -> Figure:
-    """Each arm's difference from the baseline, in units of its range where that can serve as a unit, against the margin."""
+    """Each arm's difference from the baseline, in units of its range where usable, against the margin."""
     measured = {OVERALL, *(env for env in scores.envs if scores.stands_out(env))}
     shown = [row for row in summary["comparisons"] if row["difference_ci90"] and row["env"] in measured]
     several = len({row["a"] for row in shown}) > 1
@@ -166,7 +166,7 @@ def differences(summary: Mapping[str, Any], scores: Scores) -> Figure:
 
 
 def _interval(name: str, number: int, y: float, ends: tuple[float, float, float], hover: str) -> Trace:
-    """A diamond in the middle of an interval; ``ends`` are low, middle and high."""
+    """An interval with a diamond at its middle; ``ends`` are low, middle and high."""
     low, middle, high = ends
     color = f"theme:run{number % RUN_COLORS}"
     error = {"symmetric": False, "array": [high - middle], "arrayminus": [middle - low], "color": color, "thickness": 2.5}
@@ -176,7 +176,7 @@ def _interval(name: str, number: int, y: float, ends: tuple[float, float, float]
 
 
 def _rows(labels: Sequence[str]) -> dict[str, Any]:
-    """A layout with a row for each label, from the top; labels are above their rows to fit a phone's width."""
+    """A layout with a row per label, from the top; labels are above their rows to fit a phone's width."""
     left = {"x": 0, "xref": "x domain", "xanchor": "left", "yanchor": "middle", "showarrow": False}
     ground = {"bgcolor": "theme:panel", "font": {"color": "theme:text"}}
     texts = [left | ground | {"y": 0.42 - row, "text": text} for row, text in enumerate(labels)]

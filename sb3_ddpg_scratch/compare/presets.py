@@ -1,4 +1,4 @@
-"""The presets as arms of a comparison on one environment, each with its own budget: table, summary and learning curves."""
+"""The presets as arms in one environment, each with its own budget: table, summary and learning curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from sb3_ddpg_scratch.validation import check_whole_number
 from sb3_ddpg_scratch.zoo.registry import check_env
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, preset_file, preset_names, read_settings
 
-# For presets that state no budget for the environment: enough to learn Pendulum after 25,000 random steps.
+# For presets without a budget for the environment: enough to learn Pendulum after 25,000 random steps.
 DEFAULT_STEPS = 40_000
 
 Result = Mapping[str, Any]
@@ -37,7 +37,7 @@ def plan_runs(
     eval_episodes: int = 10,
     device: str = "cpu",
 ) -> list[RunSpec]:
-    """The runs of these presets, or of all with settings for the environment; a budget is the preset's own there or 40,000."""
+    """The runs of these presets, or of all with settings for the environment; the budget is the preset's, or 40,000."""
     for name, value in (("seeds", seeds), ("evaluations", evaluations), ("eval_episodes", eval_episodes)):
         check_whole_number(name, value, 1)
     if steps is not None:
@@ -59,7 +59,7 @@ def plan_runs(
 def run_presets(
     specs: Sequence[RunSpec], out: Path, jobs: int, console: Console, command: str, gym_packages: Sequence[str] = ()
 ) -> list[RunSpec]:
-    """Perform what is not finished; write table, summary and picture, also if interrupted; return the runs that failed."""
+    """Perform unfinished runs; write table, summary and picture, even if interrupted; return the runs that failed."""
     check_whole_number("jobs", jobs, 1)
     with hold_folder(out, "--out"):
         try:

@@ -6,7 +6,7 @@ EPISODES = 20
 
 
 def random_score(env_id: str, episodes: int = EPISODES, seed: int = 0) -> float:
-    """Mean return of actions drawn uniformly from the action space; the seed is for the environment and the actions."""
+    """Mean return of uniformly drawn actions; ``seed`` is for the environment and the actions."""
     env = gym.make(env_id)
     env.action_space.seed(seed)
     total = 0.0

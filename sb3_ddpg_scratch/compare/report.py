@@ -24,7 +24,7 @@ HEADLINES = {
     "undecided": "Whether {} is as good as {} is undecided",
 }
 LINES_SHOWN = 12
-"""Missing runs that are listed; the rest is counted."""
+"""Maximum number of missing runs to list; the rest are counted."""
 
 
 def write_report(results: Results, summary: Mapping[str, Any], out: Path) -> Path:
@@ -39,7 +39,7 @@ def write_report(results: Results, summary: Mapping[str, Any], out: Path) -> Pat
 
 
 def all_figures(results: Results, scores: Scores, summary: Mapping[str, Any]) -> list[Figure]:
-    """The page's: of each environment the learning curves over steps and over time, and then the scores."""
+    """Learning curves over steps and over time for each environment, then the scores."""
     by_env = enumerate(curves_of(results, scores).items())
     learning = [
         learning_curves(curves, env, place, scores.random[env], over)
@@ -123,7 +123,7 @@ def _rows(runs: Sequence[Run], arms: Sequence[str], values: Callable[[Run], dict
 
 
 def _cell(found: dict[str, dict[str, None]]) -> str:
-    """The value, or each value with the environments that it holds in."""
+    """The value, or each value with its environments."""
     if len(found) <= 1:
         return next(iter(found), "–")
     return "; ".join(f"{value} ({', '.join(envs)})" for value, envs in found.items())
@@ -131,10 +131,10 @@ def _cell(found: dict[str, dict[str, None]]) -> str:
 
 def figures(results: Results, margin: float = 0.1) -> dict[str, Any]:
     """
-    The report's figures, which Jupyter shows by themselves.
+    The report's figures, which Jupyter displays directly.
 
     :param results: what :func:`read_results` returns
-    :param margin: what counts as equivalent, as a fraction of the baseline's score range over random
+    :param margin: largest difference that counts as equivalent, as a fraction of the baseline's score range over random
     :return: Plotly figures by title
     """
     return plotly_figures(all_figures(results, scores_of(results), summarize(results, margin)))
@@ -162,7 +162,7 @@ def verdict_table(results: Results, margin: float = 0.1) -> pd.DataFrame:
     The verdicts, one row for each comparison with the baseline.
 
     :param results: what :func:`read_results` returns
-    :param margin: what counts as equivalent, as a fraction of the baseline's score range over random
-    :return: a ``DataFrame`` with what ``summary.json`` holds of each comparison
+    :param margin: largest difference that counts as equivalent, as a fraction of the baseline's score range over random
+    :return: a ``DataFrame`` with the contents of ``summary.json`` for each comparison
     """
     return pd.DataFrame(summarize(results, margin)["comparisons"])

@@ -1,4 +1,4 @@
-"""What a comparison has found: finished runs, their evaluations, what is missing; and the file that keeps it."""
+"""The results of a comparison: finished runs, their evaluations and missing runs; and the file that stores them."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ COLUMNS = ("arm", "env", "seed", "step", "seconds", "mean_return", "std_return",
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run; ``training_seconds`` are without evaluations."""
+    """One finished run; ``training_seconds`` exclude evaluations."""
 
     arm: str
     env: str
@@ -32,7 +32,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """What was found so far: evaluations with :data:`COLUMNS`, of missing runs arm, env, seed and reason, protocol by env."""
+    """Results so far: evaluations with :data:`COLUMNS`; arm, env, seed and reason of missing runs; protocol by env."""
 
     runs: list[Run]
     evaluations: pd.DataFrame
@@ -48,7 +48,7 @@ class Results:
         write_json(path, {"format": FORMAT} | content | lists)
 
     def only_baseline(self, envs: Sequence[str], taken: Sequence[str]) -> "Results":
-        """The baseline arm alone, on these environments; named ``NAME.stored`` if another arm has its name."""
+        """The baseline arm's results in these environments, named ``NAME.stored`` if its name is taken."""
         name = self.baseline + (".stored" if self.baseline in taken else "")
         runs = [replace(run, arm=name) for run in self.runs if run.arm == self.baseline and run.env in envs]
         for env in envs:

@@ -1,4 +1,4 @@
-"""From evaluations to scores: one number for each run, and notes about them."""
+"""Scores from evaluations: one number per run, and notes about them."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ Table = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Scores:
-    """The runs' scores by arm and environment, NaN in ``measured`` and the ``worst`` in ``counted`` for one that diverged."""
+    """Scores by arm and environment; for a diverged run, ``measured`` has NaN and ``counted`` has ``worst``."""
 
     measured: Table
     counted: Table
@@ -29,26 +29,26 @@ class Scores:
     notes: list[str]
 
     def of(self, arm: str, env: str) -> np.ndarray:
-        """The scores that count; empty where the arm has no finished run."""
+        """The scores that count; empty if the arm has no finished run."""
         return self.counted[arm].get(env, np.empty(0))
 
     def score_range(self, env: str) -> float:
-        """The distance of the baseline's mean from the random policy's; NaN where either is unknown."""
+        """The distance between the baseline's and the random policy's mean; NaN if either is unknown."""
         scores = self.of(self.baseline, env)
         return abs(float(scores.mean()) - self.random[env]) if len(scores) else np.nan
 
     def stands_out(self, env: str) -> bool:
-        """Whether the baseline's range can serve as a unit: it is more than twice the standard error of its mean."""
+        """Whether the baseline's range can serve as a unit: more than twice the standard error of its mean."""
         scores = self.of(self.baseline, env)
         return len(scores) >= 2 and self.score_range(env) > 2 * float(scores.std(ddof=1)) / len(scores) ** 0.5
 
     def normalized(self, arm: str, envs: list[str]) -> Strata:
-        """The scores in each environment in units of the baseline's range, 0 being the random policy's."""
+        """The scores in each environment in units of the baseline's range, where the random policy has 0."""
         return [(self.of(arm, env) - self.random[env]) / self.score_range(env) for env in envs]
 
 
 def scores_of(results: Results) -> Scores:
-    """A run that diverged counts as the worst score of any run or the random policy: left out, it would flatter its arm."""
+    """Count a diverged run as the worst score of any run or the random policy: leaving it out would flatter its arm."""
     present = [(run.arm, run.env) for run in results.runs]
     planned = present + [(arm, env) for arm, env, _, _ in results.missing]
     arms = list(dict.fromkeys([*(arm for arm, _ in planned), results.baseline]))
@@ -86,7 +86,7 @@ def last_evaluations(evaluations: pd.DataFrame) -> pd.DataFrame:
 
 
 def _what_a_score_is(last: pd.DataFrame) -> tuple[str, list[str]]:
-    """What a score is the mean of, and a note if that is less than it should be."""
+    """What a score averages over, and a note if that is less than it should be."""
     counts = last.groupby(["arm", "env", "seed"]).size()
     if counts.empty or counts.min() >= SCORED_EVALUATIONS:
         return f"mean of a run's last {SCORED_EVALUATIONS} evaluations", []

@@ -1,6 +1,6 @@
 """
-The statistics of a comparison: arrays in, numbers out. Scores come as strata, an array for each environment. Intervals are
-scipy's: rliable 1.2 draws from NumPy's global generator whatever state it is given, and takes a hundred times as long.
+The statistics of a comparison: arrays in, numbers out. Scores come as strata, an array per environment. Intervals are
+scipy's: rliable 1.2 always draws from NumPy's global generator, whatever state it is given, and takes a hundred times as long.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ ALPHA = 0.05
 POWER = 0.8
 RESAMPLES = 50_000
 MINIMUM_SEEDS = 3
-"""Per arm. Two runs that fail, or two that succeed, agree by chance too often to say anything."""
+"""Per arm: two runs that both fail, or both succeed, agree by chance too often to conclude anything."""
 _BATCH = 1000
 _SEED = 0
 
@@ -29,12 +29,12 @@ def iqm(scores: Strata) -> float:
 
 
 def iqm_interval(scores: Strata, resamples: int = RESAMPLES) -> Interval:
-    """95% interval of :func:`iqm`; NaN where an environment has fewer than two seeds."""
+    """95% interval of :func:`iqm`; NaN if an environment has fewer than two seeds."""
     return _interval(scores, _iqm_along, resamples)
 
 
 def iqm_curve(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """IQM over seeds of values of shape ``(points, seeds)``, and its 95% interval: of no width with one seed."""
+    """IQM over seeds of values of shape ``(points, seeds)``, and its 95% interval, which has zero width for one seed."""
     middle = stats.trim_mean(values, 0.25, axis=-1)
     if values.shape[-1] < 2:
         return middle, middle, middle
@@ -45,7 +45,7 @@ def iqm_curve(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np
 def performance_profile(
     scores: Strata, thresholds: np.ndarray, resamples: int = 2000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Share of runs that score above each threshold, with equal weights for environments, and its 95% interval."""
+    """Share of runs above each threshold, with equal weights for environments, and its 95% interval."""
     above = [np.asarray(values)[None, :] > thresholds[:, None] for values in scores]
     share = _mean_of_means(*above)
     if min(map(len, scores)) < 2:
@@ -61,7 +61,7 @@ def improvement(a: Strata, b: Strata) -> float:
 
 
 def improvement_interval(a: Strata, b: Strata, resamples: int = RESAMPLES) -> Interval:
-    """95% interval of :func:`improvement`; NaN where either arm has fewer than two seeds."""
+    """95% interval of :func:`improvement`; NaN if either arm has fewer than two seeds."""
     return _interval([*a, *b], _improvement_along, resamples)
 
 
@@ -105,7 +105,7 @@ def _bootstrap(samples: Sequence[np.ndarray], statistic: Any, resamples: int) ->
 
 
 class Difference(NamedTuple):
-    """Mean difference over environments, its 90% interval, Welch's and the TOST p; NaN where there are too few seeds."""
+    """Mean difference over environments, its 90% interval, and p of Welch's test and TOST; NaN with too few seeds."""
 
     mean: float
     low: float
@@ -115,14 +115,14 @@ class Difference(NamedTuple):
 
 
 def difference(a: Strata, b: Strata, margin: float) -> Difference:
-    """Welch's t and two one-sided tests; over several environments of the mean of their differences (Satterthwaite)."""
+    """Welch's t and two one-sided tests; over several environments, of the mean difference (Satterthwaite)."""
     samples = [*a, *b]
     if min(map(len, samples)) < 1:
         return Difference(nan, nan, nan, nan, nan)
     mean = float(np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)]))
     if min(map(len, samples)) < 2:
         return Difference(mean, nan, nan, nan, nan)
-    # Each sample's part of the variance of the mean difference.
+    # Each sample's contribution to the variance of the mean difference.
     variances = np.array([np.var(x, ddof=1) / len(x) for x in samples]) / len(a) ** 2
     scale = max(float(np.abs(x).max()) for x in samples)
     error = float(np.sqrt(variances.sum()))
@@ -146,7 +146,7 @@ def pooled_deviation(a: Strata, b: Strata) -> float:
 
 
 def seeds_needed(deviation: float, margin: float) -> int | None:
-    """Seeds per arm with which equal arms are called equivalent four times in five, about ``17.1 (deviation / margin)^2``."""
+    """Seeds per arm to find equal arms equivalent four times in five, about ``17.1 (deviation / margin)^2``."""
     if not (np.isfinite(deviation) and margin > 0):
         return None
     ratio = float(stats.norm.isf(ALPHA) + stats.norm.isf((1 - POWER) / 2)) * deviation / margin
@@ -157,15 +157,15 @@ def seeds_needed(deviation: float, margin: float) -> int | None:
 
 
 def _equivalence_power(seeds: int, deviation: float, margin: float) -> float:
-    """For equal arms, by the noncentral t distribution."""
+    """Power for equal arms, by the noncentral t distribution."""
     freedom = 2 * (seeds - 1)
     shift = margin / (deviation * np.sqrt(2 / seeds)) if deviation > 0 else inf
-    # Beyond this the power is 1 to all digits, and the distribution slow.
+    # Beyond this, the power is 1 to all digits and the distribution is slow to evaluate.
     return 1.0 if shift > 100 else float(2 * stats.nct.sf(stats.t.isf(ALPHA, freedom), freedom, shift) - 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction for several tests, which leaves out those that could not be made (NaN)."""
+    """Holm's correction for multiple tests, skipping those that could not be made (NaN)."""
     order = sorted((p, index) for index, p in enumerate(p_values) if np.isfinite(p))
     corrected, largest = [nan] * len(p_values), 0.0
     for rank, (p, index) in enumerate(order):

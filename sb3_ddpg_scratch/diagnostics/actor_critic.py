@@ -1,4 +1,4 @@
-"""Measuring the networks of any actor-critic without changing its training: TD target, losses, values."""
+"""Measures the networks of any actor-critic without affecting its training: TD target, losses, values."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ _GENERATORS = (np.random.Generator, np.random.RandomState, th.Generator)
 
 
 class ActorCritic:
-    """A model's networks, found by name, and the numbers of an update that is not made."""
+    """A model's networks, found by name, and the numbers that an update would have, without making it."""
 
     def __init__(self, model: BaseAlgorithm) -> None:
         needed = ("replay_buffer", "gamma", "actor", "critic", "critic_target")
@@ -48,7 +48,7 @@ class ActorCritic:
         return actor(observations, deterministic=True) if self.has_entropy_bonus else actor(observations)
 
     def q_values(self, observations: Any, actions: th.Tensor) -> th.Tensor:
-        """The smallest value of all critics, as in the targets, shape ``(batch,)``."""
+        """The minimum over all critics, as in the targets, shape ``(batch,)``."""
         return th.cat(self.model.critic(observations, actions), dim=1).min(dim=1).values
 
     def value_of(self, observations: Any, normalize: VecNormalize | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -61,9 +61,8 @@ class ActorCritic:
 
     def measure(self, batch: Any) -> dict[str, float]:
         """
-        The numbers of an update on this batch before gradient clipping. Nothing is changed, gradients included.
-
-        Q is over the batch and all critics, ``td_error`` is the mean of |Q - y|, ``bonus`` SAC's largest entropy bonus.
+        The numbers of an update on this batch, before gradient clipping; nothing is changed, not even gradients. Q covers the
+        batch and all critics, ``td_error`` is the mean of |Q - y|, ``bonus`` is SAC's largest entropy bonus.
         """
         actor, critic = self.model.actor, self.model.critic
         targets, bonus = self._targets(batch)
@@ -87,7 +86,7 @@ class ActorCritic:
             "saturated": (actions.abs() > SATURATED_ABOVE).float().mean(),
             "bonus": bonus,
         }
-        # One transfer from the device for all of them.
+        # A single transfer from the device.
         values = th.stack([number.double().to(targets.device) for number in numbers.values()]).tolist()
         return dict(zip(numbers, values, strict=True))
 
@@ -118,14 +117,14 @@ class ActorCritic:
 
 
 def gradient_norm(loss: th.Tensor, network: th.nn.Module) -> th.Tensor:
-    """The 2-norm of a loss's gradient with respect to a network's parameters, whose ``grad`` is not touched."""
+    """The 2-norm of a loss's gradient with respect to a network's parameters, whose ``grad`` is not changed."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = th.autograd.grad(loss, parameters, retain_graph=False, allow_unused=True)
     return th.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
 
 
 def noise_sigma(noise: ActionNoise | None) -> float | None:
-    """A noise's ``sigma``, or SB3's ``_sigma``, its mean over dimensions: 0 for no noise, ``None`` if it has none."""
+    """A noise's ``sigma``, or SB3's ``_sigma``, averaged over dimensions: 0 without noise, ``None`` if it has neither."""
     if noise is None:
         return 0.0
     inner = getattr(noise, "noises", None)
@@ -136,8 +135,8 @@ def noise_sigma(noise: ActionNoise | None) -> float | None:
 
 @contextmanager
 def isolated(model: OffPolicyAlgorithm, seed: int) -> Iterator[None]:
-    """Inside, networks are in evaluation mode and random numbers come from ``seed``; afterwards all is as before."""
-    # Between two trainings hardly any module is in training mode, and asking each of them for it would take longest.
+    """Put networks into evaluation mode and draw random numbers from ``seed``; everything is restored afterwards."""
+    # Between trainings hardly any module is in training mode, and switching all of them would take longest.
     in_training = [module for module in model.policy.modules() if module.training]
     states = capture_generators(model.device)
     own = [_restorer(value) for value in vars(model.replay_buffer).values() if isinstance(value, _GENERATORS)]

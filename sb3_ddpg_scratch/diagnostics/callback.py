@@ -32,14 +32,14 @@ class DiagnosticsCallback(BaseCallback):
 
     ``out`` receives ``diagnostics.jsonl`` (see :mod:`sb3_ddpg_scratch.diagnostics.recording_writer`), the probe states and,
     at the end, the actor's weights; ``sb3-ddpg-scratch report OUT`` draws them. SB3's logger receives the numbers as
-    ``diagnostics/...``. Training is not affected: with and without the callback it gives the same parameters bit for bit.
+    ``diagnostics/...``. Training is not affected: its parameters are the same bit for bit with and without the callback.
 
-    Every so many updates, a batch of the callback's own is drawn from replay and measured with the networks in evaluation
+    Every ``every`` updates, the callback draws a batch of its own from replay and measures the networks in evaluation
     mode: Q, TD targets, losses and gradients are those of an update on that batch, before clipping.
 
     Over-estimation is Q(s, mu(s)) against the discounted return that follows, see
     :mod:`sb3_ddpg_scratch.diagnostics.overestimation`: along noise-free episodes in ``eval_env``; without one, at the start
-    of training episodes, whose returns also pay for the noise. It is not measured for SAC, whose Q includes an entropy
+    of training episodes, whose returns also suffer from the noise. It is not measured for SAC, whose Q includes an entropy
     bonus that no reward shows.
 
     With ``VecNormalize``, episode returns are in the environment's units, while Q, targets, losses and over-estimation are
@@ -48,7 +48,7 @@ class DiagnosticsCallback(BaseCallback):
     :param out: folder of the run's recording. An earlier recording there is kept under another name, or continued
         when the training continues from a step above 0
     :param every: updates between two measurements
-    :param probe_states: how many states to draw from replay, once it holds ten times as many, and to look at from then on
+    :param probe_states: how many states to draw from replay, once it holds ten times as many, and to follow from then on
     :param snapshot_every: environment steps between two snapshots on the probe states, or a pair like ``(5, "episode")``
     :param eval_env: environment for noise-free episodes: an id, an environment, or a ``VecEnv`` of one; ``None`` for none
     :param eval_every: environment steps between two comparisons of Q with returns
@@ -57,7 +57,7 @@ class DiagnosticsCallback(BaseCallback):
     :param save_policy: whether to save the actor's weights at the end, which ``report --video`` needs
     :param seed: seed of the measurements' own random numbers
     :param verbose: 1 to print where the recording is; 0 for only the warnings
-    :raises ArgumentError: for values out of range, and, when training begins, for a model that is no such actor-critic
+    :raises ArgumentError: for values out of range, and, when training begins, for a model that is not such an actor-critic
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class DiagnosticsCallback(BaseCallback):
         self._watch = DivergenceWatch(sum(parameter.numel() for parameter in actor.parameters()), epsilon)
         self._largest_reward = 0.0
         self._episodes = 0
-        # A model that was trained before has made updates that are not this run's.
+        # Updates of earlier trainings do not belong to this run.
         self._next_update = self._updates() + 1
         self._next_snapshot = self._next_evaluation = 0
         by_step = (self.snapshot_frequency,) if self.snapshot_unit == "step" else ()
@@ -160,7 +160,7 @@ class DiagnosticsCallback(BaseCallback):
         write_whole(self.out / POLICY_FILE, content.getvalue())
 
     def _on_step(self) -> bool:
-        # Called for every environment step: as little as possible.
+        # Called at every environment step: do as little as possible.
         rewards, dones = self.locals["rewards"], self.locals["dones"]
         if self._single:
             largest, ended = abs(rewards[0]), dones[0]
@@ -193,7 +193,7 @@ class DiagnosticsCallback(BaseCallback):
             self._follow_episodes(infos[0])
 
     def _follow_episodes(self, info: dict[str, Any]) -> None:
-        """At the end of the first environment's episode: compare it if it was followed, and follow the next if it is time."""
+        """At the end of the first environment's episode, compare it if it was followed, and follow the next one if due."""
         if self._followed is not None:
             with self._isolated():
                 tail = tail_value(self._networks, info, self._normalize, normalized=True)

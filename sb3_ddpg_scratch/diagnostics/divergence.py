@@ -1,20 +1,20 @@
-"""Signs of diverging training, as sentences that say what to try."""
+"""Signs of diverging training, as sentences with advice."""
 
 import math
 from collections.abc import Mapping
 
 PERSISTENCE = 3
-"""A sign counts when this many measurements in a row show it."""
+"""A sign counts once this many consecutive measurements show it."""
 ALL_SATURATED = 0.99
 
 
 def largest_return(largest_reward: float, gamma: float) -> float:
-    """No discounted return is larger in size: ``max |r| / (1 - gamma)``, the sum of the geometric series."""
+    """A bound on the size of any discounted return: ``max |r| / (1 - gamma)``, the sum of the geometric series."""
     return largest_reward / (1 - gamma) if gamma < 1 else math.inf
 
 
 class DivergenceWatch:
-    """Looks at each measurement and reports each sign once: NaN at once, the others after three measurements in a row."""
+    """Checks each measurement and reports each sign once: NaN at once, the others after three measurements in a row."""
 
     def __init__(self, actor_size: int, epsilon: float) -> None:
         self.vanished_below = epsilon * math.sqrt(actor_size)
@@ -24,9 +24,9 @@ class DivergenceWatch:
         self._q_before = 0.0
 
     def look(self, numbers: Mapping[str, float], bound: float) -> dict[str, str]:
-        """The new signs and their texts; ``bound`` is :func:`largest_return`, 0 while every reward has been 0."""
+        """New signs and their texts; ``bound`` is :func:`largest_return`, 0 while every reward has been 0."""
         q_size = numbers["q_abs_mean"]
-        # A fresh critic may promise more than tiny rewards allow, but then its values shrink as it learns.
+        # A fresh critic may predict more than tiny rewards allow, but then its values shrink as it learns.
         shrinking = self._streaks["q_beyond_bound"] > 0 and q_size < self._q_before
         shown = {
             "q_beyond_bound": 0 < bound < q_size and not shrinking,

@@ -1,9 +1,9 @@
 """
-Over-estimation: what the critic promises against the discounted return that the policy then gets.
+Over-estimation: the critic's value compared with the discounted return that the policy then obtains.
 
-The return of an episode that a time limit cut off is completed by a bootstrapped value, ``gamma^n Q(s_n, mu(s_n))``, n steps
-later, which makes the comparison milder by that share, ``gamma^n``: the *tail weight*, recorded with each. States for which
-it is above one half are not compared unless there are no others.
+If a time limit cut an episode off after n steps, its return is completed with a bootstrapped value,
+``gamma^n Q(s_n, mu(s_n))``. The factor ``gamma^n``, the *tail weight*, is recorded too: the larger it is, the more the
+critic is compared with itself. States where it exceeds one half are compared only if there are no others.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ LARGEST_TAIL_WEIGHT = 0.5
 
 
 class Comparison(NamedTuple):
-    """Means over the states compared: Q(s, mu(s)), the discounted return that followed, and its bootstrapped share."""
+    """Means over the compared states: Q(s, mu(s)), the discounted return that followed, and its bootstrapped share."""
 
     q: float
     discounted_return: float
@@ -50,7 +50,7 @@ def compare_episode(q_values: np.ndarray, rewards: Sequence[float], gamma: float
 
 
 def evaluate(networks: ActorCritic, env: VecEnv, episodes: int, normalize: VecNormalize | None) -> tuple[Comparison, float]:
-    """The comparison along noise-free episodes in one environment without VecNormalize, and the mean return in its units."""
+    """Compare along noise-free episodes in one environment without VecNormalize; also returns the mean return in its units."""
     comparisons, returns = [], []
     observation: Any = env.reset()
     for _ in range(episodes):
@@ -65,7 +65,7 @@ def evaluate(networks: ActorCritic, env: VecEnv, episodes: int, normalize: VecNo
 def _play(
     networks: ActorCritic, env: VecEnv, observation: Any, normalize: VecNormalize | None
 ) -> tuple[Comparison, float, Any]:
-    """One episode from its first observation on: the comparison, the return, and the next episode's first observation."""
+    """Play one episode from its first observation; returns the comparison, the return and the next first observation."""
     q_values: list[float] = []
     rewards: list[float] = []
     scaled: list[float] = []
@@ -83,7 +83,7 @@ def _play(
 
 
 def tail_value(networks: ActorCritic, info: dict[str, Any], normalize: VecNormalize | None, normalized: bool) -> float | None:
-    """Q(s, mu(s)) of the state where a time limit cut off the episode with this last info; ``None`` if it terminated."""
+    """Q(s, mu(s)) of the state where a time limit ended the episode with this last info; ``None`` if it terminated."""
     if not info.get("TimeLimit.truncated", False):
         return None
     batch = for_each_part(lambda part: np.asarray(part)[None], info["terminal_observation"])
@@ -91,7 +91,7 @@ def tail_value(networks: ActorCritic, info: dict[str, Any], normalize: VecNormal
 
 
 def evaluation_env(model: Any, env: Any, seed: int) -> VecEnv:
-    """The one environment, made if given by its id, in which evaluations are played, without VecNormalize."""
+    """The evaluation environment without VecNormalize, created if given by its id."""
     env = model._wrap_env(make_vec_env(env, seed=seed) if isinstance(env, str) else env)
     env = env.venv if isinstance(env, VecNormalize) else env
     if env.num_envs != 1:

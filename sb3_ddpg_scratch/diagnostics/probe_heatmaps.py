@@ -11,17 +11,17 @@ from sb3_ddpg_scratch.report.figure import Figure, Trace, listed
 
 MOST_SNAPSHOTS = 60
 OWN_SCALE_FACTOR = 10
-"""Runs whose Q span ranges that differ by more than this have a color scale each: on one, the narrower would be flat."""
+"""Runs whose ranges of Q differ by more than this factor get a color scale each: on one, the narrower would be flat."""
 
 
 def thinned(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-    """At most 60 snapshots, evenly chosen, the first and the last among them."""
+    """At most 60 evenly chosen snapshots, including the first and last."""
     chosen = np.unique(np.linspace(0, len(snapshots) - 1, min(len(snapshots), MOST_SNAPSHOTS)).round().astype(int))
     return [snapshots[index] for index in chosen]
 
 
 def q_ranges(runs: Sequence[Run]) -> dict[int, tuple[float, float]]:
-    """For each run's number the range of the colors of Q, the same for all unless they differ too much."""
+    """The color range of Q by run number, the same for all runs unless they differ too much."""
     ranges = {}
     for run in runs:
         values = np.concatenate([snapshot.q_values for snapshot in run.recording.snapshots] or [np.array([])])
@@ -36,7 +36,7 @@ def q_ranges(runs: Sequence[Run]) -> dict[int, tuple[float, float]]:
 
 
 def probe_heatmaps(runs: Sequence[Run]) -> list[Figure]:
-    """For each run with snapshots: policy and Q on the probe states, and the policy over a plane where recorded."""
+    """For each run with snapshots: policy and Q on the probe states, and the policy over a plane if recorded."""
     ranges = q_ranges(runs)
     shown = [run for run in runs if run.recording.snapshots]
     figures = [policy_heatmap(run) for run in shown]
@@ -46,7 +46,7 @@ def probe_heatmaps(runs: Sequence[Run]) -> list[Figure]:
 
 
 def policy_heatmap(run: Run) -> Figure:
-    """The action (its norm, if it has several dimensions) over snapshots, beside it each dimension at the chosen one."""
+    """The action (its norm, if it has several dimensions) over snapshots, and each dimension at the selected one."""
     snapshots, order = _ordered(run)
     actions = np.stack([snapshot.actions[order] for snapshot in snapshots])
     dimensions = actions.shape[2]
@@ -66,7 +66,7 @@ def policy_heatmap(run: Run) -> Figure:
 
 
 def q_heatmap(run: Run, scale: tuple[float, float]) -> Figure:
-    """Q(s, mu(s)) on each probe state over snapshots, and beside it at the chosen one."""
+    """Q(s, mu(s)) on each probe state over snapshots, and at the selected one."""
     snapshots, order = _ordered(run)
     q_values = np.stack([snapshot.q_values[order] for snapshot in snapshots])
     note = "Rows are the same states as in the policy's figure, the best at the top by the last snapshot."
@@ -76,7 +76,7 @@ def q_heatmap(run: Run, scale: tuple[float, float]) -> Figure:
 
 
 def _ordered(run: Run) -> tuple[list[Snapshot], np.ndarray]:
-    """The snapshots, and the order of the states by the last one's Q."""
+    """The snapshots, and the order of the states by Q in the last one."""
     snapshots = thinned(run.recording.snapshots)
     return snapshots, np.argsort(snapshots[-1].q_values, kind="stable")
 
@@ -84,7 +84,7 @@ def _ordered(run: Run) -> tuple[list[Snapshot], np.ndarray]:
 def _states_figure(
     texts: tuple[str, str, str], run: Run, traces: list[Trace], frames: list[Any], scales: dict[str, Any]
 ) -> Figure:
-    """The history of the probe states, with a cursor, and beside it the chosen snapshot, whose ``z`` are the frames."""
+    """The history of the probe states with a cursor, beside the selected snapshot, whose ``z`` are the frames."""
     name, title, note = texts
     steps = [snapshot.step for snapshot in thinned(run.recording.snapshots)]
     plain_axis = {"showgrid": False, "zeroline": False}
@@ -127,7 +127,7 @@ def _chosen(run: Run, order: np.ndarray, names: list[str]) -> Trace:
 
 
 def plane_heatmap(run: Run, alone: bool) -> Figure | None:
-    """The policy as a function of the two observation dimensions that vary most, at the chosen snapshot."""
+    """The policy as a function of the two observation dimensions that vary most, at the selected snapshot."""
     snapshots = [snapshot for snapshot in thinned(run.recording.snapshots) if snapshot.plane is not None]
     plane = run.recording.probes.get("plane")
     if not snapshots or not plane:
@@ -162,7 +162,7 @@ def plane_heatmap(run: Run, alone: bool) -> Figure | None:
 
 
 def _plane_layout(first: int, second: int, axes: Sequence[str]) -> dict[str, Any]:
-    """A panel for each action dimension, side by side."""
+    """A panel per action dimension, side by side."""
     layout: dict[str, Any] = {"coloraxis": _scale(-1, 1, "theme:diverging"), "annotations": []}
     width = 1.0 if len(axes) == 1 else 0.46
     title = {"y": 1.0, "xref": "paper", "yref": "paper", "showarrow": False, "yanchor": "bottom", "xanchor": "center"}

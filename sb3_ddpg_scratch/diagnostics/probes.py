@@ -23,14 +23,14 @@ RECORDED_MAX_DIMENSIONS = 64
 
 
 def for_each_part(function: Callable[[Any], np.ndarray], observations: Any) -> Any:
-    """The function's result for the observations, or for each part of Dict observations."""
+    """Apply a function to the observations, or to each part of Dict observations."""
     if isinstance(observations, dict):
         return {key: function(part) for key, part in observations.items()}
     return function(observations)
 
 
 def distinct(observations: Observations, count: int) -> np.ndarray:
-    """Indices of the first ``count`` different states, or of fewer if there are fewer."""
+    """Indices of the first ``count`` distinct states, or of all if there are fewer."""
     arrays = list(observations.values()) if isinstance(observations, dict) else [observations]
     rows = np.concatenate([array.reshape(len(array), -1).astype(np.float64) for array in arrays], axis=1)
     _, first = np.unique(rows, axis=0, return_index=True)
@@ -38,7 +38,7 @@ def distinct(observations: Observations, count: int) -> np.ndarray:
 
 
 def has_enough_states(buffer: ReplayBuffer, count: int) -> bool:
-    """Whether so many probe states can be drawn: replay holds ten times as many transitions, or is full."""
+    """Whether ``count`` probe states can be drawn: replay holds ten times as many transitions, or is full."""
     return buffer.size() * buffer.n_envs >= min(STATES_PER_PROBE * count, buffer.buffer_size * buffer.n_envs)
 
 
@@ -74,7 +74,7 @@ class ProbeStates:
         return cls(for_each_part(lambda part: part[chosen], sample), plane)
 
     def record(self) -> dict[str, Any]:
-        """What a recording holds of them: the states if they are vectors of at most 64 numbers, and the plane."""
+        """What a recording holds: the states if they are vectors of at most 64 numbers, and the plane."""
         states = self.observations
         shown = isinstance(states, np.ndarray) and states.ndim == 2 and states.shape[1] <= RECORDED_MAX_DIMENSIONS
         return {"states": states if shown else None, "plane": self.plane}
@@ -108,7 +108,7 @@ class ProbeStates:
 
     @classmethod
     def load(cls, folder: Path) -> "ProbeStates | None":
-        """The states that :meth:`save` wrote; ``None`` if there are none, or none that can be read."""
+        """The states that :meth:`save` wrote; ``None`` if missing or unreadable."""
         try:
             with np.load(folder / PROBES_FILE, allow_pickle=False) as file:
                 arrays = dict(file)

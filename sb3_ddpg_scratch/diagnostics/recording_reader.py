@@ -1,4 +1,4 @@
-"""Reading a recording, also a damaged one: what cannot be read is skipped and listed."""
+"""Reads recordings, even damaged ones: unreadable parts are skipped and listed."""
 
 import json
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ _MEASURED = (
 )
 _COMPARED = ("q", "discounted_return", "tail_weight", "return_mean", "noise_free")
 
-# The numbers of each kind of record that is read as a table: name, and whether a record without it is invalid.
+# The columns of each kind of record that is read as a table, and whether a record without it is invalid.
 COLUMNS: dict[str, dict[str, bool]] = {
     "episode": {"step": True, "return": True, "length": False, "env": False},
     "update": {"step": True, "n_updates": True} | dict.fromkeys(_MEASURED, False),
@@ -25,7 +25,7 @@ COLUMNS: dict[str, dict[str, bool]] = {
 
 
 class UnreadableRecordingError(ValueError):
-    """A recording of which nothing can be read; the message names the file and says why."""
+    """A recording that cannot be read at all; the message names the file and the reason."""
 
 
 @dataclass
@@ -44,13 +44,13 @@ class Recording:
     What a run recorded.
 
     :param path: the file
-    :param header: what was known before the run began
+    :param header: the description of the run, written before it began
     :param tables: for "episode", "update" and "evaluation" the columns, each of shape ``(records,)``; NaN where a value is
         missing
-    :param probes: where the probe states come from and what they are; empty before they were drawn
-    :param snapshots: in the order of the training
+    :param probes: source and values of the probe states; empty until they are drawn
+    :param snapshots: in training order
     :param warnings: ``step``, ``name`` and ``text`` of each warning
-    :param ended: whether the training reached its end, as opposed to being killed
+    :param ended: whether training reached its end instead of being killed
     :param problems: what could not be read, in sentences
     """
 
@@ -65,13 +65,13 @@ class Recording:
 
     @property
     def last_step(self) -> int:
-        """The last environment step of which anything is recorded."""
+        """The last environment step with a record."""
         steps = [int(table["step"][-1]) for table in self.tables.values() if len(table["step"])]
         return max([*steps, *(snapshot.step for snapshot in self.snapshots)], default=0)
 
 
 def find_recording(folder: Path) -> Path:
-    """The recording of a run's folder, or the recording itself; raises UnreadableRecordingError if there is none."""
+    """The recording in a run's folder, or the file itself; raises UnreadableRecordingError if there is none."""
     if folder.is_file():
         return folder
     if not folder.is_dir():
@@ -86,11 +86,11 @@ def find_recording(folder: Path) -> Path:
 
 def read_recording(folder: Path | str) -> Recording:
     """
-    Read a recording. Nothing in the file is ever run; invalid lines are skipped and listed in ``problems``.
+    Read a recording. No code from the file is run; invalid lines are skipped and listed in ``problems``.
 
     :param folder: a run's folder, or a recording itself
     :return: what could be read
-    :raises UnreadableRecordingError: if there is no recording, it has another format, or its header is torn
+    :raises UnreadableRecordingError: if the recording is missing or has another format, or its header is incomplete
     """
     path = find_recording(Path(folder))
     header = read_header(path)
@@ -108,7 +108,7 @@ def read_recording(folder: Path | str) -> Recording:
             skipped[number] = "torn, as when a run is killed while it writes" if torn else "not a valid record"
             continue
         if record["kind"] == "resumed":
-            # The run continued from an earlier step: what came after that step was made again.
+            # The run was resumed from an earlier step, and what came after that step was recorded again.
             records = [kept for kept in records if kept["step"] <= record["step"] and kept["kind"] != "end"]
         records.append(record)
     recording = _assemble(path, header, records)
@@ -120,7 +120,7 @@ def read_recording(folder: Path | str) -> Recording:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Raises UnreadableRecordingError if the header cannot be read, is torn, or of another format."""
+    """Raises UnreadableRecordingError if the header is unreadable, incomplete or of another format."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.readline())
@@ -139,7 +139,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def is_of_the_same_run(folder: Path, description: dict[str, Any]) -> bool:
-    """Whether a folder's recording, if there is one, is of the algorithm and environment of this header."""
+    """Whether a folder's recording, if any, has the algorithm and environment of this header."""
     try:
         header = read_header(folder / RECORDING_FILE)
     except UnreadableRecordingError:
@@ -148,7 +148,7 @@ def is_of_the_same_run(folder: Path, description: dict[str, Any]) -> bool:
 
 
 def _checked(record: Any) -> dict[str, Any]:
-    """The record with its numbers as numbers. Raises ValueError, TypeError or KeyError if it is invalid."""
+    """The record with its values converted; raises ValueError, TypeError or KeyError if it is invalid."""
     kind, step = record["kind"], record["step"]
     if not isinstance(kind, str) or not isinstance(step, int) or isinstance(step, bool):
         raise TypeError
@@ -192,7 +192,7 @@ def _assemble(path: Path, header: dict[str, Any], records: list[dict[str, Any]])
         for kind, columns in COLUMNS.items()
     }
     probes = by_kind.get("probes", [{}])[-1]
-    # Snapshots are of the probe states drawn last: another number of them, or of actions, belongs to others.
+    # Keep the snapshots of the probe states drawn last: other numbers of states or actions belong to earlier ones.
     snapshots = [record["snapshot"] for record in by_kind.get("snapshot", []) if record["step"] >= probes.get("step", 0)]
     snapshots = [snapshot for snapshot in snapshots if snapshot.actions.shape == snapshots[-1].actions.shape]
     warnings = [{key: record[key] for key in ("step", "name", "text")} for record in by_kind.get("warning", [])]

@@ -1,11 +1,11 @@
 """
-The file that a run's diagnostics are recorded in: what is written, and how.
+The file that a run's diagnostics are recorded in: its contents, and how it is written.
 
 ``diagnostics.jsonl`` is a text file of JSON objects, one per line. The first is the header; each of the others has a
 ``kind`` (``episode``, ``update``, ``evaluation``, ``probes``, ``snapshot``, ``warning``, ``resumed``, ``end``) and the
 environment step at which it was made. Lines are only ever appended, and each is handed to the operating system at once, so
-that a killed process leaves all of them except the one it was writing. Numbers that are not finite, which JSON cannot
-represent, are the words ``NaN``, ``Infinity`` and ``-Infinity``.
+that a killed process loses at most the line it was writing. Numbers that are not finite, which JSON cannot represent,
+are written as the strings ``NaN``, ``Infinity`` and ``-Infinity``.
 """
 
 import json
@@ -36,7 +36,7 @@ def encode(record: dict[str, Any]) -> bytes:
 
 
 class RecordingWriter:
-    """Appends to a folder's recording, from ``resume_at`` on, or to a new one: an earlier one gets a numbered name."""
+    """Appends to a folder's recording from ``resume_at`` on, or starts a new one and renames an earlier one."""
 
     def __init__(self, folder: Path, header: dict[str, Any], resume_at: int | None = None) -> None:
         self.path = folder / RECORDING_FILE
@@ -44,7 +44,7 @@ class RecordingWriter:
         if self.path.exists() and resume_at is None:
             _keep_aside(self.path)
         begins = not self.path.exists() or self.path.stat().st_size == 0
-        # Unbuffered: what write() has returned from survives the end of the process, however it ends.
+        # Unbuffered: a completed write survives the end of the process, however it ends.
         self._file = self.path.open("ab", buffering=0)
         if begins:
             self._file.write(encode({"format": FORMAT, "version": VERSION} | header))
@@ -61,7 +61,7 @@ class RecordingWriter:
 
 
 def _keep_aside(path: Path) -> None:
-    """Rename a file that is in the way: the first free number goes into its name."""
+    """Rename an existing file by adding the first free number to its name."""
     number = 1
     while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
         number += 1
@@ -69,7 +69,7 @@ def _keep_aside(path: Path) -> None:
 
 
 def describe(model: BaseAlgorithm) -> dict[str, Any]:
-    """The header's entries; ``None`` where something has no JSON form."""
+    """The header's entries; ``None`` for what has no JSON form."""
     space: Any = model.action_space
     normalize = model.get_vec_normalize_env()
     return {
@@ -90,7 +90,7 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
 
 
 def _environment_of(model: BaseAlgorithm) -> dict[str, Any] | None:
-    """``id`` and ``kwargs`` for ``gymnasium.make``; ``None`` if the environment was not made by its id."""
+    """``id`` and ``kwargs`` for ``gymnasium.make``; ``None`` if the environment was not made from an id."""
     assert model.env is not None
     try:
         spec = model.env.get_attr("spec")[0]
@@ -102,7 +102,7 @@ def _environment_of(model: BaseAlgorithm) -> dict[str, Any] | None:
 
 
 def _policy_of(model: BaseAlgorithm) -> dict[str, Any] | None:
-    """What builds a policy of the same shape without reading code; ``None`` if it has parts of the user's own."""
+    """What is needed to build a policy of the same shape without running code; ``None`` if it has custom parts."""
     names = {policy: name for name, policy in model.policy_aliases.items()}
     name = names.get(model.policy_class)
     kwargs: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def _policy_of(model: BaseAlgorithm) -> dict[str, Any] | None:
 
 
 def observation_statistics(normalize: VecNormalize | None) -> dict[str, Any] | None:
-    """VecNormalize's mean and variance for each part of the observation (``""`` if it has no parts)."""
+    """VecNormalize's mean and variance for each part of the observation (``""`` if it is not a Dict)."""
     if normalize is None or not normalize.norm_obs:
         return None
     statistics = normalize.obs_rms

@@ -1,4 +1,4 @@
-"""The report: recordings of runs as one self-contained HTML page, and as figures and tables for a notebook."""
+"""The report: recordings as one self-contained HTML page, or as figures and tables for a notebook."""
 
 import base64
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ LARGEST_INLINE_GIF = 4_000_000
 
 @dataclass
 class Report:
-    """The page, the labels of the runs drawn, the GIFs beside it, and what could not be read or made, in sentences."""
+    """The page, the labels of the drawn runs, the GIFs beside it, and problems, in sentences."""
 
     path: Path
     runs: list[str] = field(default_factory=list)
@@ -33,7 +33,7 @@ def write_report(
     dirs: Sequence[Path | str], html_path: Path | str, video: bool = False, model: Path | str | None = None
 ) -> Report:
     """
-    Draw the recordings of runs, side by side if there are several. What cannot be read is named and the rest drawn.
+    Draw recorded runs, side by side if there are several. Unreadable parts are listed and the rest is drawn.
 
     :param dirs: folders with a recording (or recordings themselves)
     :param html_path: the page to write
@@ -41,7 +41,7 @@ def write_report(
     :param model: for ``video``, a model that SB3 or ScratchDDPG saved, in place of the actor's weights in the run's folder
         (one run only)
     :return: what was made
-    :raises ArgumentError: if there is nothing that can be drawn
+    :raises ArgumentError: if nothing can be drawn
     """
     folders, html_path = [Path(folder) for folder in dirs], Path(html_path)
     if model is not None and (not video or len(folders) != 1):
@@ -70,13 +70,13 @@ def write_report(
 
 
 def default_path(dirs: Sequence[Path]) -> Path:
-    """Where the report goes by default: into the run's folder, or for several runs into the current one."""
+    """The report's default path: in the run's folder, or in the current one for several runs."""
     folder = dirs[0] if len(dirs) == 1 else Path()
     return (folder.parent if folder.is_file() else folder) / "report.html"
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """For each of different folders as much of the end of its path as tells it from the others."""
+    """For each folder, as many of its last path components as distinguish it from the others."""
     resolved = [folder.resolve() for folder in folders]
     for length in range(1, max(len(path.parts) for path in resolved) + 1):
         names = ["/".join(path.parts[-length:]) for path in resolved]
@@ -103,7 +103,7 @@ def _videos(report: Report, runs: Sequence[Run], model: Path | None) -> dict[int
 
 
 def page(runs: Sequence[Run], problems: Sequence[str], clips: dict[int, Path]) -> str:
-    """The report's HTML; ``clips`` are animated GIFs for runs' numbers."""
+    """The report's HTML; ``clips`` are animated GIFs by run number."""
     last_step = max(1, *(run.recording.last_step for run in runs))
     figures = [_over_steps(figure, last_step) for figure in training_curves(runs) + probe_heatmaps(runs)]
     environments = sorted({_environment(run) for run in runs})
@@ -183,7 +183,7 @@ def _setting(value: Any) -> str:
 
 def figures(*recordings: Recording) -> dict[str, Any]:
     """
-    The report's figures of one recording, or of several side by side, which Jupyter shows by themselves.
+    The report's figures of one recording, or of several side by side, which Jupyter displays directly.
 
     :param recordings: what :func:`read_recording` returns
     :return: Plotly figures by title, as in "Episode return"
@@ -198,7 +198,7 @@ def table(recording: Recording, kind: str) -> Any:
 
     :param recording: what :func:`read_recording` returns
     :param kind: "episode", "update" or "evaluation"
-    :return: a row for each record
+    :return: one row per record
     """
     check_choice("kind", kind, tuple(COLUMNS))
     require("A table", "plots", "pandas")

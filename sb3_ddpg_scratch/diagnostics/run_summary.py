@@ -1,4 +1,4 @@
-"""What happened in a run, in numbers and sentences."""
+"""The outcome of a run, in numbers and sentences."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from sb3_ddpg_scratch.diagnostics.recording_reader import Recording
 from sb3_ddpg_scratch.report.formatting import duration, number, percent
 
 WINDOW = 10
-"""Episodes of the moving average, and of the returns at the beginning and the end."""
+"""Number of episodes in the moving average, and in the first and last returns."""
 LATEST = 3
-"""Measurements, and comparisons of Q with returns in training, over which the numbers at the end are averaged."""
+"""Number of measurements, and of comparisons of Q with training returns, that the final numbers average over."""
 NOTABLE_SHARE = 0.1
 
 
 def moving_average(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
-    """For each value the mean of it and the ``window - 1`` before it (fewer at the beginning)."""
+    """For each value, the mean of it and the ``window - 1`` before it (fewer at the start)."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - window, 0)
@@ -24,7 +24,7 @@ def moving_average(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
 
 @dataclass
 class Summary:
-    """The numbers of a run's end, NaN where nothing was recorded; ``return_error`` is that of the difference of returns."""
+    """Numbers at a run's end, NaN if not recorded; ``return_error`` is the standard error of the change in return."""
 
     steps: int
     episodes: int
@@ -39,7 +39,7 @@ class Summary:
 
     @property
     def overestimation(self) -> float:
-        """How much more the critic promises than the policy gets."""
+        """How much the critic's value exceeds the return obtained."""
         return self.q - self.obtained
 
     @property
@@ -54,7 +54,7 @@ def summarize(recording: Recording) -> Summary:
     error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last)) if enough else np.nan
     evaluations, updates = recording.tables["evaluation"], recording.tables["update"]
     compared = np.flatnonzero(np.isfinite(evaluations["q"] - evaluations["discounted_return"]))
-    # An evaluation compares hundreds of states; an episode of the training only its first.
+    # An evaluation compares hundreds of states, a training episode only its first.
     noise_free = bool(len(compared)) and evaluations["noise_free"][compared[-1]] == 1
     compared = compared[-1:] if noise_free else compared[-LATEST:]
     return Summary(
@@ -92,7 +92,7 @@ def _returns(summary: Summary) -> str:
     if np.isnan(summary.return_error):
         return f"The mean return was {number(summary.last_return)}; too few episodes to see a change."
     change = summary.last_return - summary.first_return
-    # Two standard errors: less cannot be told from chance.
+    # Within two standard errors, a change cannot be told from chance.
     if abs(change) <= 2 * summary.return_error:
         return f"The return hardly changed: {number(summary.first_return)} at first, {number(summary.last_return)} at the end."
     verb = "rose" if change > 0 else "fell"

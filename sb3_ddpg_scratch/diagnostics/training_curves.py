@@ -13,7 +13,7 @@ MOST_POINTS = 3000
 
 
 class Run(NamedTuple):
-    """A recording with its name in the report, and its place among the runs, which gives it its color."""
+    """A recording with its label in the report and its number, which determines its color."""
 
     label: str
     recording: Recording
@@ -23,7 +23,7 @@ class Run(NamedTuple):
         return f"theme:{kind}{self.number % RUN_COLORS}"
 
     def line(self, x: np.ndarray, y: np.ndarray, name: str, dash: str = "solid") -> Trace:
-        """A line over environment steps; of a long one every so many points."""
+        """A line over environment steps; long ones are thinned out."""
         stride = -(-len(x) // MOST_POINTS) or 1
         return {
             "type": "scatter",
@@ -38,7 +38,7 @@ class Run(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A figure of columns of the measurements, by the names of their lines: the first is solid, the second dashed."""
+    """A figure of measured columns, by line name: the first line is solid, the second dashed."""
 
     section: str
     title: str
@@ -89,7 +89,7 @@ def _figure(
 
 
 def _ticks(columns: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Each decade of a logarithmic axis, or 1, 2 and 5 of each where there are few."""
+    """Each decade of a logarithmic axis, or its 1, 2 and 5 if there are few."""
     values = np.concatenate(columns)
     values = values[np.isfinite(values) & (values > 0)]
     many = len(values) == 0 or values.max() > 300 * values.min()
@@ -116,7 +116,7 @@ def learning_curve(runs: Sequence[Run]) -> Figure:
 
 
 def q_against_targets(runs: Sequence[Run]) -> Figure:
-    """Mean Q and, over it, the mean TD target, to which a healthy critic stays close."""
+    """Mean Q and, over it, the mean TD target, which a healthy critic follows closely."""
     traces = []
     for run in runs:
         table = run.recording.tables["update"]

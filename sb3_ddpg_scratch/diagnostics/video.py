@@ -1,4 +1,4 @@
-"""One noise-free episode as a small animated GIF, played by an actor whose weights are read as data."""
+"""Plays one noise-free episode as a small animated GIF, with an actor whose weights are read as data."""
 
 import io
 from pathlib import Path
@@ -23,12 +23,12 @@ LARGEST_SIDE = 320
 FRAMES_PER_SECOND = 20
 MOST_STEPS = 5000
 
-# SB3's DDPG and TD3 name their actors' parameters as ours does: ScratchDDPG can play for them.
+# SB3's DDPG and TD3 name their actors' parameters as ours does, so ScratchDDPG can play for them.
 ALGORITHMS: dict[str, Any] = dict.fromkeys(("ScratchDDPG", "DDPG", "TD3"), ScratchDDPG) | {"SAC": SAC}
 
 
 class VideoError(RuntimeError):
-    """No video can be made; the message says why and what would be needed."""
+    """No video can be made; the message says why and what is needed."""
 
 
 def record_video(recording: Recording, path: Path, model: Path | None = None) -> int:
@@ -52,7 +52,7 @@ def _read_weights(recording: Recording, model: Path | None) -> tuple[dict[str, t
         if model is None:
             content = th.load(path, map_location="cpu", weights_only=True)
             return dict(content["actor"]), content["normalization"]
-        # Of the model's file only the weights are read: the rest of it may hold code.
+        # Only the weights are read from a model's file: the rest may contain code.
         with path.open("rb") as file:
             content = read_members(file, path, lambda name: name == "policy.pth")["policy.pth"]
         policy = read_tensors(content, path, "policy.pth")
@@ -133,7 +133,7 @@ def normalizing_env(env: VecEnv, statistics: dict[str, Any]) -> VecNormalize:
 
 
 def encode_gif(frames: list[np.ndarray]) -> bytes:
-    """At most 150 of the frames, at most 320 pixels a side, as an animated GIF that repeats."""
+    """An endlessly repeating animated GIF of at most 150 of the frames, with at most 320 pixels a side."""
     from PIL import Image
 
     stride = -(-len(frames) // MOST_FRAMES)

@@ -1,6 +1,6 @@
 """
-The names that a pickle may use. A pickle can call whatever it names, with any arguments: so no module is allowed as a whole,
-and no class is ever called, only the few :data:`CALLS`, which check their arguments.
+The names that a pickle may use. A pickle can call anything it names, with any arguments. Therefore no module is allowed as a
+whole, and no class is ever called: only the few :data:`CALLS` are, which check their arguments.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from numpy.random import bit_generator
 
 from sb3_ddpg_scratch.model_file import arrays
 
-# Instances of these are rebuilt from their attributes, without their constructor.
+# Instances of these are rebuilt from their attributes, without calling a constructor.
 BUILT: dict[str, tuple[str, ...]] = {
     "gymnasium.spaces.box": ("Box",),
     "gymnasium.spaces.dict": ("Dict",),
@@ -41,7 +41,7 @@ BUILT: dict[str, tuple[str, ...]] = {
     "stable_baselines3.her.goal_selection_strategy": ("GoalSelectionStrategy",),
     "stable_baselines3.her.her_replay_buffer": ("HerReplayBuffer",),
 }
-# The value of a setting may be one of these classes itself.
+# These classes may also be a setting's value themselves.
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "sb3_ddpg_scratch.hindsight": ("PackedHerReplayBuffer",),
     "sb3_ddpg_scratch.policies": ("CnnPolicy", "MultiInputPolicy", "ScratchDDPGPolicy"),
@@ -49,21 +49,21 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "stable_baselines3.td3.policies": ("CnnPolicy", "MultiInputPolicy", "TD3Policy"),
     "stable_baselines3.common.sb2_compat.rmsprop_tf_like": ("RMSpropTFLike",),
 }
-# Types of numbers and what the calls below take for arguments. They can be named anywhere and are never called.
+# Number types, and argument types of the calls below. They may be named anywhere and are never called.
 _PLAIN = [np.ndarray, np.random.PCG64, np.random.PCG64DXSM, np.random.SFC64, np.random.SeedSequence, np.bool_]
 _PLAIN += [kind for name, kind in vars(np).items() if isinstance(kind, type) and issubclass(kind, np.number)]
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a pickle may call. It is not callable itself, so that no attribute that it is stored in can call it later."""
+    """Something a pickle may call. It is not callable itself, so that no attribute it is stored in can call it later."""
 
     function: Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Handle:
-    """A class that a pickle may build instances of, where the class itself is no value."""
+    """A class that a pickle may build instances of but not use as a value."""
 
     kind: type
 
@@ -87,7 +87,7 @@ def _device(kind: Any, index: Any = None) -> th.device:
 
 
 def _enum_member(kind: Any, name: Any) -> Enum:
-    # The way in which Python 3.11.0 to 3.11.3 pickle a member of an Enum.
+    # How Python 3.11.0 to 3.11.3 pickle a member of an Enum.
     kind = kind.kind if isinstance(kind, Handle) else kind
     if not (isinstance(kind, type) and issubclass(kind, Enum) and isinstance(name, str)):
         raise ValueError("getattr is allowed for the members of an Enum only")
@@ -131,7 +131,7 @@ def look_up(module: str, name: str, classes_are_values: bool) -> Any:
 
 
 def own_class(module: str, name: str) -> type | None:
-    """The class, if the running program has imported it from its own code, not from Python's or an installed package's."""
+    """The class, if the program has already imported it from its own code, not Python's or an installed package's."""
     loaded = sys.modules.get(module)
     if (
         loaded is None

@@ -1,4 +1,4 @@
-"""The zip archive of a model, read into memory within limits. Nothing is ever unpacked to the disk."""
+"""Reads a model's zip archive into memory, within limits. Nothing is ever unpacked to the disk."""
 
 import io
 import os
@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 
-# What all members together may take in memory; a model with NatureCNN takes some 4 MB.
+# Memory limit for all members together; a model with NatureCNN takes some 4 MB.
 MAX_BYTES = 4 * 2**30
 _MAX_MEMBERS = 1000
-# Weights hardly shrink and JSON shrinks some five times; what shrinks more is an attack.
+# Weights hardly compress and JSON some five times; anything far beyond that is an attack.
 _MAX_RATIO, _RATIO_MATTERS_FROM = 100, 2**20
 _CHUNK = 2**20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -20,7 +20,7 @@ _ENCRYPTED = 0x1
 
 
 def read_members(file: BinaryIO, path: Any, wanted: Callable[[str], bool], max_bytes: int = MAX_BYTES) -> dict[str, bytes]:
-    """Read members of a zip archive; every name and every size is checked, whether wanted or not."""
+    """Read the wanted members of a zip archive; names and sizes of all members are checked."""
     size = file.seek(0, os.SEEK_END)
     _check_total(path, size, "the file itself", max_bytes)
     file.seek(0)
@@ -77,7 +77,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Any) -> bytes:
         with archive.open(info) as member:
             while chunk := member.read(_CHUNK):
                 content.write(chunk)
-                # What a header declares need not be true.
+                # The size declared in a header may be wrong.
                 if content.tell() > info.file_size:
                     raise UnsafeFileError(path, f"it unpacks to more than the {info.file_size} bytes declared", info.filename)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:

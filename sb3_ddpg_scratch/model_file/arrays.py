@@ -1,6 +1,6 @@
 """
-NumPy's arrays, scalars and generators, rebuilt from what a pickle says of them. NumPy's own functions trust their arguments: a
-dtype with made-up flags reads pointers from the file, a shape alone allocates any amount of memory. Each is checked first.
+NumPy's arrays, scalars and generators, rebuilt from a pickle's description. NumPy's own functions trust their arguments: a
+dtype with made-up flags reads pointers from the file, and a shape alone allocates any amount of memory. All are checked first.
 """
 
 import math
@@ -17,13 +17,13 @@ _MAX_POOL = 64
 
 
 def make_dtype(code: Any, align: Any = False, copy: Any = False) -> np.dtype:
-    """A dtype of numbers, text or objects; always one of its own, since its byte order may be set next."""
+    """A dtype of numbers, text or objects; always a new one, since its byte order may be set next."""
     _expect(isinstance(code, str) and _PLAIN_DTYPE.fullmatch(code) is not None, "a dtype")
     return np.dtype(code, copy=True)
 
 
 def set_dtype_state(dtype: np.dtype, state: Any) -> None:
-    """Set a dtype's byte order; all else has to be as it is already."""
+    """Set a dtype's byte order; everything else must already match."""
     _expect(isinstance(state, tuple) and len(state) == 8 and state[1] in ("<", ">", "|", "="), "a dtype's state")
     true_state = np.dtype(dtype.str).__reduce__()[2]
     _expect(state[:1] + state[2:] == true_state[:1] + true_state[2:], "a dtype's state")
@@ -31,7 +31,7 @@ def set_dtype_state(dtype: np.dtype, state: Any) -> None:
 
 
 def array_from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
-    """An array on these bytes; order ``K`` is for axes that lie in memory in another order."""
+    """An array on these bytes; order ``K`` means that its axes are in another order in memory."""
     _expect(isinstance(buffer, (bytes, bytearray)) and order in ("C", "F", "K"), "an array's buffer")
     _check_layout(dtype, shape, len(buffer))
     if order != "K" or axis_order is None:
@@ -66,7 +66,7 @@ def make_scalar(dtype: Any, content: Any) -> Any:
 
 
 def make_bit_generator(kind: Any = "PCG64") -> BitGenerator:
-    """One of NumPy's bit generators that have no buffer, by its class or name."""
+    """A NumPy bit generator without a buffer, by class or name."""
     kind = kind.__name__ if isinstance(kind, type) else kind
     _expect(isinstance(kind, str) and kind in _GENERATORS, "a bit generator")
     return _GENERATORS[kind](0)

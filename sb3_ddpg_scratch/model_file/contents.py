@@ -1,4 +1,4 @@
-"""A model's file as SB3 writes it, read as data: settings, weights and optimizer states."""
+"""A model's file in SB3's format, read as data: settings, weights and optimizer states."""
 
 import base64
 import binascii
@@ -29,29 +29,28 @@ from sb3_ddpg_scratch.model_file.tensors import read_tensors
 
 _DATA, _SYSTEM_INFO = "data", "system_info.txt"
 _VARIABLES = ("pytorch_variables.pth", "tensors.pth")
-# Computed from the other settings whenever a model is loaded, so they need not be read. SB3 before 2.7 has a
-# function among them.
+# Recomputed from other settings on loading, so they need not be read. In SB3 before 2.7, one of them is a function.
 _RECOMPUTED = (
     "lr_schedule",
     "qf_lr_schedule",
     *(f"{net}_batch_norm_stats{of}" for net in ("actor", "critic") for of in ("", "_target")),
 )
-# Never saved by a model: from a file they would replace parts of the loaded one.
+# Models never save these: in a file, they would replace parts of the loaded model.
 _SB3_NOT_SAVED: tuple[str, ...] = ("policy", "device", "env", "rollout_buffer", "_vec_normalize_env", "_episode_storage")
 _SB3_NOT_SAVED += ("_logger", "_custom_logger")
-# What this package's models do not save, besides SB3's.
+# What this package's models do not save either.
 NOT_SAVED = (
     *("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread", "_outputs_checked"),
     "_buffer_loaded",
     *("last_checkpoint", "_interrupted_learn", "_resumed_from", "_after_learn"),
 )
-# Where other algorithms have their policies; those of PPO and A2C are common.
+# Modules of other algorithms' policies; PPO's and A2C's are in ``common``.
 _POLICIES = re.compile(r"(stable_baselines3|sb3_contrib|sbx)\.(\w+)\.policies")
 _HOLD_CLASSES = ("policy_class", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
 _NEEDED = ("policy_class", "observation_space", "action_space")
 
 _OBSERVATIONS = (np.ndarray, dict, type(None))
-# The types of settings that are not just a number or a string.
+# Types of settings that are not just numbers or strings.
 _TYPES: dict[str, tuple[type, ...]] = {
     "observation_space": (spaces.Space,),
     "action_space": (spaces.Space,),
@@ -69,7 +68,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "_last_episode_starts": _OBSERVATIONS,
 }
 _SCHEDULES = ("learning_rate", "qf_learning_rate")
-# The base class of each class.
+# What the classes must derive from.
 _BASES: dict[str, type] = {
     "policy_class": BasePolicy,
     "replay_buffer_class": ReplayBuffer,
@@ -93,7 +92,7 @@ def read_model(
     max_bytes: int = MAX_BYTES,
     print_system_info: bool = False,
 ) -> ModelContents:
-    """Read a model's file, or its weights alone, without running code from it."""
+    """Read a model's file, or only its weights, without running code from it."""
     if not (custom_objects is None or isinstance(custom_objects, dict)):
         raise ValueError("custom_objects argument must be a dict or None")
     wanted = {_SYSTEM_INFO} if print_system_info else set()
@@ -158,7 +157,7 @@ def _read_settings(content: bytes, path: Any, model_class: type, custom_objects:
 
 
 def _check_algorithm(entries: dict[str, Any], path: Any, model_class: type) -> None:
-    """Say so if a model is another algorithm's: the module of its policy class tells."""
+    """Reject another algorithm's model, recognized by the module of its policy class."""
     entry = entries.get("policy_class")
     serialized = entry.get(":serialized:") if isinstance(entry, dict) else None
     texts: list[str] = []
@@ -202,7 +201,7 @@ def _check_type(key: str, value: Any, pickled_argument: bool, path: Any) -> None
     elif key in _TYPES:
         fits = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
     else:
-        # Any other argument is a number or a string, by JSON or from NumPy; other attributes are not checked.
+        # Any other argument is a number or a string, from JSON or NumPy; other attributes are not checked.
         fits = not pickled_argument or isinstance(value, np.generic)
     if not fits:
         raise ModelFileError(path, f"it is {type(value).__name__}, which this setting cannot be", _DATA, key)

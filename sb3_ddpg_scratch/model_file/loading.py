@@ -1,4 +1,4 @@
-"""Loading of a model, its weights and its replay buffer, as SB3's algorithms do it but without running code from a file."""
+"""Loads a model, its weights or its replay buffer like SB3's algorithms, but without running code from a file."""
 
 import io
 import warnings
@@ -41,23 +41,23 @@ def load_model(
     model_class: type[Model], path: ModelPath, env: GymEnv | None, options: LoadOptions, changes: dict[str, Any]
 ) -> Model:
     """
-    Load a model that this class, or SB3's DDPG or TD3, has saved. No code from the file is run: it may hold numbers,
-    arrays, weights, spaces, and the classes that SB3, the RL Zoo, this package and torch have for schedules, noises,
-    buffers, layers and optimizers; and classes of your own that your program has imported already.
+    Load a model saved by this class, or by SB3's DDPG or TD3. No code from the file is run: it may contain numbers,
+    arrays, weights, spaces, the classes of SB3, RL Zoo, this package and torch for schedules, noises, buffers, layers
+    and optimizers, and classes of your own that your program has already imported.
 
     :param path: the file, with or without ``.zip``, or an open one
     :param env: the environment to continue with; ``None`` for a model that only predicts
     :param device: device of the networks
-    :param custom_objects: settings to take instead of the file's, which are then not even read
+    :param custom_objects: settings to use instead of the file's, which are then not even read
     :param print_system_info: whether to print the file's system and this one
     :param force_reset: whether ``learn`` begins with a reset of the environment
-    :param trusted: read whatever the file holds, as SB3 does, which runs code from it
-    :param max_bytes: what the file may take in memory once unpacked, in bytes
+    :param trusted: read anything that the file contains, as SB3 does, which runs code from it
+    :param max_bytes: limit for the memory that the unpacked file takes, in bytes
     :param kwargs: arguments of the algorithm to change
     :return: the model
     :raises UnsafeFileError: for a file that would run code, write somewhere, or take more memory than ``max_bytes``
-    :raises ModelFileError: for a file that is damaged or does not fit together
-    :raises ValueError: if the environment's spaces are not the model's
+    :raises ModelFileError: for a file that is damaged or inconsistent
+    :raises ValueError: if the environment's spaces differ from the model's
     """
     contents = _read_contents(path, model_class, options)
     data = contents.data
@@ -91,13 +91,13 @@ def read_parameters(
     model: OffPolicyAlgorithm, load_path_or_dict: Any, exact_match: bool, device: th.device | str, max_bytes: int
 ) -> dict[str, Any]:
     """
-    Take weights and optimizer states from a model's file, or from what :meth:`get_parameters` returned.
+    Load weights and optimizer states from a model's file, or from the result of :meth:`get_parameters`.
 
     :param load_path_or_dict: the file (path or open), or the states by name
-    :param exact_match: whether every state must be there
-    :param device: device that the tensors are read to
-    :param max_bytes: what the file may take in memory once unpacked, in bytes
-    :raises ModelFileError: for a file that is damaged, or whose weights are not of the policy's shapes and dtypes
+    :param exact_match: whether every state must be present
+    :param device: device to load tensors to
+    :param max_bytes: limit for the memory that the unpacked file takes, in bytes
+    :raises ModelFileError: for a file that is damaged, or whose weights do not have the policy's shapes and dtypes
     """
     if isinstance(load_path_or_dict, dict):
         return load_path_or_dict
@@ -109,13 +109,13 @@ def read_parameters(
 @contextmanager
 def whole_model_file(path: ModelPath, model_class: type) -> Iterator[io.BufferedIOBase]:
     """
-    Save the model as a zip file, which SB3 and RL Zoo read as well. The file is whole or absent: it is written to a
-    temporary file first. A warning says if it will need ``trusted=True``, since it holds code.
+    Save the model as a zip file that SB3 and RL Zoo can also read. It is written to a temporary file first, so that the
+    file is never incomplete. A warning says if loading will need ``trusted=True``, since the file contains code.
 
     :param path: the file, to which ``.zip`` is added if it has no suffix, or an open file
-    :param exclude: attributes to leave out besides those that always are
-    :param include: attributes to save though they would be left out
-    :raises OSError: if it cannot be written; what was there before is untouched
+    :param exclude: attributes to leave out in addition to the usual ones
+    :param include: attributes to save that would otherwise be left out
+    :raises OSError: if it cannot be written; an existing file is not changed
     """
     if not isinstance(path, (str, Path)):
         yield path
@@ -134,13 +134,13 @@ def whole_model_file(path: ModelPath, model_class: type) -> Iterator[io.Buffered
 
 def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = True, trusted: bool = False) -> None:
     """
-    Load a replay buffer that ``save_replay_buffer`` has written, without running code from the file.
+    Load a replay buffer saved by ``save_replay_buffer``, without running code from the file.
 
     :param path: the file, with or without ``.pkl``, or an open one
-    :param truncate_last_traj: whether the episode under way ends there, at the next ``learn``; ``False`` to continue it
-    :param trusted: read whatever the file holds, as SB3 does, which runs code from it
+    :param truncate_last_traj: whether the next ``learn`` ends the episode under way; ``False`` to continue it
+    :param trusted: read anything that the file contains, as SB3 does, which runs code from it
     :raises UnsafeFileError: for a file that would run code
-    :raises ModelFileError: for a file that is damaged, or a buffer that is not of this model's spaces
+    :raises ModelFileError: for a file that is damaged, or a buffer whose spaces are not this model's
     """
     buffer = read_pickle(path, model.verbose, trusted)
     if not trusted:

@@ -1,8 +1,8 @@
 """
 Pickles as data: a value in a model's file, a replay buffer, VecNormalize's statistics.
 
-They are read by Python's own unpickler with each instruction replaced that could call something of the file's choice: calls
-go to :data:`~sb3_ddpg_scratch.model_file.allowlist.CALLS` alone, and instances get attributes without their constructor.
+They are read by Python's own unpickler, with every instruction replaced that could call something chosen by the file: only
+:data:`~sb3_ddpg_scratch.model_file.allowlist.CALLS` are called, and instances get attributes without a constructor.
 """
 
 import io
@@ -33,7 +33,7 @@ _STATE_SETTERS: tuple[tuple[type, Any], ...] = (
     (Generator, arrays.set_generator_state),
     (SeedSequence, arrays.set_seed_sequence_state),
 )
-# Instructions of the version in C cannot be replaced.
+# In the C version, instructions cannot be replaced.
 _PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined,unused-ignore]
 _BEFORE_THE_NAME = ("_make_skeleton_class", "builtins", "type", "abc", "ABCMeta")
 TRUST = "If you trust whoever made the file, {}, which loads as SB3 does and runs code from the file."
@@ -44,7 +44,7 @@ class RefusedError(Exception):
 
 
 class _Bounded:
-    """Rejects a read of more than the file has, which some kinds of files would allocate first."""
+    """Rejects reading more than the file has, since some kinds of files would allocate it first."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
@@ -58,7 +58,7 @@ class _Bounded:
 
 
 class DataUnpickler(_PythonUnpickler):  # type: ignore[misc]
-    """Reads a pickle of what :mod:`~sb3_ddpg_scratch.model_file.allowlist` lists."""
+    """Unpickles only what :mod:`~sb3_ddpg_scratch.model_file.allowlist` lists."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
 
@@ -66,7 +66,7 @@ class DataUnpickler(_PythonUnpickler):  # type: ignore[misc]
         super().__init__(_Bounded(file, size), fix_imports=False)
         self._size = size
         self._classes_are_values = classes_are_values
-        # The instances whose attributes have not been set yet, by identity; kept alive so that no other takes their place.
+        # Instances whose attributes are not set yet, by identity; kept alive so that no other object gets the same id.
         self._unset: dict[int, Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -143,7 +143,7 @@ class DataUnpickler(_PythonUnpickler):  # type: ignore[misc]
 
     def _bytearray(self) -> None:
         (length,) = unpack("<Q", self.read(8))
-        # The array is made before its content is seen.
+        # The array is allocated before its content is read.
         if length > self._size:
             raise RefusedError(f"it declares {length} bytes and has {self._size} in all")
         content = bytearray(length)
@@ -174,7 +174,7 @@ def _restore(target: Any, state: Any) -> None:
     if type(state) is not dict or not all(type(name) is str and name.isidentifier() for name in state):
         raise RefusedError(f"the attributes of {_name(target)} are not a dict of names")
     for name in state:
-        # An attribute would stand before the method of that name.
+        # An attribute would shadow the method of that name.
         if name.startswith("__") or callable(getattr(kind, name, None)):
             raise RefusedError(f"it replaces {_name(target)}.{name}")
     set_state = getattr(kind, "__setstate__", None)
@@ -190,21 +190,21 @@ def _name(thing: Any) -> str:
 
 
 def unpickle(file: BinaryIO, size: int, classes_are_values: bool, path: Any, member: str, key: str, advice: str) -> Any:
-    """The value of a pickle of data; ``advice`` is what to do if it is refused."""
+    """The value of a data-only pickle; ``advice`` is what to do if it is refused."""
     try:
         return DataUnpickler(file, size, classes_are_values).load()
     except RefusedError as error:
         raise UnsafeFileError(path, str(error), member, key, advice) from error
-    # Whatever a damaged pickle makes of the stack of its reader.
+    # A damaged pickle can cause any error in its reader.
     except Exception as error:
         reason = f"it is not a pickle of data, or it is damaged ({type(error).__name__}: {str(error)[:200]})"
         raise ModelFileError(path, reason, member, key, advice) from error
 
 
 def texts_in(content: bytes) -> list[str]:
-    """The texts in a pickle, among them the names of what it needs; nothing of it is built or called."""
+    """The strings in a pickle, including the names of what it needs; nothing is built or called."""
     texts: list[str] = []
-    with suppress(Exception):  # whatever a damaged pickle makes of it
+    with suppress(Exception):  # a damaged pickle can cause any error
         for _, argument, _ in pickletools.genops(content):
             if isinstance(argument, str):
                 texts.append(argument)
@@ -212,7 +212,7 @@ def texts_in(content: bytes) -> list[str]:
 
 
 def _code_in(texts: list[str]) -> str:
-    """A sentence about the class or function that is stored as code; empty if there is none."""
+    """A sentence about the class or function stored as code; empty if there is none."""
     if "_make_skeleton_class" in texts:
         after = [text for text in texts[texts.index("_make_skeleton_class") :] if text not in _BEFORE_THE_NAME]
         place = after[after.index("__module__") + 1] if "__module__" in after[:-1] else "a function"
@@ -239,7 +239,7 @@ def read_pickle(path: str | Path | io.BufferedIOBase, verbose: int = 0, trusted:
 
     :param path: the file, with or without ``.pkl``, or an open one
     :param verbose: 2 for warnings about the file's name
-    :param trusted: read whatever it holds, and run code from it
+    :param trusted: read anything it contains, and run code from it
     :return: its value
     :raises UnsafeFileError: if it asks for more than data
     :raises ModelFileError: if it is damaged
@@ -263,7 +263,7 @@ def load_vec_normalize(path: str | Path, venv: VecEnv | None, trusted: bool = Fa
 
     :param path: what ``VecNormalize.save`` wrote
     :param venv: the environments to wrap; ``None`` for the statistics alone
-    :param trusted: read whatever it holds, and run code from it
+    :param trusted: read anything it contains, and run code from it
     :return: the wrapper with its statistics
     :raises ModelFileError: if it holds anything else, or is damaged
     """

@@ -1,4 +1,4 @@
-"""Weights and optimizer states: read as tensors alone, and compared with the networks before anything is copied."""
+"""Reads weights and optimizer states as tensors only, and compares them with the networks before anything is copied."""
 
 import io
 import zipfile
@@ -14,8 +14,8 @@ _END_OF_ZIP = b"PK\x05\x06"
 
 
 def read_tensors(content: bytes, path: Any, member: str, device: th.device | str = "cpu", max_bytes: int = MAX_BYTES) -> Any:
-    """Tensors, and lists and dicts of them, from what ``torch.save`` wrote in its zip form (since torch 1.6)."""
-    # torch and zipfile find the same directory if nothing follows it.
+    """Tensors, or lists and dicts of them, from the zip format of ``torch.save`` (since torch 1.6)."""
+    # If nothing follows the directory, torch and zipfile find the same one.
     if content[-22:-18] != _END_OF_ZIP:
         raise ModelFileError(path, "it is not an archive of tensors as torch.save writes it", member)
     try:
@@ -25,14 +25,14 @@ def read_tensors(content: bytes, path: Any, member: str, device: th.device | str
         return th.load(io.BytesIO(content), map_location=device, weights_only=True)
     except ModelFileError:
         raise
-    # torch reports damage, and anything but tensors, by many kinds of errors.
+    # torch raises many kinds of errors for damage, and for anything but tensors.
     except Exception as error:
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise ModelFileError(path, f"it does not hold tensors alone ({reason})", member) from error
 
 
 def check_parameters(owners: dict[str, Any], params: dict[str, Any], path: Any, exact: bool) -> None:
-    """Raise :class:`ModelFileError` for the state of a network or optimizer that is missing or does not fit."""
+    """Raise :class:`ModelFileError` if the state of a network or optimizer is missing or does not fit."""
     wrong = (set(owners) ^ set(params)) if exact else set(params) - set(owners)
     if wrong:
         reason = f"a model has the members {_names(owners)} and the file has {_names(params)}"
@@ -52,7 +52,7 @@ def _names(names: Any) -> str:
 
 
 def check_module(module: nn.Module, state: dict[str, Any], path: Any, member: str, exact: bool) -> None:
-    """Raise :class:`ModelFileError` for parameters that are not of the module's names, shapes and dtypes."""
+    """Raise :class:`ModelFileError` if parameters do not have the module's names, shapes and dtypes."""
     expected = module.state_dict()
     for name in {**expected, **state}:
         if name not in expected or (exact and name not in state):
@@ -89,6 +89,6 @@ def _check_optimizer(optimizer: th.optim.Optimizer, state: dict[str, Any], path:
         if index not in parameters or not isinstance(values, dict):
             raise ModelFileError(path, "there is no such parameter", member, f"state[{index}]")
         for name, value in values.items():
-            # A count of steps is a tensor of one number; all else is kept for each weight.
+            # The step count is a tensor of one number; everything else has an entry for each weight.
             if isinstance(value, th.Tensor) and value.numel() != 1:
                 _check_tensor(value, parameters[index], path, member, f"state[{index}][{name}]")

@@ -1,1 +1,1 @@
-"""What the HTML pages of this package share: templates, figures, theme and number formatting."""
+"""Shared by this package's HTML pages: templates, figures, theme and number formatting."""

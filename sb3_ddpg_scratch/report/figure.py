@@ -1,4 +1,4 @@
-"""A page's figure: Plotly traces and layout with a heading; and the same as Plotly's own object, for a notebook."""
+"""A figure: Plotly traces and layout with a heading, for a page or, as Plotly's own object, for a notebook."""
 
 import html
 import re
@@ -13,7 +13,7 @@ from sb3_ddpg_scratch.errors import require
 from sb3_ddpg_scratch.json_values import plain
 
 RUN_COLORS = 16
-# The pages' colors in light mode, for what is drawn without a browser; ``theme.js`` has those of both modes.
+# The pages' colors in light mode, for drawing without a browser; ``theme.js`` has both modes.
 _PACKAGE = Path(__file__).resolve().parent.parent
 _COLORS: dict[str, str] = {
     name: color
@@ -22,7 +22,7 @@ _COLORS: dict[str, str] = {
 }
 # As in theme.js: paler than a run's own color.
 _OPACITIES = {"faint": 0.4, "wash": 0.17}
-# Plotly's own scales that come closest to the pages'.
+# Plotly's closest equivalents of the pages' scales.
 _SCALES = {"diverging": "RdBu_r", "sequential": "Magma"}
 
 Trace = dict[str, Any]
@@ -31,9 +31,8 @@ Trace = dict[str, Any]
 @dataclass(frozen=True)
 class Figure:
     """
-    Colors are names like ``theme:run0``, which the page resolves for light and dark mode; a trace's ``meta`` is its arm.
-
-    A slider selects one of ``steps``: ``frames`` has for each the new ``z`` of traces, by index; with ``cursor``, the layout's
+    Colors are names like ``theme:run0``, which the page resolves for light and dark mode; a trace's ``meta`` is its arm. A
+    slider selects one of ``steps``; ``frames`` has the traces' ``z`` for each, by index, and with ``cursor`` the layout's
     first shape marks it. A figure with an ``env`` is shown when that environment is selected.
     """
 
@@ -51,21 +50,21 @@ class Figure:
     cursor: bool = False
 
     def script_data(self) -> dict[str, Any]:
-        """What the page's script draws. Trace names are escaped, since Plotly renders a few HTML tags in its texts."""
+        """What the page's script draws. Trace names are escaped, since Plotly renders a few HTML tags."""
         traces = [trace | {"name": html.escape(str(trace.get("name", "")))} for trace in self.traces]
         used = ("name", "layout", "env", "steps", "frames", "cursor")
         return plain({name: getattr(self, name) for name in used} | {"traces": traces})
 
 
 def listed(values: np.ndarray, digits: int = 5) -> list[Any]:
-    """The numbers in nested lists, rounded to so many significant digits; ``None`` for those that are not finite."""
+    """Nested lists of numbers rounded to significant digits; ``None`` for those that are not finite."""
     if values.ndim > 1:
         return [listed(row, digits) for row in values]
     return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
 
 
 def color_style(number: int) -> str:
-    """The style that gives an element the color of a run or an arm, by its place on the page."""
+    """The style that gives an element a run's or arm's color, by its number on the page."""
     return f"--color: var(--run{number % RUN_COLORS})"
 
 
@@ -78,7 +77,7 @@ def light_color(name: str) -> tuple[str, float]:
 
 
 def plotly_figures(figures: Sequence[Figure]) -> dict[str, Any]:
-    """By their titles, with what tells several of one title apart."""
+    """By title, extended where several figures share one."""
     named: dict[str, Any] = {}
     for figure in figures:
         name = figure.title if figure.title not in named else f"{figure.title} ({figure.name})"

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def number(value: float | None, sign: bool = False) -> str:
-    """Three significant digits or the whole part, with a true minus sign and commas; ``sign`` writes a plus, too."""
+    """Three significant digits, or the whole part, with commas and a true minus sign; ``sign`` adds a plus."""
     if value is None:
         return "–"
     if not np.isfinite(value):
@@ -32,6 +32,6 @@ def duration(seconds: float) -> str:
 
 
 def span(counts: Iterable[int]) -> str:
-    """The one count that all are, or the least and the most."""
+    """The common count, or the smallest and the largest."""
     low_to_high = sorted(counts)
     return " to ".join(dict.fromkeys(map(str, (low_to_high[0], low_to_high[-1])))) if low_to_high else "no"

@@ -1,4 +1,4 @@
-"""Self-contained pages: Plotly, style, script and figures in one HTML file, from Jinja templates with autoescape."""
+"""Self-contained HTML pages: Plotly, style, script and figures in one file, from Jinja templates with autoescape."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ _TEMPLATES.filters |= {"number": number, "percent": percent, "color_style": colo
 
 
 def render(package: str, figures: Sequence[Figure], **parts: Any) -> str:
-    """A package's ``report.html``, style and script, which extend the shared ones; ``parts`` are the template's variables."""
+    """A page from a package's ``report.html``, style and script, which extend the shared ones; ``parts`` are its variables."""
     require("A report", "report", "plotly")
     from plotly.offline import get_plotlyjs
 

@@ -1,4 +1,4 @@
-"""A page's figures as one static picture, for papers and documentation, by Matplotlib: a browser may not be installed."""
+"""A page's figures as one static picture for papers and documentation, by Matplotlib, which needs no browser."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -15,7 +15,7 @@ DOTS_PER_INCH = 200
 
 
 def write_picture(figures: Sequence[Figure], path: Path, title: str = "", same_scale: bool = False) -> None:
-    """Write a PNG file: a panel for each figure over environment steps, and a legend of all traces and shapes with names."""
+    """Write a PNG with a panel per figure over environment steps, and a legend of all named traces and shapes."""
     from matplotlib import ticker
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -49,7 +49,7 @@ def write_picture(figures: Sequence[Figure], path: Path, title: str = "", same_s
 
 
 def _draw(figure: Figure, axes: Any) -> dict[str, Any]:
-    """Draw a figure's lines, bands and horizontal shapes; returns what the legend shows, by name."""
+    """Draw a figure's lines, bands and horizontal shapes; returns the legend's entries by name."""
     named = {}
     for trace in figure.traces:
         x, y = np.array(trace["x"], float), np.array(trace["y"], float)
@@ -70,5 +70,5 @@ def _color(name: str) -> dict[str, Any]:
 
 
 def _literal(text: str) -> str:
-    # Matplotlib would typeset what stands between dollar signs as mathematics.
+    # Matplotlib would typeset text between dollar signs as mathematics.
     return text.replace("$", r"\$")

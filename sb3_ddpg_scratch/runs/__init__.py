@@ -1,1 +1,1 @@
-"""One training with its evaluations and result file; many of them, in processes or on Ray."""
+"""One training run with its evaluations and result file; and many of them, in processes or on Ray."""

@@ -1,4 +1,4 @@
-"""Many runs, performed side by side with a progress display; finished ones are skipped."""
+"""Many runs side by side, with a progress display; finished ones are skipped."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,21 +15,21 @@ LOG_LINES = 5
 
 
 Progress = Callable[[int], None]
-"""Called with the number of environment steps that a run has made."""
+"""Called with the number of environment steps that a run has made so far."""
 
 
 class RunExecutor(Protocol):
-    """Where runs are performed: ``RunProcesses``, or ``RayRuns``."""
+    """Performs runs: ``RunProcesses`` or ``RayRuns``."""
 
     def run(self, spec: RunSpec, progress: Progress) -> bool:
-        """Perform a run, wait for its end, and say whether it left its result. Called from several threads at a time."""
+        """Perform a run, wait for its end, and return whether it left its result. Called from several threads at a time."""
 
     def end(self) -> None:
-        """End what is running and start nothing more."""
+        """Stop what is running, and start nothing more."""
 
 
 def perform_runs(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, jobs: int, console: Console) -> list[RunSpec]:
-    """Perform what is not finished, ``jobs`` at a time; returns the runs that failed. If interrupted, ends what is running."""
+    """Perform unfinished runs, ``jobs`` at a time; returns the runs that failed. An interrupt stops those under way."""
     waiting = [spec for spec in specs if finished_result(spec, out) is None]
     if len(waiting) < len(specs):
         say(console, f"{len(specs) - len(waiting)} of {len(specs)} runs are finished already.")
@@ -56,7 +56,7 @@ def _tell_interrupted(waiting: Sequence[RunSpec], out: Path, console: Console) -
 def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, jobs: int, console: Console) -> list[RunSpec]:
     columns: list[bars.ProgressColumn] = [bars.TextColumn("{task.description:>16}"), bars.BarColumn()]
     columns += [bars.MofNCompleteColumn(), bars.TimeElapsedColumn(), bars.TimeRemainingColumn()]
-    # Steps with updates take longer than those of the warm-up: estimate the time left from a long past.
+    # Steps with updates take longer than those of the warm-up: average over a long time to estimate what is left.
     with bars.Progress(*columns, console=console, speed_estimate_period=900) as display:
         whole = display.add_task("all steps", total=sum(spec.steps for spec in specs))
 
@@ -94,7 +94,7 @@ def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, job
 
 
 def _failure(spec: RunSpec, out: Path) -> str:
-    """Which run failed, where its log is, and how that ends."""
+    """Which run failed, where its log is, and how the log ends."""
     log = spec.log_file(out)
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     end = "".join(f"\n    {line}" for line in lines[-LOG_LINES:])

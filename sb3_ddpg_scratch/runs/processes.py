@@ -1,4 +1,4 @@
-"""Runs in separate processes, which end with the process that started them."""
+"""Runs in separate processes, which end with their parent process."""
 
 import json
 import os
@@ -26,10 +26,7 @@ def thread_limits(threads: int) -> dict[str, str]:
 
 
 class RunProcesses:
-    """
-    Performs runs in processes of ``threads`` threads each, which import ``gym_packages`` and can be ended from another thread;
-    with ``checkpoint_every``, a run that was interrupted continues.
-    """
+    """Performs runs in processes of ``threads`` threads; with ``checkpoint_every``, an interrupted run continues."""
 
     def __init__(
         self, out: Path, threads: int = 1, checkpoint_every: int | None = None, gym_packages: Sequence[str] = ()
@@ -53,7 +50,7 @@ class RunProcesses:
             with self._lock:
                 if self._ended:
                     return False
-                # In a session of its own: Ctrl-C reaches this process alone, which then ends the others.
+                # In a new session: Ctrl-C reaches only this process, which then ends the others.
                 process = subprocess.Popen(
                     [sys.executable, "-m", module, str(self.out), *settings, *self.gym_packages],
                     stdin=subprocess.PIPE,
@@ -81,7 +78,7 @@ class RunProcesses:
 
 
 def _end_with_standard_input() -> None:
-    # Not sys.stdin: a thread that waits in it holds a lock that the interpreter needs at exit.
+    # Not sys.stdin: a thread waiting in it holds a lock that the interpreter needs at exit.
     while os.read(0, 1024):
         pass
     os._exit(1)

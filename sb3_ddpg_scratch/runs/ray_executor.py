@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: each in its own process on whichever node is free; the files that it leaves are sent back."""
+"""Runs on a Ray cluster, each in its own process on any free node; the files that it leaves are sent back."""
 
 import importlib
 import os
@@ -23,8 +23,8 @@ LOCAL_OBJECT_STORE = 200 * 2**20
 
 class RayRuns:
     """
-    Runs as Ray tasks, on a cluster or locally. Nodes share no disk with this machine: files come back as bytes, and of
-    ``gym_packages``, which are imported already, those that are not installed packages are sent along.
+    Performs runs as Ray tasks, on a cluster or locally. Nodes share no disk with this machine: files come back as bytes, and
+    those of ``gym_packages`` (already imported) that are not installed packages are sent along.
     """
 
     def __init__(self, out: Path, threads: int = 1, address: str | None = None, gym_packages: Sequence[str] = ()) -> None:
@@ -90,7 +90,7 @@ class RayRuns:
 
 
 def _sent_along(gym_packages: Sequence[str]) -> list[str]:
-    """The files and folders of modules that are not installed packages."""
+    """The files and folders of those modules that are not installed packages."""
     sent = []
     for name in dict.fromkeys(name.partition(".")[0] for name in gym_packages):
         file = importlib.import_module(name).__file__
@@ -100,7 +100,7 @@ def _sent_along(gym_packages: Sequence[str]) -> list[str]:
 
 
 class _Board:
-    """The actor that runs report their progress to."""
+    """The Ray actor that runs report their progress to."""
 
     def __init__(self) -> None:
         self._steps: dict[str, int] = {}
@@ -113,7 +113,7 @@ class _Board:
 
 
 def _perform_there(spec: RunSpec, threads: int, gym_packages: tuple[str, ...], board: Any, name: str) -> dict[str, bytes]:
-    """On a node: perform a run and return the files that it leaves, including its log, by path."""
+    """On a node, perform a run and return the files that it leaves, including its log, by path."""
     with tempfile.TemporaryDirectory() as folder:
         runs = RunProcesses(Path(folder), threads, gym_packages=gym_packages)
         runs.run(spec, lambda steps: board.write.remote(name, steps))

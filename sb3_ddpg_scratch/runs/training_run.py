@@ -1,4 +1,4 @@
-"""One run: an algorithm trained on an environment with a seed, through RL Zoo's experiment code, and what it leaves."""
+"""One run: trains an algorithm in an environment with a seed, through RL Zoo's experiment code, and writes its files."""
 
 import argparse
 import inspect
@@ -31,11 +31,11 @@ from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, CHECKPOINTS, replay_buffer_class
 
 SCORED_EVALUATIONS = 10
-"""A run's score is the mean of so many evaluations, its last ones."""
+"""How many of the last evaluations a run's score averages."""
 CHECKPOINT_EVERY = 50_000
-"""Environment steps between checkpoints of a run: writing them takes less than a hundredth of its time."""
+"""Environment steps between a run's checkpoints; writing them takes less than a hundredth of its time."""
 EVALUATED_AT_ONCE = 10
-"""Environments of an evaluation: its episodes run side by side, with one call of the actor for all."""
+"""Environments per evaluation: its episodes run side by side, with one call of the actor for all."""
 SPEC_FILE = "spec.json"
 PACKAGES = ("torch", "numpy", "stable-baselines3", "gymnasium", "rl-zoo3")
 
@@ -43,9 +43,8 @@ PACKAGES = ("torch", "numpy", "stable-baselines3", "gymnasium", "rl-zoo3")
 @dataclass(frozen=True)
 class RunSpec:
     """
-    The definition of a run. ``settings`` are those of the arm's algorithm for this environment, as in a YAML file. Evaluations
-    are evenly spaced, of noise-free episodes. At most one run of an arm and environment has ``diagnostics``. Results of
-    earlier versions are found by these fields.
+    The definition of a run, by which results of earlier versions are found. ``settings`` are the arm's for this environment,
+    as in a YAML file. Evaluations are evenly spaced and noise-free. One run per arm and environment may have ``diagnostics``.
     """
 
     arm: str
@@ -63,14 +62,13 @@ class RunSpec:
         return out / "runs" / self.arm / self._env_name / f"seed_{self.seed}.json"
 
     def agent_folder(self, out: Path) -> Path:
-        """The run's log folder, as ``enjoy -f`` wants it."""
+        """The run's log folder, as ``enjoy -f`` expects it."""
         return out / "agents" / self.arm / self._env_name / f"seed_{self.seed}"
 
     def diagnostics_folder(self, out: Path) -> Path:
         return out / "diagnostics" / self._env_name / self.arm
 
     def log_file(self, out: Path) -> Path:
-        """What the run printed."""
         return self.agent_folder(out).with_suffix(".log")
 
     @property
@@ -85,12 +83,12 @@ def finished_result(spec: RunSpec, out: Path) -> dict[str, Any] | None:
 
 
 def can_continue(spec: RunSpec) -> bool:
-    """Whether a run can continue from a checkpoint to the same result; recorded diagnostics cannot."""
+    """Whether a run can continue from a checkpoint to the same result, which is impossible with diagnostics."""
     return spec.algo == ALGO and not spec.diagnostics
 
 
 def unfinished_run(spec: RunSpec, out: Path) -> Path | None:
-    """The folder of a run with the same settings that was interrupted after its first checkpoint."""
+    """The folder of an interrupted run with the same settings that has a checkpoint."""
     folder = spec.agent_folder(out)
     run = next(folder.glob(f"{spec.algo}/*_1"), None)
     if not can_continue(spec) or run is None or not checkpoints_in(run / CHECKPOINTS):
@@ -115,7 +113,7 @@ def _checkpoint_of(spec: RunSpec, out: Path) -> Checkpoint | None:
 
 
 def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
-    """Set up the Zoo's experiment; returns it with the model that is to be trained, or trained further from a checkpoint."""
+    """Set up the Zoo's experiment; returns it with the model to train, restored from a checkpoint if there is one."""
     algorithm_class(spec.algo)  # registers it
     folder = spec.agent_folder(out)
     checkpoint = _checkpoint_of(spec, out)
@@ -156,10 +154,10 @@ def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
 
 def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_every: int | None = None) -> dict[str, Any]:
     """
-    Train, evaluating on a separate environment, and write the agent and the result, which is returned; ``tick`` is called with
-    the number of environment steps made. The result has for each evaluation ``timesteps``, mean ``returns``, ``return_stds``
-    over its episodes, ``seconds`` of training until then, and ``success_rates`` where the environment tells. If interrupted,
-    an unfinished agent is left, with checkpoints from which the next call continues if ``checkpoint_every`` was given.
+    Train with evaluations in a separate environment; write the agent and the result, and return the result. ``tick`` gets the
+    number of environment steps made. For each evaluation, the result has ``timesteps``, mean ``returns``, ``return_stds`` over
+    its episodes, ``seconds`` of training until then, and ``success_rates`` if infos report success. An interrupted run leaves
+    an unfinished agent; with ``checkpoint_every``, the next call continues from its last checkpoint.
     """
     manager, model = prepare(spec, out)
     (evaluation,) = (callback for callback in manager.callbacks if isinstance(callback, EvalCallback))
@@ -184,7 +182,7 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_ev
     manager.save_trained_model(model)
 
     timesteps, episodes = np.array(evaluation.evaluations_timesteps), np.array(evaluation.evaluations_results)
-    # Training in whole episodes ends with one: what lies beyond the budget is not scored.
+    # Training in whole episodes may exceed the budget: evaluations beyond it are not scored.
     in_budget = timesteps <= spec.steps
     returns = episodes.mean(axis=1)[in_budget]
     result = {
@@ -209,13 +207,13 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_ev
 
 
 def _success_rates(evaluation: EvalCallback, in_budget: np.ndarray) -> list[float]:
-    """Of each evaluation; none where infos have no ``is_success``."""
+    """For each evaluation; empty if infos have no ``is_success``."""
     successes = evaluation.evaluations_successes
     return np.mean(successes, axis=1)[in_budget].tolist() if len(successes) == len(in_budget) else []
 
 
 def hyperparameters(spec: RunSpec) -> dict[str, Any]:
-    """Every hyperparameter of a run, including those that its settings leave at the algorithm's default."""
+    """All hyperparameters of a run, including the algorithm's defaults."""
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(algorithm_class(spec.algo).__init__).parameters.items()
@@ -231,7 +229,7 @@ def hyperparameters(spec: RunSpec) -> dict[str, Any]:
 
 
 def _classes_named_in(spec: RunSpec) -> dict[str, Any] | None:
-    """What SB3's algorithms take as classes only, so that no text is left for the Zoo to evaluate."""
+    """Classes for settings that SB3's algorithms take only as classes, so that no text is left for the Zoo to evaluate."""
     if spec.algo in (ALGO, SBX_ALGO):
         return None
     classes: dict[str, Any] = {}
@@ -251,7 +249,7 @@ def _versions(algo: str) -> dict[str, str]:
 
 
 def _ticking(tick: Callable[[int], None]) -> BaseCallback:
-    # A function of unknown origin as an attribute would keep rollouts from being steady.
+    # With a function of unknown origin as an attribute, rollouts could not be steady.
     class Ticks(BaseCallback):
         def _on_step(self) -> bool:
             tick(self.num_timesteps)
@@ -261,7 +259,7 @@ def _ticking(tick: Callable[[int], None]) -> BaseCallback:
 
 
 class _Aside(CallbackList):
-    """Runs evaluations and writes checkpoints, whose time is not the training's; a mark is the training time until one."""
+    """Runs evaluations and checkpoints, whose time is not the training's; marks are the training times at evaluations."""
 
     def __init__(self, callbacks: list[BaseCallback]) -> None:
         super().__init__(callbacks)

@@ -1,9 +1,9 @@
 """
-The update with both gradients written out by hand: the derivation, made to be read.
+The update with both gradients derived by hand, written to be read.
 
 An operation's forward and backward stand side by side. With y = f(x) and a gradient dL/dy, the chain rule gives dL/dx, and
-for a layer with parameters dL/dW and dL/db (' is the transpose). Gradients that no step uses are not computed: none of the
-critic's parameters in the actor's step. The optimizers' own ``step`` descends along them.
+for a layer with parameters dL/dW and dL/db (' is the transpose). Gradients that no step uses are not computed: in the
+actor's step, none for the critic's parameters. The optimizers' own ``step`` applies them.
 """
 
 import math
@@ -129,7 +129,7 @@ def sigmoid_backward(layer: nn.Sigmoid, x: th.Tensor, y: th.Tensor, y_grad: th.T
 
 
 def softplus(layer: nn.Softplus, x: th.Tensor) -> th.Tensor:
-    """``y = log(1 + e^(beta x)) / beta``; the identity where that is as good."""
+    """``y = log(1 + e^(beta x)) / beta``; the identity where ``beta x`` is above the threshold."""
     return functional.softplus(x, layer.beta, layer.threshold)
 
 
@@ -172,7 +172,7 @@ def gelu_backward(layer: nn.GELU, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor)
 
 
 class Operation(NamedTuple):
-    """A kind of layer: y of (layer, x), dL/dx of (layer, x, y, dL/dy), and what sets ``grad`` of its parameters."""
+    """A kind of layer: y of (layer, x), dL/dx of (layer, x, y, dL/dy), and a function that sets its parameters' ``grad``."""
 
     forward: Callable[[Any, th.Tensor], th.Tensor]
     backward: Callable[[Any, th.Tensor, th.Tensor, th.Tensor], th.Tensor]
@@ -198,7 +198,7 @@ OPERATIONS: dict[type[nn.Module], Operation] = {
 
 
 class Step(NamedTuple):
-    """A layer of a forward pass with its input and output, which the way back needs."""
+    """A layer of a forward pass with its input and output, for the backward pass."""
 
     layer: nn.Module
     x: th.Tensor
@@ -206,14 +206,7 @@ class Step(NamedTuple):
 
 
 def forward(layers: nn.Module, x: th.Tensor, actions: th.Tensor | None = None, action_joins_at: int = 0) -> list[Step]:
-    """
-    A pass through layers in a row.
-
-    :param layers: the layers
-    :param x: input of the first, shape ``(batch, n)``
-    :param actions: joined to the input of one layer, shape ``(batch, action_dim)``
-    :param action_joins_at: the index of that layer
-    """
+    """Pass ``x``, ``(batch, n)``, through layers; ``actions`` join the input of the layer with index ``action_joins_at``."""
     steps = []
     for index, layer in enumerate(layers.children()):
         if actions is not None and index == action_joins_at:
@@ -225,25 +218,25 @@ def forward(layers: nn.Module, x: th.Tensor, actions: th.Tensor | None = None, a
 
 
 def backward(steps: list[Step], y_grad: th.Tensor) -> None:
-    """From the gradient with respect to the output to those of all parameters."""
+    """Backpropagate the output's gradient to all parameters."""
     for number, (layer, x, y) in reversed(list(enumerate(steps))):
         operation = OPERATIONS[type(layer)]
         if operation.gradient is not None:
             operation.gradient(layer, x, y_grad)
         if number > 0:
-            # Without the columns of an action that joined here.
+            # Drop the columns of an action that joined here.
             y_grad = operation.backward(layer, x, y, y_grad)[:, : steps[number - 1].y.shape[1]]
 
 
 def backward_to_action(steps: list[Step], y_grad: th.Tensor, action_joins_at: int, action_dim: int) -> th.Tensor:
-    """From the gradient with respect to the output to that of the action alone, shape ``(batch, action_dim)``."""
+    """Backpropagate the output's gradient to the action alone, shape ``(batch, action_dim)``."""
     for layer, x, y in reversed(steps[action_joins_at:]):
         y_grad = OPERATIONS[type(layer)].backward(layer, x, y, y_grad)
     return y_grad[:, y_grad.shape[1] - action_dim :]
 
 
 class AnalyticUpdater(AutogradUpdater):
-    """The reference update with gradients by hand, for plain MLPs on any device."""
+    """The reference update with hand-written gradients, for plain MLPs on any device."""
 
     name = "analytic"
 
@@ -252,7 +245,6 @@ class AnalyticUpdater(AutogradUpdater):
         self._watch: NetworksWatch | None = None
 
     def objection(self, networks: Networks) -> str | None:
-        """See :meth:`AutogradUpdater.objection`."""
         if self._watch is None or not self._watch.holds(networks):
             reason = why_not_by_hand(networks, trained=2)
             self._watch = NetworksWatch(networks, trained=2) if reason is None else None

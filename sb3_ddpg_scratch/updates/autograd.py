@@ -68,14 +68,7 @@ def actor_loss(batch: Batch, actor: Actor, critic: Critic) -> th.Tensor:
 
 
 def descend(parameters: Iterable[th.Tensor], optimizer: th.optim.Optimizer, max_grad_norm: float | None = None) -> th.Tensor:
-    """
-    One optimizer step down the gradients in the parameters' ``grad``, after clipping them.
-
-    :param parameters: those whose gradients are clipped
-    :param optimizer: the optimizer
-    :param max_grad_norm: largest global norm of the gradient; ``None`` for no limit
-    :return: the global norm before clipping, a scalar
-    """
+    """Clip the gradients and take an optimizer step; returns their global norm before clipping."""
     clipped = list(parameters)
     norm = th.nn.utils.get_total_norm([parameter.grad for parameter in clipped if parameter.grad is not None])
     if max_grad_norm is not None:
@@ -85,7 +78,7 @@ def descend(parameters: Iterable[th.Tensor], optimizer: th.optim.Optimizer, max_
 
 
 class AutogradUpdater:
-    """DDPG updates in place, on whatever the networks and their optimizers are at that moment."""
+    """Updates networks in place, whatever they and their optimizers currently are."""
 
     name = "autograd"
 
@@ -93,16 +86,16 @@ class AutogradUpdater:
         self.begin()
 
     def begin(self) -> None:
-        """Forget the numbers of the last :meth:`train`."""
+        """Forget the results of the last :meth:`train`."""
         self._critic_losses: list[th.Tensor] = []
         self._actor_losses: list[th.Tensor] = []
-        # Of the last update.
+        # From the last update.
         self._q_values: list[th.Tensor] = []
         self._target_q_values = th.tensor(th.nan)
         self._grad_norms: dict[str, th.Tensor] = {}
 
     def objection(self, networks: Networks) -> str | None:
-        """Why these networks cannot be trained this way, if they cannot."""
+        """Why these networks cannot be trained this way; ``None`` if they can."""
         return None
 
     def train(
@@ -123,7 +116,7 @@ class AutogradUpdater:
         :param gradient_steps: number of updates
         :param batch_size: transitions in each
         :param settings: the numbers of an update
-        :param n_updates: updates made before, which decides whether it is the actor's turn
+        :param n_updates: updates made before, which determine whether it is the actor's turn
         :param env: normalizes observations and rewards
         """
         self.begin()
@@ -132,14 +125,7 @@ class AutogradUpdater:
             self.update(networks, batch, settings, update_policy=update % settings.policy_delay == 0)
 
     def update(self, networks: Networks, batch: Batch, settings: UpdateSettings, update_policy: bool) -> None:
-        """
-        One update: the critic's step, then the actor's, then the soft updates.
-
-        :param networks: what is trained
-        :param batch: sampled transitions
-        :param settings: the numbers of the update
-        :param update_policy: whether the actor and the targets are updated as well (always in DDPG)
-        """
+        """One update: the critic's step and, if ``update_policy`` (always in DDPG), the actor's and the soft updates."""
         actor, critic, actor_target, critic_target = networks
 
         self._target_q_values = td_target(batch, actor_target, critic_target, settings)
@@ -156,7 +142,7 @@ class AutogradUpdater:
             copy_running_statistics(actor, actor_target)
 
     def critic_gradient(self, critic: Critic, batch: Batch, target_q_values: th.Tensor) -> th.Tensor:
-        """Leave the gradient of the critic's loss in its parameters' ``grad``; returns the loss."""
+        """Set the ``grad`` of the critic's parameters; returns the loss."""
         current_q_values = critic(batch.observations, batch.actions)
         loss = critic_loss(current_q_values, target_q_values)
         self._q_values = [q_values.detach() for q_values in current_q_values]
@@ -165,23 +151,21 @@ class AutogradUpdater:
         return loss.detach()
 
     def actor_gradient(self, actor: Actor, critic: Critic, batch: Batch) -> th.Tensor:
-        """Leave the gradient of the actor's loss in its parameters' ``grad``; returns the loss."""
+        """Set the ``grad`` of the actor's parameters; returns the loss."""
         loss = actor_loss(batch, actor, critic)
         actor.optimizer.zero_grad()
         loss.backward()
         return loss.detach()
 
     def read_losses(self) -> dict[str, float]:
-        """
-        :return: ``critic_loss`` and, if the actor was updated, ``actor_loss`` of the last update of the last :meth:`train`
-        """
+        """``critic_loss`` and, if the actor was updated, ``actor_loss`` of the last update of the last :meth:`train`."""
         latest = {"critic_loss": self._critic_losses, "actor_loss": self._actor_losses}
         return {name: losses[-1].item() for name, losses in latest.items() if losses}
 
     def read_statistics(self) -> dict[str, float]:
         """
-        :return: mean ``critic_loss`` and ``actor_loss`` of the last :meth:`train`; ``q_mean``, ``target_q_mean``,
-            ``critic_grad_norm`` and ``actor_grad_norm`` (before clipping) of its last update
+        Mean ``critic_loss`` and ``actor_loss`` of the last :meth:`train`, and ``q_mean``, ``target_q_mean``,
+        ``critic_grad_norm`` and ``actor_grad_norm`` (before clipping) of its last update.
         """
         if not self._critic_losses:
             return {}

@@ -1,4 +1,4 @@
-"""How many threads the matrix products of NumPy and SciPy take."""
+"""The number of threads that the matrix products of NumPy and SciPy use."""
 
 import ctypes
 import os
@@ -15,10 +15,9 @@ _before: list[tuple[Callable[[int], object], int]] = []
 
 class _OneBlasThread:
     """
-    Within this context, ``np.dot`` computes by itself, in compiled code as well.
-
-    OpenBLAS wakes other threads for products that are over in microseconds, and they keep their cores busy for some 25
-    milliseconds after each. The setting belongs to the process: the first to enter changes it, the last to leave restores it.
+    Within this context, ``np.dot`` uses a single thread, even in compiled code. OpenBLAS would wake others for products that
+    take microseconds, and they keep their cores busy for some 25 milliseconds after each. The setting applies to the whole
+    process: the first to enter changes it, the last to leave restores it.
     """
 
     def __enter__(self) -> None:
@@ -57,7 +56,7 @@ def _restore() -> None:
 
 
 def _leave_in_child() -> None:
-    """A forked process has none of the threads that were inside."""
+    """None of the threads that were inside exist in a forked process."""
     global _inside, _lock
     _lock = threading.Lock()
     if _inside:
@@ -70,10 +69,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _find_blas() -> list[tuple[Callable[[], int], Callable[[int], object]]]:
-    """How many threads each loaded OpenBLAS uses, and how to set that: NumPy and SciPy bring one each, or share one."""
+    """Functions to get and set the threads of each loaded OpenBLAS: NumPy and SciPy bring one each, or share one."""
     found = []
     for library in ThreadpoolController().select(internal_api="openblas").lib_controllers:
-        # The controller looks these up at each call, which takes longer than the call.
+        # The controller looks these up at every call, which takes longer than the call.
         functions = ctypes.CDLL(library.filepath)
         for form in ("scipy_openblas_{}_num_threads", "openblas_{}_num_threads"):
             for suffix in ("", "64_"):

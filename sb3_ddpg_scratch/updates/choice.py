@@ -16,7 +16,7 @@ from sb3_ddpg_scratch.updates.steady_step import SteadyStep
 
 Updater = CompiledUpdater | AutogradUpdater
 
-# By name, what may be used, from the fastest to the one that supports everything.
+# The updaters to try for each name, from the fastest to the one that supports everything.
 _TO_TRY: dict[str, tuple[type[Updater], ...]] = {
     "auto": (CompiledUpdater, AnalyticUpdater, AutogradUpdater),
     "compiled": (CompiledUpdater, AnalyticUpdater, AutogradUpdater),
@@ -24,7 +24,7 @@ _TO_TRY: dict[str, tuple[type[Updater], ...]] = {
     "autograd": (AutogradUpdater,),
 }
 UPDATERS = tuple(_TO_TRY)
-# Time of an update in units of a compiled one's, by the widest hidden layer: the tables of docs/benchmarks.md.
+# Time of an update relative to a compiled one, by the widest hidden layer, from the tables in docs/benchmarks.md.
 _COSTS = (
     (128, {"compiled": 1.0, "analytic": 15.0, "autograd": 15.0}),
     (320, {"compiled": 1.0, "analytic": 1.9, "autograd": 2.0}),
@@ -34,12 +34,9 @@ _COSTS = (
 
 class UpdaterChoice:
     """
-    Before each series of updates, the fastest updater that supports the networks.
-
-    Where it is not the one that was asked for, a warning says why, once for each reason. The first training says which it is.
-
-    :param name: one of :data:`UPDATERS`, the fastest to use
-    :param verbose: 0 to leave that unsaid
+    Picks the fastest updater that supports the networks before each series of updates, from ``name`` (one of
+    :data:`UPDATERS`) on. If it is another one, a warning says why, once per reason. If ``verbose``, the first training
+    prints which it is.
     """
 
     def __init__(self, name: str, verbose: int = 0) -> None:
@@ -53,32 +50,28 @@ class UpdaterChoice:
         self.trust(False)
 
     def trust(self, nothing_changes: bool | None) -> None:
-        """
-        Say whether networks and optimizers stay as they are from the next inspection on, as far as updates rely on it.
-
-        ``None`` is for a ``learn`` whose rollouts have yet to find out.
-        """
+        """Set whether networks and optimizers stay unchanged after the next inspection; ``None`` until rollouts find out."""
         self.trusted = nothing_changes
         self.compiled_actor.inspected = False
         self._settled: Updater | None = None
 
     def objection(self, networks: Networks) -> str | None:
-        """Why these networks cannot be trained by the updater that was asked for, if they cannot."""
+        """Why the requested updater cannot train these networks; ``None`` if it can."""
         return self._updaters[0].objection(networks)
 
     def expect(self, reason: str | None) -> None:
-        """Give no warning for this reason."""
+        """Suppress the warning for this reason."""
         self._known_reasons |= {reason} if reason else set()
 
     def choose(self, networks: Networks) -> tuple[Updater, str | None]:
-        """The fastest updater for these networks, and why it is not the one that was asked for, if it is not."""
+        """The fastest updater for these networks, and why it is not the requested one, if so."""
         reason = self._updaters[0].objection(networks)
         if reason is None:
             return self._updaters[0], None
         return next(updater for updater in self._updaters[1:] if updater.objection(networks) is None), reason
 
     def pick(self, networks: Networks) -> Updater:
-        """The fastest updater for these networks; gives the warning."""
+        """The fastest updater for these networks, with a warning if it is not the requested one."""
         if self._settled is not None:
             return self._settled
         updater, reason = self.choose(networks)
@@ -92,12 +85,12 @@ class UpdaterChoice:
         return updater
 
     def steady_step(self, networks: Networks, *arguments: Any) -> SteadyStep | None:
-        """See :meth:`~sb3_ddpg_scratch.updates.compiled.CompiledUpdater.steady_step`; ``None`` where something may change."""
+        """See :meth:`~sb3_ddpg_scratch.updates.compiled.CompiledUpdater.steady_step`; ``None`` if networks may change."""
         updater = self._settled
         return updater.steady_step(networks, *arguments) if isinstance(updater, CompiledUpdater) else None
 
     def set_training_mode(self, policy: ScratchDDPGPolicy, mode: bool) -> None:
-        """``policy.set_training_mode``, which looks for the modules anew each time."""
+        """``policy.set_training_mode`` without looking up the modules every time."""
         if self._settled is None:
             policy.set_training_mode(mode)
             return
@@ -106,14 +99,13 @@ class UpdaterChoice:
             attributes["training"] = mode
 
     def may_act(self, actor: Actor) -> bool:
-        """Whether the compiled actor does what this actor does."""
+        """Whether the compiled actor can replace this one."""
         if not self._may_compile or self.compiled_actor.objection(actor) is not None:
             return False
         self.compiled_actor.inspected = bool(self.trusted)
         return True
 
     def train(self, networks: Networks, *arguments: Any, **named: Any) -> None:
-        """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.train`."""
         self._last = updater = self.pick(networks)
         if not self._announced:
             self._announced = True
@@ -132,15 +124,13 @@ class UpdaterChoice:
         return f"{said}{slower}: {', '.join(every_reason(networks, fastest == 'compiled'))}."
 
     def read_losses(self) -> dict[str, float]:
-        """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.read_losses`."""
         return self._last.read_losses()
 
     def read_statistics(self) -> dict[str, float]:
-        """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.read_statistics`."""
         return self._last.read_statistics()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy inspects and allocates for the networks that it meets; what can be read stays.
+        # A copy inspects and allocates for its own networks; only the readings are kept.
         state = (self._known_reasons.copy(), self._announced, self.read_losses(), self.read_statistics())
         return UpdaterChoice, (self.wanted,), state
 
@@ -150,7 +140,7 @@ class UpdaterChoice:
 
 
 class _Readings:
-    """What was read of an updater before it was left behind."""
+    """The last readings of an updater, kept in its copies."""
 
     def __init__(self, losses: dict[str, float], statistics: dict[str, float]) -> None:
         self._losses, self._statistics = losses, statistics

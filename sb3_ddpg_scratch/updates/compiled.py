@@ -1,9 +1,9 @@
 """
-The update with gradients written by hand as functions compiled by Numba, for networks so small that calling torch costs more
-than the arithmetic. They work on the networks' own tensors and the optimizers' own state; many updates are one call.
+The update with hand-written gradients as functions compiled by Numba, for networks so small that calling torch costs more
+than the arithmetic. They work directly on the networks' tensors and the optimizers' state; one call makes many updates.
 
-A larger update is shared among torch's threads: each computes the gradients of some of the batch's rows, and they are added
-up. Dividing every single product among threads instead costs more than it saves (see the documentation's benchmarks).
+A larger update is shared among torch's threads: each computes the gradients for some of the batch's rows, which are then
+added up. Splitting every single product among threads would cost more than it saves (see the documentation's benchmarks).
 """
 
 from collections.abc import Callable, Iterable
@@ -37,11 +37,10 @@ from sb3_ddpg_scratch.updates.kernel_memory import (
 from sb3_ddpg_scratch.updates.steady_step import SteadyStep, UpdaterMemory
 from sb3_ddpg_scratch.updates.thread_pool import run_together
 
-# Updates made in one call, at most: their batches are gathered beforehand.
+# Maximum number of updates per call: their batches are gathered beforehand.
 UPDATES_PER_CALL = 64
 
-# A share of a batch has at least so many rows, and an update at least so many multiplications for each of its shares: below,
-# handing out work costs more than it saves.
+# Minimum rows per share of a batch, and multiplications per share of an update: below, handing out work costs too much.
 ROWS_OF_A_SHARE = 32
 MULTIPLICATIONS_OF_A_SHARE = 4_000_000
 MOST_SHARES = 16
@@ -58,19 +57,19 @@ class CompiledUpdater:
     name = "compiled"
 
     def __init__(self) -> None:
-        # Loaded with the first update.
+        # Loaded on the first update.
         self._kernels: Any = None
         self._watch: NetworksWatch | None = None
         self._adams: list[AdamWatch] = []
-        # What the tables were made for: addresses of parameters, gradients, moments and steps.
+        # The addresses of parameters, gradients, moments and steps that the tables were made for.
         self._addresses: list[int] = []
         self._batch_size = self._n_threads = 0
-        # Of each share of a batch: where its rows end, with the start in front, and the layers that it computes with.
+        # For each share of a batch: where its rows end (after a leading start), and the layers that it computes with.
         self._ends: list[int] = []
         self._layers: list[np.ndarray] = []
         self._present_settings: Any = None
         self._sampler: Any = None
-        # Of the last series of updates.
+        # From the last series of updates.
         self._results = np.zeros((0, 6))
         self._first_update = self._updates = 0
         self._policy_delay = 1
@@ -79,7 +78,7 @@ class CompiledUpdater:
     # ------------------------------------------------------------------------------------------------------ Inspection
 
     def objection(self, networks: Networks) -> str | None:
-        """Why these networks cannot be trained this way, if they cannot."""
+        """Why these networks cannot be trained this way; ``None`` if they can."""
         if self._is_as_before(networks):
             return None
         self._watch = None
@@ -111,7 +110,7 @@ class CompiledUpdater:
     # ---------------------------------------------------------------------------------------------------------- Tables
 
     def _present_addresses(self, networks: Networks) -> list[int]:
-        """Addresses of all parameters, and of gradients, moments and steps; empty if there are not all of them."""
+        """Addresses of all parameters, gradients, moments and steps; empty if any of them do not exist yet."""
         assert self._watch is not None
         entries = chain(networks.actor.optimizer.state.values(), networks.critic.optimizer.state.values())
         states = chain.from_iterable(map(_values, entries))
@@ -121,7 +120,7 @@ class CompiledUpdater:
             return []
 
     def _complete_state(self, networks: Networks) -> None:
-        """Make the gradients and the entries of the optimizers' state that are not there yet, as torch does."""
+        """Create missing gradients and entries of the optimizers' state, as torch does."""
         for network in networks[:2]:
             state = network.optimizer.state
             for parameter in network.parameters():
@@ -145,13 +144,13 @@ class CompiledUpdater:
         self._table = np.array(rows, np.int64)
         self._multiplications_of_a_row = 2 * int(self._table[:, self._kernels.SIZE].sum())
         self._batch_size = 0
-        # Sizes stand in the table of numbers.
+        # The table of numbers contains the sizes.
         self._present_settings = None
 
     # ---------------------------------------------------------------------------------------------------------- Shares
 
     def _share_count(self, batch_size: int) -> int:
-        """Among how many threads an update is worth sharing."""
+        """The number of threads that an update is worth sharing among."""
         multiplications = batch_size * self._multiplications_of_a_row
         limits = (th.get_num_threads(), batch_size // ROWS_OF_A_SHARE, multiplications // MULTIPLICATIONS_OF_A_SHARE)
         return max(1, min(*limits, MOST_SHARES))
@@ -168,7 +167,7 @@ class CompiledUpdater:
         self._noise = np.zeros((0, batch_size, self._sizes.action), np.float32)
 
     def _layers_of_share(self, networks: Networks, number: int) -> np.ndarray:
-        """A table of the layers of all networks, with gradients of its own but for the first share."""
+        """A table of all networks' layers, in which every share but the first has its own gradients."""
         start = 0 if number == 0 else self._other_grads[number - 1].ctypes.data
         grads = self._table[:, self._kernels.GRAD] if number == 0 else start + 4 * self._table[:, self._kernels.OFFSET]
         of_actor, of_critics = np.split(grads, [len(list(networks.actor.parameters()))])
@@ -222,7 +221,7 @@ class CompiledUpdater:
             self._update(count, settings, buffer if batches is None else None)  # type: ignore[arg-type]
 
     def _rows_for(self, networks: Networks, count: int, batch_size: int) -> np.ndarray:
-        """Memory for batches, and for the gradients of those that share them."""
+        """Memory for batches, and for the gradients of each share."""
         n_threads = th.get_num_threads()
         if batch_size != self._batch_size or n_threads != self._n_threads:
             self._n_threads = n_threads
@@ -232,7 +231,7 @@ class CompiledUpdater:
         return self._rows[:count]
 
     def _set_numbers(self, networks: Networks, discount: float, gamma: float, settings: UpdateSettings) -> None:
-        """What the kernels read of the settings and of both optimizers, if it changed."""
+        """Set what the kernels read of the settings and of both optimizers, if it changed."""
         groups = (networks.actor.optimizer.param_groups[0], networks.critic.optimizer.param_groups[0])
         present = (discount, gamma, settings, *map(_read_adam, groups))
         if present == self._present_settings:
@@ -241,7 +240,7 @@ class CompiledUpdater:
         kernels, end, adams = self._kernels, 0, []
         for network, (rate, betas, eps, decay, decoupled) in zip(networks[:2], present[3:], strict=True):
             first, end = end, end + len(network.optimizer.param_groups[0]["params"])
-            # Floats, whatever the user wrote: other types would be compiled anew.
+            # Converted, whatever the user gave: other types would trigger another compilation.
             numbers = map(float, (rate, *betas, eps, decay))
             adams.append(kernels.Adam(first, end, *numbers, bool(decoupled), float(settings.max_grad_norm or 0)))
         clip, delay = float(settings.target_noise_clip), settings.policy_delay
@@ -249,7 +248,7 @@ class CompiledUpdater:
         self._numbers = numbers_table(self._sizes, settings_row, *adams)
 
     def _update(self, count: int, settings: UpdateSettings, drawn_from: PackedReplayBuffer | None) -> None:
-        """Update with so many batches, once they are drawn if they still have to be."""
+        """Update with ``count`` batches, drawing them first if necessary."""
         kernels, frame = self._kernels, self._frame.table
         alone = len(self._layers) == 1
         self._frame.place_batches(self._rows)
@@ -269,7 +268,7 @@ class CompiledUpdater:
         return self._frame.place_buffer(buffer, self._sampler, (buffer.pos - 1) % buffer.buffer_size)
 
     def _update_together(self, number: int, result: np.ndarray) -> None:
-        """One update, with the gradients of a batch computed by several threads."""
+        """One update, with the gradients for a batch computed by several threads."""
         kernels, rows = self._kernels, self._rows[number]
         self._numbers[kernels.SETTINGS, 4] = self._first_update + self._updates + number
         frames = np.tile(self._frame.table, (len(self._layers), 1))
@@ -305,11 +304,7 @@ class CompiledUpdater:
     def steady_step(
         self, networks: Networks, buffer: PackedReplayBuffer, batch_size: int, count: int, settings: UpdateSettings
     ) -> SteadyStep | None:
-        """
-        ``count`` updates together with acting and storing, while nobody else changes networks, optimizers or settings.
-
-        ``None`` where that is not possible: before the first :meth:`train`, with other buffers, with several threads.
-        """
+        """A step with ``count`` updates, while nothing else changes networks or settings; ``None`` if unsupported."""
         if not (self._addresses and self._sampler.supports(buffer) and 0 < count <= UPDATES_PER_CALL):
             return None
         rows = self._rows_for(networks, count, batch_size)
@@ -318,7 +313,7 @@ class CompiledUpdater:
         self._networks, self._results = networks, np.zeros((count, 6))
         self._updates, self._policy_delay, self._clips = count, settings.policy_delay, settings.max_grad_norm is not None
         self._set_numbers(networks, remaining_discount(buffer, settings.gamma), getattr(buffer, "gamma", 1.0), settings)
-        # Learning rates will be set behind its back.
+        # Learning rates will be set directly in the table.
         self._present_settings = None
         optimizers = networks.actor.optimizer, networks.critic.optimizer
 
@@ -337,11 +332,10 @@ class CompiledUpdater:
         return self._results[: self._updates, self._kernels.ACTOR_LOSS][done % self._policy_delay == 0]
 
     def _last_of_actor(self) -> int:
-        """The number of the last update that the actor took part in; negative if there was none."""
+        """The number of the last update that included the actor; negative if there was none."""
         return self._updates - 1 - (self._first_update + self._updates) % self._policy_delay
 
     def read_losses(self) -> dict[str, float]:
-        """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.read_losses`."""
         losses = {}
         if self._updates:
             losses["critic_loss"] = float(self._results[self._updates - 1, self._kernels.CRITIC_LOSS])
@@ -351,7 +345,6 @@ class CompiledUpdater:
         return losses
 
     def read_statistics(self) -> dict[str, float]:
-        """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.read_statistics`."""
         if not self._updates:
             return {}
         kernels, results = self._kernels, self._results[: self._updates]
@@ -372,6 +365,6 @@ class CompiledUpdater:
 
     @staticmethod
     def _grad_norm(network: nn.Module) -> float:
-        # Gradients stay until the next update, so that a norm that nobody clipped by costs nothing until somebody looks.
+        # Gradients stay until the next update, so that an unused norm costs nothing until somebody reads it.
         grads = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
         return th.nn.utils.get_total_norm(grads).item()

@@ -22,10 +22,8 @@ _NO_TABLE, _NO_RESULTS = np.zeros((0, 8), np.int64), np.zeros((0, 6))
 
 
 class CompiledActor:
-    """The actor's forward pass compiled, for choosing actions between two updates."""
-
     def __init__(self) -> None:
-        # Whether there was no objection, and none can come up.
+        # Whether there was no objection and none can arise.
         self.inspected = False
         self._watch: NetworksWatch | None = None
         self._addresses: list[int] = []
@@ -34,7 +32,7 @@ class CompiledActor:
         self._n = 0
 
     def objection(self, actor: Any) -> str | None:
-        """Why this actor cannot act this way, if it cannot."""
+        """Why this actor cannot act this way; ``None`` if it can."""
         if (
             self._watch is not None
             and self._watch.holds((actor,))
@@ -53,13 +51,7 @@ class CompiledActor:
         return reason
 
     def act(self, observations: Observations, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """
-        The actions of an actor to which there is no :meth:`objection`.
-
-        :param observations: of ``n`` environments
-        :param noise: is added; of ``n`` actions, or ``None``
-        :return: actions in environment units and normalized, shape ``(n, *action_shape)``
-        """
+        """Actions, with noise, in environment units and normalized, ``(n, *action_shape)``; requires no :meth:`objection`."""
         if self._frame is None:
             self._frame = Frame(load_kernels())
         given = flatten(observations, self._actor.observation_space)

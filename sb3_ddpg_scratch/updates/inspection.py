@@ -1,7 +1,7 @@
 """
-Whether passes written by hand do what the modules and optimizers would: asked in full once, and after that watched.
+Whether hand-written passes do what the modules and optimizers would: checked in full once, and watched from then on.
 
-A user may freeze, replace, hook or override anything at any time. The functions look at everything; the watches notice within
+A user may freeze, replace, hook or override anything at any time. The functions check everything; the watches detect within
 a few microseconds whether anything has changed since then.
 """
 
@@ -24,7 +24,7 @@ from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork
 from sb3_ddpg_scratch.observations import packable
 from sb3_ddpg_scratch.updates.interface import Networks
 
-# Activations whose passes are written by hand, with the attributes that they read.
+# Activations with hand-written passes, and the attributes that these read.
 ACTIVATIONS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.ReLU: (),
     nn.Tanh: (),
@@ -46,7 +46,7 @@ _forward = attrgetter("forward")
 
 
 def _methods() -> tuple[Any, ...]:
-    """The methods that passes by hand stand for."""
+    """The methods that hand-written passes replace."""
     return (
         Actor.extract_features,
         Critic.extract_features,
@@ -56,7 +56,7 @@ def _methods() -> tuple[Any, ...]:
     )
 
 
-# A class that is patched later no longer does what is written by hand.
+# A class that is patched later no longer does what the hand-written passes do.
 _METHODS = _methods()
 _GLOBAL_HOOKS = (
     torch_module._global_forward_hooks,
@@ -82,17 +82,13 @@ def _same(found: Sequence[Any], expected: Sequence[Any]) -> bool:
 
 
 def replaced_method(instance: object) -> str | None:
-    """The name of a method that was replaced on the instance itself, if there is one."""
+    """The name of a method that was replaced on the instance itself, if any."""
     named = ((name, getattr(type(instance), name, None)) for name, value in vars(instance).items() if callable(value))
     return next((name for name, method in named if callable(method)), None)
 
 
 def why_not_by_hand(networks: Sequence[nn.Module], trained: int) -> str | None:
-    """
-    :param networks: actors and critics
-    :param trained: how many of them, counted from the first, are trained
-    :return: what keeps them from passes that are written by hand, in words; ``None`` if nothing does
-    """
+    """Why hand-written passes do not suit these networks, the first ``trained`` of them trained; ``None`` if they do."""
     for index, network in enumerate(networks):
         target = "" if index < trained or trained == 0 else "_target"
         name = f"{type(network).__name__.lower()}{target}"
@@ -143,7 +139,7 @@ NO_COMPILER = "Numba and SciPy cannot be imported: pip install numba scipy"
 
 @cache
 def compiler_installed() -> bool:
-    """Whether there are Numba and SciPy, whose BLAS it multiplies by."""
+    """Whether Numba is installed, and SciPy, whose BLAS it uses."""
     return all(find_spec(name) is not None for name in ("numba", "scipy"))
 
 
@@ -181,7 +177,7 @@ def _why_not_these_layers(name: str, network: Any) -> str | None:
 
 
 def _why_not_these_constants(name: str, network: nn.Module) -> str | None:
-    """The kernels have the constants of layers as torch makes them."""
+    """The kernels assume the default constants of torch's layers."""
     for path, module in network.named_modules():
         usual = type(module)() if type(module) in ACTIVATIONS else None
         changed = [option for option in ACTIVATIONS.get(type(module), ()) if vars(module)[option] != vars(usual)[option]]
@@ -192,7 +188,7 @@ def _why_not_these_constants(name: str, network: nn.Module) -> str | None:
 
 
 def _widths(network: Any) -> list[tuple[int, int]]:
-    """Inputs and outputs of each layer, from the settings of an actor or critic."""
+    """The inputs and outputs of each layer, according to the settings of an actor or critic."""
     action_dim = get_action_dim(network.action_space)
     is_actor = isinstance(network, Actor)
     widths = [network.features_dim, *network.net_arch, action_dim if is_actor else 1]
@@ -208,12 +204,7 @@ def _kinds(network: Any) -> list[type]:
 
 
 class NetworksWatch:
-    """
-    Networks in which :func:`why_not_by_hand` found nothing, as they were then.
-
-    :param networks: actors and critics
-    :param trained: how many of them, counted from the first, are trained
-    """
+    """Detects changes in networks that had no :func:`why_not_by_hand`; the first ``trained`` of them are trained."""
 
     def __init__(self, networks: Sequence[nn.Module], trained: int) -> None:
         self._networks = tuple(networks)
@@ -227,7 +218,7 @@ class NetworksWatch:
             for module in modules
             for name in (*ACTIVATIONS.get(type(module), ()), *(("eps",) if type(module) is nn.LayerNorm else ()))
         ]
-        # Of every module its children, of every critic its Q-networks, of every layer its parameters.
+        # The children of modules, the Q-networks of critics, and the parameters of layers.
         self._containers = [module._modules for module in modules if module._modules]
         self._lists = [network.q_networks for network in networks if isinstance(network, Critic)]
         self._holders = [module._parameters for module in modules if module._parameters]
@@ -242,7 +233,7 @@ class NetworksWatch:
         return list(chain.from_iterable(map(_values, self._containers)))
 
     def holds(self, networks: Sequence[nn.Module]) -> bool:
-        """Whether these are the same networks and nothing has changed that a pass by hand relies on."""
+        """Whether these are the same networks, and nothing has changed that a hand-written pass relies on."""
         return (
             # Modules are equal where they are the same; comparing tensors would compare their values.
             networks == self._networks
@@ -258,7 +249,7 @@ class NetworksWatch:
         )
 
     def _has_no_hooks(self) -> bool:
-        # Every hook is registered with the next number: as long as that stays, there is no new one.
+        # Every new hook takes the next number: while that is unchanged, there is no new one.
         last = RemovableHandle.next_id
         if last == self._last_hook:
             return True
@@ -269,12 +260,7 @@ class NetworksWatch:
 
 
 def why_not_adam(name: str, optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor]) -> str | None:
-    """
-    :param name: whose optimizer it is
-    :param optimizer: any
-    :param parameters: the network's
-    :return: what keeps it from being one plain Adam or AdamW for these parameters, in words; ``None`` if nothing does
-    """
+    """Why ``name``'s optimizer is not a single plain Adam or AdamW for these parameters; ``None`` if it is."""
     if type(optimizer) not in (th.optim.Adam, th.optim.AdamW) or replaced_method(optimizer) is not None:
         return f"{name}.optimizer is not a plain Adam or AdamW"
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
@@ -291,7 +277,7 @@ def why_not_adam(name: str, optimizer: th.optim.Optimizer, parameters: Sequence[
 
 
 def why_not_its_state(name: str, optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor]) -> str | None:
-    """What keeps an optimizer's state from being Adam's as the kernels read it, in words; ``None`` if nothing does."""
+    """Why an optimizer's state is not Adam's as the kernels read it; ``None`` if it is."""
     for parameter in parameters:
         entry = optimizer.state.get(parameter)
         if not entry:
@@ -308,19 +294,14 @@ def _is_plain(tensor: th.Tensor) -> bool:
 
 
 class AdamWatch:
-    """
-    An optimizer in which :func:`why_not_adam` found nothing, as it was then.
-
-    :param optimizer: an Adam or AdamW
-    :param parameters: the network's
-    """
+    """Detects changes in an optimizer that had no :func:`why_not_adam`."""
 
     def __init__(self, optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor]) -> None:
         self._optimizer, self._parameters = optimizer, parameters
         self._type, self._attribute_count = type(optimizer), len(vars(optimizer))
 
     def holds(self, optimizer: th.optim.Optimizer) -> bool:
-        """Whether this is the same optimizer and it is still a plain Adam for the same parameters."""
+        """Whether this is the same optimizer, and still a plain Adam for the same parameters."""
         groups = optimizer.param_groups
         return (
             optimizer is self._optimizer
@@ -335,7 +316,7 @@ class AdamWatch:
 
 
 def every_reason(networks: Networks, compiled: bool) -> list[str]:
-    """All that keeps networks from updates by hand (or compiled ones), in the words of ``policy_kwargs`` where it has them."""
+    """Everything that prevents hand-written (or compiled) updates, in terms of ``policy_kwargs`` where possible."""
     reasons = []
     for name, network in zip(("actor", "critic"), networks, strict=False):
         reported: list[str] = []

@@ -23,7 +23,7 @@ class UpdateSettings(NamedTuple):
     :param max_grad_norm: largest global norm of a network's gradient; ``None`` for no limit
     :param policy_delay: updates of the critic for each of the actor and the targets
     :param target_policy_noise: standard deviation of the target policy smoothing, in normalized action units; 0 for none
-    :param target_noise_clip: largest size of that noise
+    :param target_noise_clip: limit for the absolute value of that noise
     """
 
     gamma: float

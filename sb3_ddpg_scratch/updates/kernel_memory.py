@@ -1,4 +1,4 @@
-"""The memory that Python shares with the kernels: tables of layers and numbers, and what one call of ``advance`` is to do."""
+"""The memory that Python shares with the kernels: tables of layers and numbers, and the work for a call of ``advance``."""
 
 import gc
 import sys
@@ -24,11 +24,7 @@ size_of: Callable[[Any], int] = th.Tensor.numel
 
 @cache
 def load_kernels() -> ModuleType:
-    """
-    Import the kernels, and give a message should they be compiled.
-
-    Importing Numba and SciPy takes half a second, for which a model that only predicts does not wait.
-    """
+    """Import the kernels, with a message if they are compiled; on demand, since Numba and SciPy take half a second."""
     import scipy.linalg.cython_blas  # noqa: F401  # loads the library behind np.dot
     from numba.core import event
 
@@ -39,7 +35,7 @@ def load_kernels() -> ModuleType:
 
         def on_start(self, found: Any) -> None:
             if found.data["dispatcher"] is kernels.advance:
-                # A fifth of the time would go to looking for garbage among what the compiler still uses.
+                # Garbage collection among the compiler's live objects would take a fifth of the time.
                 self.collecting = gc.isenabled()
                 gc.disable()
                 where = "once on this machine"
@@ -56,7 +52,7 @@ def load_kernels() -> ModuleType:
 
 
 def layer_table(layers: nn.Module, grads: Any = None) -> np.ndarray:
-    """A table of layers as the kernels read it; without ``grads``, of a network that is not trained."""
+    """A table of layers as the kernels read it; without ``grads`` for a network that is not trained."""
     of_layers = [layer for layer in layers.children() if isinstance(layer, nn.Linear)]
     table = np.zeros((len(of_layers), 10), np.int64)
     # In the order of the parameters.
@@ -74,7 +70,7 @@ def layer_table(layers: nn.Module, grads: Any = None) -> np.ndarray:
 
 
 def sizes_of(kernels: Any, actor: Actor, critic: Any = None) -> Any:
-    """What the kernels are told of an actor and its critic."""
+    """What the kernels need to know about an actor and its critic."""
     from sb3_ddpg_scratch.updates.operations import CODES
 
     norm_eps = next((np.float32(layer.eps) for layer in actor.mu.children() if isinstance(layer, nn.LayerNorm)), np.float32(0))
@@ -85,7 +81,6 @@ def sizes_of(kernels: Any, actor: Actor, critic: Any = None) -> Any:
 
 
 def numbers_table(*rows: tuple[float, ...]) -> np.ndarray:
-    """The table of numbers that the kernels read."""
     numbers = np.zeros((4, 9))
     for row, values in zip(numbers, rows, strict=False):
         row[: len(values)] = values
@@ -102,7 +97,7 @@ class Acting(NamedTuple):
 
 
 class Frame:
-    """What the kernel ``advance`` is to do, and the memory that it shares with Python."""
+    """The work for the kernel ``advance``, and the memory that it shares with Python."""
 
     def __init__(self, kernels: Any) -> None:
         self.kernels = kernels
@@ -111,13 +106,12 @@ class Frame:
         self._arrays: dict[int, np.ndarray] = {}
 
     def place(self, column: int, array: np.ndarray | None) -> None:
-        """Set an address, and keep what is there; ``None`` for nothing."""
+        """Set an address and keep its array alive; ``None`` for no array."""
         if self._arrays.get(column) is not array:
             self._arrays[column] = array  # type: ignore[assignment]
             self.table[column] = 0 if array is None else array.ctypes.data
 
     def place_acting(self, action_space: spaces.Box, n: int, observation_dim: int) -> Acting:
-        """Memory for acting in ``n`` environments."""
         kernels, action_dim = self.kernels, get_action_dim(action_space)
         observations, last = np.zeros((2, n, observation_dim), np.float32)
         acting = Acting(observations, *np.zeros((3, n, action_dim), np.float32))
@@ -130,16 +124,12 @@ class Frame:
         return acting
 
     def place_batches(self, batches: np.ndarray) -> None:
-        """Memory for batches (updates, batch, width)."""
+        """Use this memory for batches, shape ``(updates, batch, width)``."""
         self.place(self.kernels.BATCHES, batches)
         self.table[self.kernels.BATCH_SIZE] = self.table[self.kernels.END_ROW] = batches.shape[1]
 
     def place_buffer(self, buffer: PackedReplayBuffer, sampler: Any, newest: int) -> Any:
-        """
-        Say where a buffer's rows and NumPy's generator are, whose lock is returned.
-
-        :param newest: the newest step whose transitions batches are drawn from
-        """
+        """Set the addresses of a buffer's rows and NumPy's generator, and the newest step to draw; returns that one's lock."""
         kernels, table = self.kernels, self.table
         lock = sampler.find_generator()
         self.place(kernels.ROWS, buffer.rows)

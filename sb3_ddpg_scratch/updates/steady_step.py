@@ -1,4 +1,4 @@
-"""All that there is to do between two steps of the environments in one compiled call."""
+"""All work between two steps of the environments, in one compiled call."""
 
 import math
 from collections.abc import Callable
@@ -11,11 +11,7 @@ from sb3_ddpg_scratch.updates.kernel_memory import Frame
 
 
 class UpdaterMemory(NamedTuple):
-    """
-    What the compiled updater has prepared for a number of updates by one thread.
-
-    ``prepare`` takes the number of updates before these, and draws smoothing noise.
-    """
+    """What the compiled updater has prepared; ``prepare(n_updates)`` takes the number of earlier updates and draws noise."""
 
     numbers: np.ndarray
     layers: np.ndarray
@@ -29,16 +25,15 @@ class UpdaterMemory(NamedTuple):
 
 class SteadyStep:
     """
-    Storing, drawing batches, updating and acting, while nobody else touches networks, optimizers, settings or the buffer.
-
-    It does what ``PackedReplayBuffer.add``, ``CompiledUpdater.train`` and ``CompiledActor.act`` do one after another, by the
-    same kernel and to the same bits: what :meth:`store`, :meth:`update` and :meth:`act` ask for is done by :meth:`run`.
+    Stores, draws batches, updates and acts, while nothing else changes networks, optimizers, settings or the buffer. It does
+    bit for bit what ``PackedReplayBuffer.add``, ``CompiledUpdater.train`` and ``CompiledActor.act`` do in turn:
+    :meth:`store`, :meth:`update` and :meth:`act` request work, and :meth:`run` performs it.
     """
 
     def __init__(self, kernels: Any, memory: UpdaterMemory, buffer: PackedReplayBuffer, action_space: Any) -> None:
         self._kernels, self._memory, self._buffer = kernels, memory, buffer
         self._n_envs = n_envs = buffer.n_envs
-        # What the next run is to do.
+        # Work for the next run.
         self.stores, self.updates = False, 0
         self._frame = Frame(kernels)
         acting = self._frame.place_acting(action_space, n_envs, buffer.columns.observation_dim)
@@ -61,12 +56,7 @@ class SteadyStep:
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """
-        Store the transitions of all environments, whose last observations and actions are known here.
-
-        :param observations: with the first ones of new episodes
-        :param following: with the last ones of those that ended
-        """
+        """Request storing; where an episode ended, ``following`` has its last observation, not the next one's first."""
         kernels, table = self._kernels, self._frame.table
         np.copyto(self._observations, observations, "same_kind")
         if following is not observations:
@@ -79,14 +69,14 @@ class SteadyStep:
         self.stores = True
 
     def update(self, n_updates: int) -> None:
-        """Update after so many updates."""
+        """Request the updates that follow ``n_updates`` earlier ones."""
         kernels = self._kernels
         self._frame.place(kernels.SMOOTHING, self._memory.prepare(n_updates))
         self.updates = len(self._memory.results)
         self._frame.table[kernels.UPDATES] = self._frame.table[kernels.DRAWN] = self.updates
 
     def act(self, noise: np.ndarray | None, observations: np.ndarray | None = None) -> None:
-        """Choose the next actions, for other observations than those of the transition if there are any."""
+        """Request the next actions, for the transition's observations unless others are given."""
         kernels = self._kernels
         if observations is not None:
             np.copyto(self._observations, observations, "same_kind")
@@ -96,7 +86,7 @@ class SteadyStep:
         self._frame.table[kernels.ACTING] = self._n_envs
 
     def run(self) -> bool:
-        """Do it. Returns ``False``, and nothing is done, if an observation or a reward is not finite."""
+        """Perform the requested work. Returns ``False``, having done nothing, if an observation or a reward is not finite."""
         kernels, memory, table = self._kernels, self._memory, self._frame.table
         buffer, stores = self._buffer, self.stores
         newest = (buffer.pos if stores else buffer.pos - 1) % buffer.buffer_size
@@ -109,7 +99,7 @@ class SteadyStep:
         return finite
 
     def read_learning_rates(self) -> None:
-        """See what the optimizers' learning rates are now."""
+        """Copy the optimizers' current learning rates into the table."""
         rows = (self._kernels.ACTOR_ADAM, self._kernels.CRITIC_ADAM)
         for row, optimizer in zip(rows, self._memory.optimizers, strict=True):
             self._memory.numbers[row, 2] = optimizer.param_groups[0]["lr"]
@@ -119,5 +109,5 @@ class SteadyStep:
         return math.isfinite(self._memory.results.item(-1, 0) + self._memory.results.item(-1, 1))
 
     def actions(self) -> tuple[np.ndarray, np.ndarray]:
-        """The actions that were chosen last, in environment units and normalized."""
+        """The latest actions, in environment units and normalized."""
         return self._actions.copy(), self._scaled_actions.copy()

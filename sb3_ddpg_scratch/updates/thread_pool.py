@@ -1,4 +1,4 @@
-"""Threads of this process that compute together: compiled code, which does not hold Python's lock."""
+"""Threads that compute together, in compiled code that releases Python's global lock."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ _threads: ThreadPoolExecutor | None = None
 
 
 def _forget_threads() -> None:
-    """In a forked process: threads are not copied."""
+    """A forked process has none of the threads."""
     global _threads
     _threads = None
 
@@ -21,11 +21,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def run_together(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
-    """
-    Run tasks that do not wait for one another at the same time, the first in this thread.
-
-    Returns or raises only when none is running any more, whatever fails or is interrupted.
-    """
+    """Run independent tasks at the same time, the first in this thread; returns or raises only once none is running."""
     global _threads
     if _threads is None:
         _threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="sb3_ddpg_scratch")

@@ -36,16 +36,16 @@ from sb3_ddpg_scratch.zoo.yaml_settings import (
 FOLDERS_HELD = ExitStack()
 """Locks of the folders that this process trains in, released when the command ends."""
 YAML = (".yml", ".yaml")
-# What a VectorNoise changes while it runs; its other attributes are how it was made.
+# What a VectorNoise changes while it runs; its other attributes are its settings.
 _NOISE_STATE = ("state", "num_steps", "n_envs", "_generator")
 
 
 def check_file(arguments: Any) -> None:
-    """Check the settings that ``train`` will read, from its parsed arguments, before it prints or makes anything."""
+    """Check the settings that ``train`` will read, given its parsed arguments, before it prints or creates anything."""
     config = arguments.conf_file or str(default_file())
     if arguments.algo != ALGO or arguments.resume is not None or not config.endswith(YAML):
         return
-    # The file on its own first: the command line must not hide its errors.
+    # The file alone first: the command line must not hide its errors.
     section, where = _checked_section(config, arguments.env)
     check_settings(as_data(section | (arguments.hyperparams or {}), f"-params over {where}"), f"-params over {where}")
 
@@ -59,14 +59,14 @@ def _checked_section(config: str, env_id: str) -> tuple[dict[str, Any], str]:
 
 
 class CommandManager(ExperimentManager):
-    """An experiment of our command ``train``, with any algorithm: it can record diagnostics, and it locks its folder."""
+    """An experiment of our ``train`` with any algorithm; it can record diagnostics, and it locks its folder."""
 
     def _option(self, name: str) -> Any:
-        """One of our options; ``None`` where the arguments come from the Zoo's own parser."""
+        """One of our options; ``None`` if the arguments come from the Zoo's own parser."""
         return getattr(self.args, name, None)
 
     def create_log_folder(self) -> None:
-        # Processes that share a study (-optimize) share its folder; a resumed run's is held already.
+        # Processes that share a study (-optimize) share its folder; a resumed run's is locked already.
         if hasattr(self.args, "resume") and self.args.resume is None and not self.optimize_hyperparameters:
             FOLDERS_HELD.enter_context(hold_folder(Path(self.save_path), "--log-folder"))
         super().create_log_folder()  # type: ignore[no-untyped-call]
@@ -90,13 +90,13 @@ class CommandManager(ExperimentManager):
 
 class ScratchExperimentManager(CommandManager):
     """
-    What ``ExperimentManager`` becomes for ``scratch_ddpg``; its arguments are the same.
+    ``ExperimentManager`` for ``scratch_ddpg``, with the same arguments.
 
-    It differs from the Zoo's in that its YAML file is ours; every key is checked up front; no text in a YAML file is
-    evaluated; ``qf_learning_rate`` may be ``lin_...`` too; a continued agent keeps its noise unless the settings ask for
+    Unlike the Zoo's, it reads our YAML file, checks every key up front, and never evaluates text in a YAML file.
+    ``qf_learning_rate`` may be ``lin_...`` too; a continued agent keeps its noise unless the settings specify
     another; a diverged trial is pruned instead of ending the search; and runs can write checkpoints and be resumed.
 
-    :raises ArgumentError: when the experiment is set up, for settings that ScratchDDPG does not know
+    :raises ArgumentError: when the experiment is set up, for unknown settings
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -107,7 +107,7 @@ class ScratchExperimentManager(CommandManager):
         self._dict_observations = False
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Returns the settings and a copy to be saved beside the agent."""
+        """Returns the settings, and a copy to save beside the agent."""
         env_id, where = self.env_name.gym_id, self.config
         if self._option("resume") is not None:
             return self._settings_of_run(Path(self.params_path) / "config.yml")
@@ -121,7 +121,7 @@ class ScratchExperimentManager(CommandManager):
         return settings, saved
 
     def _settings_of_run(self, config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What an interrupted run was given by its file and its command line."""
+        """The settings that the file and the command line gave to an interrupted run."""
         print(f"Loading hyperparameters from: {config}")
         settings = as_data(read_saved(config), str(config))
         check_settings(settings, str(config))
@@ -131,7 +131,7 @@ class ScratchExperimentManager(CommandManager):
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
         hyperparams = ExperimentManager._preprocess_schedules(hyperparams)
         if hyperparams.get("qf_learning_rate") is not None:
-            # The Zoo makes schedules only of a few keys that it knows by name.
+            # The Zoo makes schedules only for the few keys that it knows.
             alone = {"learning_rate": hyperparams["qf_learning_rate"]}
             hyperparams["qf_learning_rate"] = ExperimentManager._preprocess_schedules(alone)["learning_rate"]
         return hyperparams
@@ -154,9 +154,9 @@ class ScratchExperimentManager(CommandManager):
         run = Path(self.args.resume)
         self.save_path = str(run)
         self.params_path = str(saved_file(run, "config.yml").parent)
-        # Before the checkpoint is read: another process might be about to write the next one.
+        # Lock before reading the checkpoint: another process might be about to write the next one.
         FOLDERS_HELD.enter_context(hold_folder(run, "--resume"))
-        # Before the model is made: this selects the kernels that the run used.
+        # Before the model is created, since this selects the kernels that the run used.
         checkpoint = read_newest(run / CHECKPOINTS)
         made = super().setup_experiment()
         assert made is not None
@@ -172,13 +172,12 @@ class ScratchExperimentManager(CommandManager):
             self.callbacks.append(ResumableCheckpoint(Path(self.save_path) / CHECKPOINTS, every, self.args.keep or 2))
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        # A resumed run has them, and being killed while writing would leave half a file.
+        # A resumed run already has them, and being killed while writing would leave half a file.
         if self._option("resume") is None:
             super()._save_config(saved_hyperparams)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
-        # The agent was saved with the buffer class and arguments that SB3 derived from n_steps; without these, it would
-        # take them for the user's and not derive them again.
+        # Without these, SB3 would take the saved buffer class and arguments, derived from n_steps, for the user's own.
         hyperparams = {"replay_buffer_class": None, "replay_buffer_kwargs": {}} | hyperparams
         unset = object()
         spec = hyperparams.pop("action_noise", unset)
@@ -192,7 +191,7 @@ class ScratchExperimentManager(CommandManager):
         return model
 
     def objective(self, trial: optuna.Trial) -> float:
-        # All that the Zoo tells the sampler about the environment is its number of actions.
+        # The Zoo tells the sampler nothing about the environment but its number of actions.
         trial.set_user_attr("dict_observations", self._dict_observations)
         try:
             return super().objective(trial)
@@ -202,7 +201,7 @@ class ScratchExperimentManager(CommandManager):
 
 
 def _made_alike(a: Any, b: Any) -> bool:
-    """Whether two noises are of the same class and were given the same arguments."""
+    """Whether two noises have the same class and arguments."""
     if not isinstance(a, VectorNoise) or type(a) is not type(b):
         return False
     first: dict[str, Any] = vars(a)

@@ -1,5 +1,5 @@
 """
-Patches of RL Zoo 2.9 and of libraries that it calls, where it offers no argument, subclass or hook.
+Patches of RL Zoo 2.9 and of libraries that it calls, where they offer no argument, subclass or hook.
 
 :func:`choose_manager` is permanent and changes nothing for other algorithms. All others last for one command. Each states its
 reason and has a test (``tests/test_zoo_patches.py``) that fails when RL Zoo no longer needs it.
@@ -35,7 +35,7 @@ _WRAPPERS = ("gymnasium.wrappers.", "rl_zoo3.wrappers.", "sb3_contrib.common.wra
 
 
 def choose_manager() -> None:
-    """The Zoo's scripts name ExperimentManager and may have imported it already, so the class itself has to return ours."""
+    """The Zoo's scripts name ExperimentManager and may already have imported it, so the class itself must return ours."""
 
     def new(cls: type[ExperimentManager], *args: Any, **kwargs: Any) -> ExperimentManager:
         algo = kwargs.get("algo", args[1] if len(args) > 1 else None)
@@ -46,7 +46,7 @@ def choose_manager() -> None:
 
 @contextmanager
 def parsed_by(parse: Callable[[argparse.ArgumentParser, Callable[..., Any]], argparse.Namespace]) -> Iterator[None]:
-    """The scripts make their parsers inside functions and read ``sys.argv``: the first to parse is handed to ``parse``."""
+    """The scripts create parsers in functions and read ``sys.argv``: the first one to parse is handed to ``parse``."""
     original = argparse.ArgumentParser.parse_args
     done: list[argparse.ArgumentParser] = []
 
@@ -62,7 +62,7 @@ def parsed_by(parse: Callable[[argparse.ArgumentParser, Callable[..., Any]], arg
 
 @contextmanager
 def own_subprocesses(gym_packages: Sequence[str]) -> Iterator[None]:
-    """``benchmark`` and ``record_training`` start the Zoo's scripts as new processes, in which ours is not registered."""
+    """``benchmark`` and ``record_training`` start the Zoo's scripts as new processes, where ours is not registered."""
     original = subprocess.call
     packages = ["--gym-packages", *gym_packages] if gym_packages else []
 
@@ -80,7 +80,7 @@ def own_subprocesses(gym_packages: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def hub_metadata() -> Iterator[None]:
-    """``push_to_hub`` imports generate_metadata, which huggingface_sb3 has renamed and made return another type."""
+    """``push_to_hub`` imports generate_metadata, which huggingface_sb3 has renamed and given another return type."""
     hub: Any = importlib.import_module("huggingface_sb3.push_to_hub")
     if hasattr(hub, "generate_metadata"):
         yield
@@ -97,8 +97,8 @@ def hub_metadata() -> Iterator[None]:
 @contextmanager
 def loading_with(**options: Any) -> Iterator[None]:
     """
-    The scripts load models by ``ALGOS[algo].load``, with a buffer for one transition only for algorithms that they know by
-    name, and without our ``trusted``: while this lasts, our entry loads with these options.
+    The scripts load models by ``ALGOS[algo].load``: without our ``trusted``, and with a buffer for one transition only for
+    algorithms that they know by name. While this lasts, our entry loads with these options.
     """
     algorithm: Any = ALGOS[ALGO]
 
@@ -115,7 +115,7 @@ def loading_with(**options: Any) -> Iterator[None]:
 
 @contextmanager
 def safe_reading() -> Iterator[None]:
-    """The scripts read an agent's YAML with UnsafeLoader and statistics with pickle: both run code. This reads data."""
+    """The scripts read an agent's YAML with UnsafeLoader and statistics with pickle, which run code; this reads only data."""
     load_yaml = yaml.load
 
     def read_yaml(stream: Any, Loader: Any) -> Any:  # noqa: N803  # yaml's own name
@@ -157,10 +157,7 @@ def _class_names(value: Any) -> list[str]:
 
 @contextmanager
 def gathered_results(trusted: bool) -> Iterator[None]:
-    """
-    ``plot_from_file`` unpickles what all-plots has gathered, which runs code, and skips scores that are plain numbers, as
-    all-plots writes them for a single run.
-    """
+    """``plot_from_file`` unpickles what all-plots wrote, which runs code, and skips the plain numbers of single runs."""
     original = pickle.load
 
     def load(file: Any) -> Any:
@@ -177,10 +174,7 @@ def gathered_results(trusted: bool) -> Iterator[None]:
 
 @contextmanager
 def shown_in(picture: str | None, option: str, read: Any) -> Iterator[None]:
-    """
-    The plotting scripts end with ``plt.show()``: with a picture's name, this saves the figures there instead. Where they have
-    found nothing to draw in what the option names, they show an empty figure, and this is an error.
-    """
+    """Save what the plotting scripts show to ``picture``, if given; raise an error if there is nothing to draw."""
     from matplotlib import pyplot as plt
 
     original, before = plt.show, plt.get_fignums()
@@ -210,7 +204,7 @@ def shown_in(picture: str | None, option: str, read: Any) -> Iterator[None]:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a Matplotlib figure, whole or not at all; the suffix is the format."""
+    """Write a Matplotlib figure atomically; the suffix determines the format."""
     formats = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".") not in formats:
         raise ArgumentError("--picture", str(path), f"a file that ends in one of {', '.join('.' + name for name in formats)}")

@@ -1,4 +1,4 @@
-"""What is registered with RL Zoo: our algorithm and SBX's; and whether an environment is."""
+"""Registration of our algorithm and SBX's with RL Zoo, and the check that an environment is registered."""
 
 from collections.abc import Sequence
 
@@ -21,8 +21,8 @@ def register() -> None:
     Make ``scratch_ddpg`` an algorithm of RL Zoo, with its hyperparameter sampler and converter, its YAML file and its
     experiment manager. Other algorithms are unaffected. Calling it again changes nothing.
 
-    The Zoo's modules share each of these dicts and read the choices of ``--algo`` from one when they parse their arguments,
-    so any time before a script is run is early enough.
+    The Zoo's modules share these dicts, and read the choices of ``--algo`` from one when they parse their arguments,
+    so this can be called any time before a script runs.
     """
     ALGOS[ALGO] = ScratchDDPG
     HYPERPARAMS_SAMPLER[ALGO] = sample_scratch_ddpg_params
@@ -45,7 +45,7 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
 
 
 def check_env(env_id: str, gym_packages: Sequence[str] = ()) -> RegisteredEnv:
-    """The environment that is registered by the Zoo or by one of these modules; raises ``ArgumentError`` if none is."""
+    """The environment registered by the Zoo or one of these modules; raises ``ArgumentError`` if there is none."""
     import rl_zoo3.import_envs  # noqa: F401  # registers the Zoo's environments
 
     return registered_env(env_id, gym_packages)

@@ -21,7 +21,7 @@ from sb3_ddpg_scratch.zoo.yaml_settings import ALGO
 
 # Defaults that apply with our algorithm only.
 OUR_DEFAULTS = {"env": "Pendulum-v1", "folder": "logs"}
-# Each command with the Zoo's module and the function in it; scripts without one run as `python -m` does. `train` is ours.
+# The Zoo's module and function for each command; scripts without a function run like `python -m`. `train` is ours.
 SCRIPTS: dict[str, tuple[str, str | None]] = {
     "train": ("rl_zoo3.train", "train"),
     "enjoy": ("rl_zoo3.enjoy", "enjoy"),
@@ -97,7 +97,7 @@ def _enter_patches(command: str, parsed: argparse.Namespace, stack: ExitStack) -
 
 
 def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
-    """Add our defaults and options to a script's parser; returns what completes the arguments that it then parses."""
+    """Add our defaults and options to a script's parser; returns a function that completes the parsed arguments."""
     actions = {action.dest: action for action in parser._actions}
     for dest, default in (("algo", ALGO), ("algos", [ALGO])):
         if dest in actions:
@@ -130,7 +130,7 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
         elif command in _PLAY_BACK and command != "record-training":
             _check_agent(arguments)
         elif command == "benchmark":
-            # The hub has none of ours.
+            # The hub has no agents of ours.
             arguments.no_hub |= (Path(arguments.log_dir) / ALGO).is_dir()
 
     return finish

@@ -1,4 +1,4 @@
-"""The space that ``train --algo scratch_ddpg -optimize`` searches."""
+"""The search space of ``train --algo scratch_ddpg -optimize``."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ def sample_scratch_ddpg_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sample settings of ScratchDDPG; the signature is RL Zoo's. Each value is a number, a string or ``None`` with its own name:
-    :func:`convert_scratch_ddpg_params` makes the same settings from a stored trial's parameters.
+    Sample settings of ScratchDDPG; the signature is RL Zoo's. Each value is a named number, string or ``None``, from
+    which :func:`convert_scratch_ddpg_params` rebuilds the settings of a stored trial.
     """
     params: dict[str, Any] = {
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 1e-4, 0.03, log=True),

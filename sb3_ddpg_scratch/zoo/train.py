@@ -1,4 +1,4 @@
-"""The command ``train``: RL Zoo's options and ours, with a parser of our own, and its steps around our experiment managers."""
+"""The command ``train``: RL Zoo's options and ours in our own parser, and the steps around our experiment managers."""
 
 import argparse
 import inspect
@@ -20,12 +20,12 @@ from sb3_ddpg_scratch.errors import ArgumentError, require
 from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, CHECKPOINTS, preset_file, preset_names, read_saved, saved_file
 
-# What may be given beside --resume; everything else is the interrupted run's.
+# Options allowed with --resume; all others are the interrupted run's.
 _FREE = ("resume", "checkpoint_every", "keep", "verbose", "progress")
 _SWITCH: dict[str, Any] = {"action": "store_true", "default": False}
 _NUMBER: dict[str, Any] = {"type": int}
 _MAPPING: dict[str, Any] = {"type": str, "nargs": "+", "action": StoreDict, "metavar": "KEY:VALUE"}
-# Defaults are the Zoo's, which a test compares.
+# The defaults are the Zoo's, as a test checks.
 _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any], str], ...] = (
     (("--env",), {"default": "CartPole-v1"}, "environment"),
     (("-tb", "--tensorboard-log"), {"default": ""}, "folder of TensorBoard's log"),
@@ -81,7 +81,7 @@ def train_parser() -> argparse.ArgumentParser:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train, or search for settings, as :func:`train_parser`'s arguments say, which were checked."""
+    """Train, or search for settings, according to :func:`train_parser`'s arguments, which were checked."""
     if arguments.seed < 0:
         arguments.seed = int(np.random.randint(2**32 - 1, dtype=np.int64))
     set_random_seed(arguments.seed)
@@ -148,7 +148,7 @@ def add_train_options(group: argparse._ArgumentGroup) -> None:
 
 
 def adopt_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Give the arguments of ``train --resume`` the values that they had in the run; reject others that would change it."""
+    """Give ``train --resume`` the arguments of the interrupted run; reject others that would change it."""
     if arguments.resume is None:
         return
     run = Path(arguments.resume)
@@ -167,7 +167,7 @@ def adopt_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 
 def check_train_options(arguments: argparse.Namespace) -> None:
-    """Check the complete arguments of ``train`` before anything is made, and choose the preset's file."""
+    """Check the complete arguments of ``train`` before anything is created, and choose the preset's file."""
     if arguments.diagnostics and arguments.optimize_hyperparameters:
         advice = "Train with the best trial's settings, then look."
         raise ArgumentError("--diagnostics", True, "left out beside -optimize", advice)

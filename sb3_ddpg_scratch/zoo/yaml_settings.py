@@ -1,4 +1,4 @@
-"""YAML files of settings: those that ship with the package, reading and checking any, and those of trained agents."""
+"""YAML files of settings: those shipped with the package, those of trained agents, and reading and checking any."""
 
 import ast
 import inspect
@@ -25,7 +25,7 @@ REPLAY_BUFFERS: dict[str, type[ReplayBuffer]] = {
     kind.__name__: kind for kind in (ReplayBuffer, DictReplayBuffer, HerReplayBuffer)
 }
 
-# Read by RL Zoo's experiment manager and not passed on to the algorithm.
+# Read by RL Zoo's experiment manager, not passed on to the algorithm.
 _ZOO_KEYS = (
     *("n_timesteps", "n_envs", "env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs", "frame_stack", "normalize"),
     *("noise_type", "noise_std", "callback"),
@@ -57,9 +57,7 @@ def default_file() -> Path:
 
 
 def preset_names() -> list[str]:
-    """
-    :return: names of the presets, each of which is a known DDPG
-    """
+    """Names of the presets, each of which is a known DDPG configuration."""
     return sorted(path.stem for path in hyperparams_folder().glob("*.yml") if path.stem != ALGO)
 
 
@@ -78,7 +76,7 @@ def preset_file(name: str) -> Path:
 def read_mapping(
     path: Path, name: str, allowed: str, advice: str = "", loader: type[yaml.SafeLoader] = yaml.SafeLoader
 ) -> dict[str, Any]:
-    """The mapping in a YAML file, of which nothing is run as code; the others are for the error."""
+    """The mapping in a YAML file, read without running code; the other arguments are for the error."""
     problem: object = "no mapping"
     try:
         content = yaml.load(path.read_text(), loader)  # a SafeLoader
@@ -100,7 +98,7 @@ def read_settings(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def section_for(content: Mapping[str, Any], env_id: str, path: Path | str) -> str:
-    """The key whose settings apply: the environment's own, else ``default``. The path is for the error."""
+    """The key whose settings apply: the environment's own, else ``default``. ``path`` is for the error."""
     if env_id in content:
         return env_id
     if "default" in content:
@@ -117,7 +115,7 @@ def settings_for(path: Path, env_id: str) -> tuple[str, dict[str, Any]]:
 
 
 def allowed_keys(algorithm: type[BaseAlgorithm] = ScratchDDPG) -> set[str]:
-    """What an environment's settings may hold: the algorithm's arguments, and what RL Zoo reads."""
+    """The keys allowed in an environment's settings: the algorithm's arguments, and what RL Zoo reads."""
     arguments = set(inspect.signature(algorithm.__init__).parameters) - {"self", "_init_setup_model", *_SET_BY_OPTION}
     if algorithm is not ScratchDDPG:
         arguments -= {"action_noise"}  # takes instances only; the Zoo makes one from noise_type and noise_std
@@ -157,7 +155,7 @@ def _check_keys(settings: Mapping[str, Any], allowed: set[str], where: str, what
 
 
 def plain_numbers(value: Any) -> Any:
-    """Converts text like ``1e-3``, which YAML 1.1 does not read as a number since it has no decimal point."""
+    """Convert text like ``1e-3``, which YAML 1.1 does not read as a number since it has no decimal point."""
     if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
         return float(value)
     if isinstance(value, dict):
@@ -222,7 +220,7 @@ def replay_buffer_class(name: str) -> type:
 
 
 class SavedYamlLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Plain YAML, and the two Python containers that the Zoo writes."""
+    """Plain YAML, plus the two Python containers that the Zoo writes."""
 
 
 def _ordered_dict(loader: yaml.SafeLoader, node: Any) -> OrderedDict[Any, Any]:
@@ -237,7 +235,7 @@ SavedYamlLoader.add_constructor(
 
 
 def saved_file(run: Path, name: str) -> Path:
-    """``args.yml`` or ``config.yml`` of a run, in the folder that is named after the environment."""
+    """A run's ``args.yml`` or ``config.yml``, in the folder named after the environment."""
     found = sorted(run.glob(f"*/{name}"))
     if not found:
         raise ArgumentError("--resume", str(run), f"a run's folder, with {name} in a folder named after the environment")
