@@ -25,7 +25,7 @@ from sb3_ddpg_scratch.runs.training_run import CHECKPOINT_EVERY, RunSpec, finish
 
 CONTENDERS = {"ScratchDDPG": "scratch_ddpg", "SBX's DDPG": "sbx_ddpg", "SB3's DDPG": "ddpg"}
 COLORS = {"ScratchDDPG": "#0b61a4", "SBX's DDPG": "#b8460e", "SB3's DDPG": "#3f4a56"}
-EVALUATIONS, EPISODES = 100, 10
+EVALUATIONS, EPISODES = 50, 10
 
 
 class Task(NamedTuple):
@@ -36,13 +36,12 @@ class Task(NamedTuple):
     settings: dict[str, Any]
 
 
-_COMMON = {"policy": "MlpPolicy", "noise_type": "normal", "noise_std": 0.1}
-_SMALL = _COMMON | {"batch_size": 64, "policy_kwargs": {"net_arch": [64, 64]}}
-_LANDER = {"learning_rate": 3e-4, "batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}}
+_COMMON = {"policy": "MlpPolicy", "noise_type": "normal", "noise_std": 0.1, "batch_size": 64}
+_SETTINGS = _COMMON | {"policy_kwargs": {"net_arch": [64, 64]}, "learning_starts": 10_000}
 TASKS = {
-    "Pendulum-v1": Task(-200, 20_000, _SMALL | {"learning_starts": 1000}),
-    "LunarLanderContinuous-v3": Task(200, 600_000, _COMMON | _LANDER | {"learning_starts": 10_000}),
-    "HalfCheetah-v5": Task(5000, 300_000, _SMALL | {"learning_starts": 10_000}),
+    "Pendulum-v1": Task(-200, 20_000, _SETTINGS | {"learning_starts": 1000}),
+    "LunarLanderContinuous-v3": Task(200, 300_000, _SETTINGS | {"gamma": 0.98}),
+    "HalfCheetah-v5": Task(5000, 200_000, _SETTINGS),
 }
 
 

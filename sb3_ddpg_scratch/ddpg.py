@@ -74,6 +74,8 @@ class ScratchDDPG(OffPolicyAlgorithm):
     :param updater: how an update is computed: ``"autograd"`` is the reference, for any policy, equal to SB3 to the last bit;
         ``"analytic"`` has gradients written by hand for MLPs; ``"compiled"`` has them compiled by Numba; ``"auto"``
         picks the fastest updater that supports the policy
+    :param action_l2: weight of the mean squared action in the actor's loss, against saturation (Plappert et al. 2018,
+        https://arxiv.org/abs/1802.09464); 0 for none
     :raises ArgumentError: for an invalid argument
     """
 
@@ -122,6 +124,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         target_policy_noise: float = 0.0,
         target_noise_clip: float = 0.5,
         updater: str = "auto",
+        action_l2: float = 0.0,
     ) -> None:
         env = model_setup.make_checked_env(env, verbose)
         if isinstance(policy, str):
@@ -135,6 +138,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         self.action_noise = action_noise  # type: ignore[assignment]  # built in _setup_model, once the action space is known
         self.qf_learning_rate = qf_learning_rate
         self.max_grad_norm = max_grad_norm
+        self.action_l2 = action_l2
         self.random_steps = random_steps
         self.policy_delay = policy_delay
         self.target_policy_noise = target_policy_noise
@@ -206,7 +210,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
 
     def _update_settings(self) -> UpdateSettings:
         smoothing = (self.target_policy_noise, self.target_noise_clip)
-        return UpdateSettings(self.gamma, self.tau, self.max_grad_norm, self.policy_delay, *smoothing)
+        return UpdateSettings(self.gamma, self.tau, self.max_grad_norm, self.policy_delay, *smoothing, self.action_l2)
 
     @property
     def logger(self) -> Logger:

@@ -106,8 +106,10 @@ def check_arguments(model: Any, policy_base: type, updaters: tuple[str, ...]) ->
     for name, minimum in (least if model.random_steps is None else least | {"random_steps": 0}).items():
         check_whole_number(name, getattr(model, name), minimum)
     check_train_freq(model.train_freq)
-    for name, largest in {"tau": 1, "gamma": 1, "target_policy_noise": np.inf, "target_noise_clip": np.inf}.items():
+    for name, largest in {"tau": 1, "gamma": 1}.items():
         check_number(name, getattr(model, name), 0, largest)
+    for name in ("target_policy_noise", "target_noise_clip", "action_l2"):
+        check_number(name, getattr(model, name), 0)
     if model.max_grad_norm is not None:
         check_number("max_grad_norm", model.max_grad_norm, 0, low_allowed=False)
     check_choice("updater", model.updater, updaters)

@@ -99,10 +99,12 @@ def test_critic_loss_by_hand():
 
 
 def test_actor_loss_by_hand():
-    """-mean(s + 2 tanh(s))."""
+    """-mean(s + 2 tanh(s)), and half of mean(tanh(s)^2)."""
     policy = linear_policy()
     expected = -np.mean([1 + 2 * np.tanh(1), 2 + 2 * np.tanh(2)])
     assert actor_loss(BATCH, policy.actor, policy.critic).item() == pytest.approx(expected)
+    expected += 0.5 * np.mean([np.tanh(1) ** 2, np.tanh(2) ** 2])
+    assert actor_loss(BATCH, policy.actor, policy.critic, action_l2=0.5).item() == pytest.approx(expected)
 
 
 def test_one_update_by_hand():

@@ -54,6 +54,7 @@ def test_constructor_is_sb3s_with_ours_behind():
         "policy_delay": 1,
         "target_policy_noise": 0.0,
         "target_noise_clip": 0.5,
+        "action_l2": 0.0,
         "updater": "auto",
     }
 
@@ -130,6 +131,7 @@ def test_methods_that_pass_their_arguments_on_are_documented(method):
         ({"policy_delay": 0}, ["policy_delay must be", "got 0"]),
         ({"target_policy_noise": -0.1}, ["target_policy_noise must be", "got -0.1"]),
         ({"target_noise_clip": -0.1}, ["target_noise_clip must be", "got -0.1"]),
+        ({"action_l2": -0.1}, ["action_l2 must be", "got -0.1"]),
         ({"max_grad_norm": 0}, ["max_grad_norm must be", "got 0"]),
         ({"random_steps": -1}, ["random_steps must be", "got -1"]),
         ({"updater": "magic"}, ["updater must be", "got 'magic'", "'autograd'"]),

@@ -116,6 +116,8 @@ CASES = {
     "late action, one layer": ({"action_layer": 1, "net_arch": [8]}, {}),
     "tau 1": ({}, {"tau": 1.0}),
     "gamma 0": ({}, {"gamma": 0.0}),
+    "penalized actions": ({}, {"action_l2": 0.5}),
+    "penalized actions, late, TD3": ({"action_layer": 1, "n_critics": 2}, {"action_l2": 2.0, "policy_delay": 2}),
     "layer norm": ({"norm": "layer"}, {}),
     "layer norm, late action, two critics": ({"norm": "layer", "action_layer": 1, "n_critics": 2}, {}),
     "layer norm, action at the output": ({"norm": "layer", "action_layer": 2, "activation_fn": "tanh"}, {}),
@@ -161,9 +163,10 @@ def float64_by_default():
     activation_fn=st.sampled_from(sorted(ACTIVATIONS)),
     norm=st.sampled_from([None, "layer"]),
     smoothing=st.sampled_from([0.0, 0.3]),
+    action_l2=st.sampled_from([0.0, 0.7]),
     seed=st.integers(0, 10**6),
 )
-def test_gradients_in_float64_are_autograds(layers, sizes, n_critics, late, activation_fn, norm, smoothing, seed):
+def test_gradients_in_float64_are_autograds(layers, sizes, n_critics, late, activation_fn, norm, smoothing, action_l2, seed):
     """Random shapes: in float64 what is written by hand and what autograd derives agree to twelve digits."""
     observation_dim, action_dim, batch_size = sizes
     # SB3's preprocessing rounds observations to float32.
@@ -205,9 +208,10 @@ def test_gradients_in_float64_are_autograds(layers, sizes, n_critics, late, acti
         for parameter, derived in zip(policy.critic.parameters(), critic_grads, strict=True):
             th.testing.assert_close(parameter.grad, derived, rtol=1e-10, atol=1e-12)
 
-        loss = -policy.critic.q1_forward(s, policy.actor(s)).mean()
+        chosen = policy.actor(s)
+        loss = -policy.critic.q1_forward(s, chosen).mean() + action_l2 * (chosen**2).mean()
         actor_grads = th.autograd.grad(loss, list(policy.actor.parameters()))
-        th.testing.assert_close(updater.actor_gradient(policy.actor, policy.critic, batch), loss.detach())
+        th.testing.assert_close(updater.actor_gradient(policy.actor, policy.critic, batch, action_l2), loss.detach())
         for parameter, derived in zip(policy.actor.parameters(), actor_grads, strict=True):
             th.testing.assert_close(parameter.grad, derived, rtol=1e-10, atol=1e-12)
 

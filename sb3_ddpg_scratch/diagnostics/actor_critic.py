@@ -107,7 +107,8 @@ class ActorCritic:
 
     def _actor_loss(self, batch: Any) -> th.Tensor:
         if not self.has_entropy_bonus:
-            return actor_loss(batch, self.model.actor, self.model.critic)
+            action_l2 = getattr(self.model, "action_l2", 0.0)
+            return actor_loss(batch, self.model.actor, self.model.critic, action_l2)
         actions, log_prob = self.model.actor.action_log_prob(batch.observations)
         return (self._entropy_coefficient() * log_prob.reshape(-1) - self.q_values(batch.observations, actions)).mean()
 

@@ -55,7 +55,7 @@ _TEXTS = {
     "saturated": (
         "{saturated:.0%} of the policy's actions are at their bounds: tanh passes almost no gradient there and the actor can "
         "hardly learn. Try a smaller learning rate for the actor, smaller or normalized observations and rewards "
-        "(VecNormalize), LayerNorm, or a longer random warm-up."
+        "(VecNormalize), LayerNorm, action_l2, or a longer random warm-up."
     ),
     "vanished_gradient": (
         "The actor's gradient has vanished (norm {actor_grad_norm:.2g}): the policy no longer changes. Try the remedies for "

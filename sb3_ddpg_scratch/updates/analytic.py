@@ -268,8 +268,8 @@ class AnalyticUpdater(AutogradUpdater):
         return th.stack(losses).sum()
 
     @th.no_grad()
-    def actor_gradient(self, actor: Actor, critic: Critic, batch: Batch) -> th.Tensor:
-        """``L = -mean(Q_1(s, mu(s)))``, so that ``dL/dQ_1 = -1 / batch``, and then through mu to the actor."""
+    def actor_gradient(self, actor: Actor, critic: Critic, batch: Batch, action_l2: float) -> th.Tensor:
+        """``L = -mean(Q_1(s, a)) + action_l2 mean(a^2)``: from ``dL/dQ_1 = -1 / batch`` through a = mu(s) to the actor."""
         features = actor.extract_features(batch.observations, actor.features_extractor)
         acting = forward(actor.mu, features)
         actions = acting[-1].y
@@ -277,6 +277,10 @@ class AnalyticUpdater(AutogradUpdater):
         q_values = valuing[-1].y
         q_grad = th.full_like(q_values, -1 / len(q_values))
         action_grad = backward_to_action(valuing, q_grad, critic.action_joins_at, actions.shape[1])
+        loss = -q_values.mean()
+        if action_l2:
+            action_grad = action_grad + 2 * action_l2 / actions.numel() * actions
+            loss = loss + action_l2 * actions.square().mean()
         actor.optimizer.zero_grad()
         backward(acting, action_grad)
-        return -q_values.mean()
+        return loss

@@ -55,16 +55,19 @@ def critic_loss(current_q_values: tuple[th.Tensor, ...], target_q_values: th.Ten
     return reduce(th.add, [mse_loss(q_values, target_q_values) for q_values in current_q_values])
 
 
-def actor_loss(batch: Batch, actor: Actor, critic: Critic) -> th.Tensor:
+def actor_loss(batch: Batch, actor: Actor, critic: Critic, action_l2: float = 0.0) -> th.Tensor:
     """
     ``-mean(Q_1(s, mu(s)))``, whose gradient is the deterministic policy gradient (Silver et al. 2014, theorem 1).
 
     :param batch: sampled transitions
     :param actor: mu
     :param critic: Q
+    :param action_l2: weight of ``mean(mu(s)^2)``, which is added (Plappert et al. 2018, appendix B)
     :return: the loss, a scalar
     """
-    return -critic.q1_forward(batch.observations, actor(batch.observations)).mean()
+    actions = actor(batch.observations)
+    loss = -critic.q1_forward(batch.observations, actions).mean()
+    return loss + action_l2 * actions.square().mean() if action_l2 else loss
 
 
 def descend(parameters: Iterable[th.Tensor], optimizer: th.optim.Optimizer, max_grad_norm: float | None = None) -> th.Tensor:
@@ -133,7 +136,7 @@ class AutogradUpdater:
         self._grad_norms["critic"] = descend(critic.parameters(), critic.optimizer, settings.max_grad_norm)
 
         if update_policy:
-            self._actor_losses.append(self.actor_gradient(actor, critic, batch))
+            self._actor_losses.append(self.actor_gradient(actor, critic, batch, settings.action_l2))
             self._grad_norms["actor"] = descend(actor.parameters(), actor.optimizer, settings.max_grad_norm)
 
             soft_update(critic.parameters(), critic_target.parameters(), settings.tau)
@@ -150,9 +153,9 @@ class AutogradUpdater:
         loss.backward()
         return loss.detach()
 
-    def actor_gradient(self, actor: Actor, critic: Critic, batch: Batch) -> th.Tensor:
+    def actor_gradient(self, actor: Actor, critic: Critic, batch: Batch, action_l2: float) -> th.Tensor:
         """Set the ``grad`` of the actor's parameters; returns the loss."""
-        loss = actor_loss(batch, actor, critic)
+        loss = actor_loss(batch, actor, critic, action_l2)
         actor.optimizer.zero_grad()
         loss.backward()
         return loss.detach()

@@ -243,8 +243,8 @@ class CompiledUpdater:
             # Converted, whatever the user gave: other types would trigger another compilation.
             numbers = map(float, (rate, *betas, eps, decay))
             adams.append(kernels.Adam(first, end, *numbers, bool(decoupled), float(settings.max_grad_norm or 0)))
-        clip, delay = float(settings.target_noise_clip), settings.policy_delay
-        settings_row = kernels.Settings(float(discount), float(settings.tau), clip, delay, 0, float(gamma))
+        clip, delay, action_l2 = float(settings.target_noise_clip), settings.policy_delay, float(settings.action_l2)
+        settings_row = kernels.Settings(float(discount), float(settings.tau), clip, delay, 0, float(gamma), action_l2)
         self._numbers = numbers_table(self._sizes, settings_row, *adams)
 
     def _update(self, count: int, settings: UpdateSettings, drawn_from: PackedReplayBuffer | None) -> None:

@@ -24,6 +24,7 @@ class UpdateSettings(NamedTuple):
     :param policy_delay: updates of the critic for each of the actor and the targets
     :param target_policy_noise: standard deviation of the target policy smoothing, in normalized action units; 0 for none
     :param target_noise_clip: limit for the absolute value of that noise
+    :param action_l2: weight of the mean squared action in the actor's loss
     """
 
     gamma: float
@@ -32,3 +33,4 @@ class UpdateSettings(NamedTuple):
     policy_delay: int = 1
     target_policy_noise: float = 0.0
     target_noise_clip: float = 0.5
+    action_l2: float = 0.0

@@ -99,6 +99,7 @@ class Settings(NamedTuple):
     policy_delay: int
     n_updates: int
     gamma: float
+    action_l2: float
 
 
 # Rows of a table of numbers, float64 (4, 9), whose columns are the fields of Sizes, Settings and twice Adam. Python hands over
@@ -437,10 +438,10 @@ def critic_gradient(sizes, layers, rows, noise, scale, discount, noise_clip, res
 
 
 @inlined()
-def actor_gradient(sizes, layers, rows, scale, result):
+def actor_gradient(sizes, layers, rows, scale, action_l2, result):
     """
-    ``L = -mean(Q_1(s, mu(s)))``, so that ``dL/dQ_1 = -1 / batch``, and then through a = tanh(z) to the actor, with
-    ``scale = 1 / batch``.
+    ``L = -mean(Q_1(s, mu(s))) + action_l2 mean(mu(s)^2)``, so that ``dL/dQ_1 = -1 / batch``, and then through a = tanh(z) to
+    the actor, with ``scale = 1 / batch``.
     """
     o, a = sizes.observation, sizes.action
     actor, critic = actor_of(layers, sizes), critic_of(layers, sizes, FIRST)
@@ -458,9 +459,16 @@ def actor_gradient(sizes, layers, rows, scale, result):
         memory.deltas[i] = np.float32(-scale)
     delta = gradients(actor_memory, FIRST, a, len(rows))
     backward(critic, sizes, memory, len(rows), delta)
+    squared = 0.0
+    if action_l2 > 0:
+        share = action_l2 * scale / a
+        for j in range(a):
+            for i in range(len(rows)):
+                squared += share * action[j, i] * action[j, i]
+                delta[j, i] += np.float32(2 * share) * action[j, i]
     tanh_backward(delta, action)
     backward(actor, sizes, actor_memory, len(rows), action[:0])
-    result[ACTOR_LOSS] = -scale * q_sum
+    result[ACTOR_LOSS] = squared - scale * q_sum
 
 
 # --------------------------------------------------------------------------------------------------------------- Steps
@@ -596,7 +604,7 @@ def update(number, numbers, layers, table, frame, result):
     n_noise = size if frame[SMOOTHING] != 0 else 0
     noise = matrix(frame[SMOOTHING] + 4 * number * size * sizes.action, n_noise, sizes.action)[first:end]
     other_grads = matrix(frame[OTHER_GRADS], frame[OTHER_THREADS], table[-1, OFFSET] + table[-1, SIZE])
-    settings = Settings(n[0], n[1], n[2], int(n[3]), int(n[4]), n[5])
+    settings = Settings(n[0], n[1], n[2], int(n[3]), int(n[4]), n[5], n[6])
     with_actor = (settings.n_updates + number + 1) % settings.policy_delay == 0
     for part in range(frame[FIRST_PART], frame[END_PART]):
         if part == CRITIC_GRADIENT:
@@ -604,7 +612,7 @@ def update(number, numbers, layers, table, frame, result):
         elif part == CRITIC_STEP:
             result[CRITIC_NORM] = adam(table, other_grads, adam_from(numbers[CRITIC_ADAM]))
         elif with_actor and part == ACTOR_GRADIENT:
-            actor_gradient(sizes, layers, rows, 1 / size, result)
+            actor_gradient(sizes, layers, rows, 1 / size, settings.action_l2, result)
         elif with_actor:
             result[ACTOR_NORM] = adam(table, other_grads, adam_from(numbers[ACTOR_ADAM]))
             soft_update(table, settings.tau)
