@@ -40,8 +40,8 @@ _COMMON = {"policy": "MlpPolicy", "noise_type": "normal", "noise_std": 0.1, "bat
 _SETTINGS = _COMMON | {"policy_kwargs": {"net_arch": [64, 64]}, "learning_starts": 10_000}
 TASKS = {
     "Pendulum-v1": Task(-200, 20_000, _SETTINGS | {"learning_starts": 1000}),
-    "LunarLanderContinuous-v3": Task(200, 300_000, _SETTINGS | {"gamma": 0.98}),
-    "HalfCheetah-v5": Task(5000, 200_000, _SETTINGS),
+    "LunarLanderContinuous-v3": Task(200, 400_000, _SETTINGS | {"gamma": 0.98, "learning_rate": "lin_1e-3"}),
+    "HalfCheetah-v5": Task(4500, 200_000, _SETTINGS),
 }
 
 

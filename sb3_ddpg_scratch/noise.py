@@ -208,16 +208,40 @@ class GaussianNoise(VectorNoise):
     """
     Gaussian noise: independent draws from N(mean, sigma^2) at every step.
 
+    With ``random_probability``, a step's noise is instead uniform in [-2, 2], after which the action is nearly random: goals
+    that are far away are explored so (Plappert et al. 2018, https://arxiv.org/abs/1802.09464, with probability 0.3).
+
     :param mean: mean of the noise, of the action's shape
     :param sigma: standard deviation, a number or of the action's shape
     :param final_sigma: see :class:`VectorNoise`
     :param decay_steps: see :class:`VectorNoise`
     :param seed: see :class:`VectorNoise`
+    :param random_probability: probability of uniform noise, for each environment and step, in [0, 1]
     :raises ArgumentError: for values out of range, or shapes that differ
     """
 
+    # That of noises saved before there was any.
+    random_probability = 0.0
+
+    def __init__(
+        self,
+        mean: ArrayLike,
+        sigma: ArrayLike,
+        final_sigma: ArrayLike | None = None,
+        decay_steps: int | None = None,
+        seed: int | None = None,
+        random_probability: float = 0.0,
+    ) -> None:
+        super().__init__(mean, sigma, final_sigma, decay_steps, seed)
+        check_number("random_probability", random_probability, 0, 1)
+        self.random_probability = random_probability
+
     def _advance(self, standard_normal: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-        return self.mean + sigma * standard_normal
+        noise: np.ndarray = self.mean + sigma * standard_normal
+        if self.random_probability:
+            chosen = self.generator.random(self.n_envs) < self.random_probability
+            noise[chosen] = self.generator.uniform(-2, 2, noise.shape)[chosen]
+        return noise
 
 
 # Separates the noise's draws from those of environments with the same seed.

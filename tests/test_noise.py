@@ -74,6 +74,22 @@ def test_gaussian_has_its_moments_and_no_memory():
     assert abs(np.corrcoef(draws[1:, 0], draws[:-1, 0])[0, 1]) < 4 / np.sqrt(40_000)
 
 
+def test_some_steps_are_random():
+    """A step is random in all dimensions or in none; the others have the draws of plain noise."""
+    noise = GaussianNoise([0.0, 0.0], 0.01, seed=0, random_probability=0.3)
+    noise.set_n_envs(4)
+    drawn = np.array([noise() for _ in range(5000)]).reshape(-1, 2)
+    random = np.abs(drawn).max(axis=1) > 0.06
+    # Uniform draws of which both are that small are one in a thousand.
+    assert random.mean() == pytest.approx(0.3, abs=0.01)
+    assert drawn[random].mean(axis=0) == pytest.approx([0, 0], abs=0.06)
+    assert drawn[random].var(axis=0) == pytest.approx([4 / 3, 4 / 3], rel=0.05)
+    assert drawn[~random].std(axis=0) == pytest.approx([0.01, 0.01], rel=0.05)
+    assert abs(np.corrcoef(drawn[random].T)[0, 1]) < 0.05
+    with pytest.raises(ArgumentError, match=r"random_probability must be a number in \[0, 1\], got 1.5"):
+        GaussianNoise([0.0], 0.1, random_probability=1.5)
+
+
 @pytest.mark.parametrize("noise_class", [OUNoise, GaussianNoise])
 def test_dimensions_and_environments_are_independent(noise_class):
     noise = noise_class(np.zeros(3), 1.0, seed=2)
