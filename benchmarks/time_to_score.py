@@ -75,7 +75,7 @@ def summarize(results: Sequence[Mapping[str, Any]], tasks: Mapping[str, Task]) -
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:
-    """A panel for each environment, a bar for each contender's mean, a dot for each seed."""
+    """A panel for each environment, a bar for each contender's mean in seconds, a dot for each seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -84,13 +84,14 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
     panels = figure.subplots(1, len(summary["minutes"]), squeeze=False)[0]
     for axes, (env_id, by_name) in zip(panels, summary["minutes"].items(), strict=True):
         for row, (name, minutes) in enumerate(by_name.items()):
-            reached = [value for value in minutes if value is not None]
+            reached = [60 * value for value in minutes if value is not None]
             if len(reached) == len(minutes):
                 mean = float(np.mean(reached))
                 axes.barh(row, mean, color=COLORS[name], alpha=0.75, height=0.62)
-                axes.annotate(f" {mean:.1f}", (max(reached), row), va="center", fontsize=8)
+                text = f"{mean:.1f}" if mean < 10 else f"{mean:,.0f}"
             else:
-                axes.annotate(f" {len(reached)} of {len(minutes)} seeds get there", (0, row), va="center", fontsize=8)
+                text = f"{len(reached)} of {len(minutes)} seeds get there"
+            axes.annotate(f"  {text}", (max(reached, default=0), row), va="center", fontsize=8)
             axes.plot(reached, [row] * len(reached), "o", color=COLORS[name], markersize=4)
         axes.set_title(f"{env_id}: {summary['tasks'][env_id]['score']:,g}", fontsize=9)
         axes.set_yticks(range(len(by_name)), list(by_name), fontsize=8)
@@ -99,7 +100,7 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
         axes.margins(x=0.18)
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("minutes of training", fontsize=9)
+    figure.supxlabel("seconds of training", fontsize=9)
     with whole_file(path) as file:
         figure.savefig(file, dpi=150, format="png")
 
