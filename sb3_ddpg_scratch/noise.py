@@ -208,8 +208,8 @@ class GaussianNoise(VectorNoise):
     """
     Gaussian noise: independent draws from N(mean, sigma^2) at every step.
 
-    With ``random_probability``, a step's noise is instead uniform in [-2, 2], after which the action is nearly random: goals
-    that are far away are explored so (Plappert et al. 2018, https://arxiv.org/abs/1802.09464, with probability 0.3).
+    With ``random_probability``, some steps' noise is uniform in [-2, 2] instead, which makes their actions almost random. It
+    helps to explore tasks with goals (Plappert et al. 2018, https://arxiv.org/abs/1802.09464, with probability 0.3).
 
     :param mean: mean of the noise, of the action's shape
     :param sigma: standard deviation, a number or of the action's shape
@@ -220,7 +220,7 @@ class GaussianNoise(VectorNoise):
     :raises ArgumentError: for values out of range, or shapes that differ
     """
 
-    # That of noises saved before there was any.
+    # For noises saved by versions without it.
     random_probability = 0.0
 
     def __init__(

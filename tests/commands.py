@@ -27,7 +27,8 @@ def _run(folder: Path, outputs: list[Path], hidden: tuple[str, ...], run_process
     os.environ.update(ENVIRONMENT)
     sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]  # Python's mark of a module that cannot be imported
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() not in (ROOT / "tests", folder)]
-    sys.argv, sys.orig_argv = (["sb3-ddpg-scratch", *arguments],) * 2
+    sys.argv = ["sb3-ddpg-scratch", *arguments]
+    sys.orig_argv = list(sys.argv)
     from sb3_ddpg_scratch.cli import main
 
     if not run_processes and arguments[:1] == ["compare"]:

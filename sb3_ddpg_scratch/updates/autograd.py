@@ -62,7 +62,7 @@ def actor_loss(batch: Batch, actor: Actor, critic: Critic, action_l2: float = 0.
     :param batch: sampled transitions
     :param actor: mu
     :param critic: Q
-    :param action_l2: weight of ``mean(mu(s)^2)``, which is added (Plappert et al. 2018, appendix B)
+    :param action_l2: weight of ``mean(mu(s)^2)``, which is added (Plappert et al. 2018)
     :return: the loss, a scalar
     """
     actions = actor(batch.observations)
