@@ -22,7 +22,7 @@ from sb3_ddpg_scratch.compare.plots import curves_of, learning_curves
 from sb3_ddpg_scratch.compare.results_file import Results, read_results
 from sb3_ddpg_scratch.compare.scores import scores_of
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.report.formatting import number
+from sb3_ddpg_scratch.report.formatting import duration, number
 from sb3_ddpg_scratch.report.picture import write_picture
 
 ROOT = Path(__file__).parents[1]
@@ -79,12 +79,12 @@ def page(results: Results, root: Path) -> str:
     summary = summarize(results, margin=0.1)
     own, rows, others = summary["arms"][ARM], [], []
     for env in summary["environments"]:
-        minutes = np.median([run.training_seconds for run in results.runs if run.env == env]) / 60
+        seconds = float(np.median([run.training_seconds for run in results.runs if run.env == env]))
         low, high = own["ci"][env] or (float("nan"),) * 2
         scores = np.array(own["scores"][env], float)
         steps, seeds = f"{results.protocol[env]['steps']:,}", str(len(scores))
         interval = f"{number(own['iqm'][env])} ({number(low)} to {number(high)})"
-        cells = [env, steps, seeds, number(scores.mean()), interval, _agent_score(root, env), f"{minutes:.1f}"]
+        cells = [env, steps, seeds, number(scores.mean()), interval, _agent_score(root, env), duration(seconds)]
         rows.append(cells)
         others += [
             [
@@ -96,7 +96,7 @@ def page(results: Results, root: Path) -> str:
             ]
             for entry in published["scores"].get(env, [])
         ]
-    head = ["environment", "steps", "seeds", "mean", "IQM (95% interval)", "shipped agent", "minutes a run"]
+    head = ["environment", "steps", "seeds", "mean", "IQM (95% interval)", "shipped agent", "time of a run"]
     machines = sorted({_machine(run.machine) for run in results.runs})
     versions = sorted({f"torch {run.versions['torch']}, Gymnasium {run.versions['gymnasium']}" for run in results.runs})
     return "\n\n".join(

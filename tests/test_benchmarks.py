@@ -124,12 +124,12 @@ def test_results_page_has_the_runs_numbers(checkout):
     rows = [line.strip("| ").split(" | ") for line in (checkout / "docs/results_table.md").read_text().splitlines()]
     cells, *published = [row for row in rows if row[0] == "Pendulum-v1"]
     scores_of_runs = [np.mean(result["returns"][-10:]) for result in runs_of(checkout)]
-    minutes = np.median([result["training_seconds"] for result in runs_of(checkout)]) / 60
+    seconds = np.median([result["training_seconds"] for result in runs_of(checkout)])
     score = json.loads((checkout / "agents/scratch_ddpg/Pendulum-v1_1/score.json").read_text())
     assert cells[:3] == ["Pendulum-v1", "600", "2"]
     assert cells[3] == f"{np.mean(scores_of_runs):,.0f}".replace("-", "−")
     assert cells[5].startswith(f"{score['mean']:,.0f} ±".replace("-", "−"))
-    assert cells[6:] == [f"{minutes:.1f}"]
+    assert cells[6:] == [f"{seconds:.0f}\u00a0s"]
     assert [row[1:3] for row in published] == [["DDPG", "−152 ± 94"], ["TD3", "−152 ± 90"]]
     assert (checkout / "docs/images/results.png").read_bytes().startswith(b"\x89PNG")
     stored = json.loads((checkout / "benchmarks/results/Pendulum-v1.json").read_text())
