@@ -288,8 +288,15 @@ class ScratchDDPG(OffPolicyAlgorithm):
 
     @documented_by(model_file.whole_model_file)
     def save(self, path: ModelPath, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        with model_file.whole_model_file(path, type(self)) as file:
-            super().save(file, exclude, include)
+        noise = self.action_noise
+        try:
+            if isinstance(noise, VectorNoise):
+                # SB3 copies it for each environment; ours adapts itself.
+                self.action_noise = noise.of_one_env()
+            with model_file.whole_model_file(path, type(self)) as file:
+                super().save(file, exclude, include)
+        finally:
+            self.action_noise = noise
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *model_file.NOT_SAVED]

@@ -28,12 +28,14 @@ def check_goal_env(env: VecEnv, observation_space: spaces.Space[Any]) -> None:
 
 
 def check_holds_an_episode(buffer_size: int, env: VecEnv) -> None:
-    """Require a buffer that can hold an episode of every environment, if their time limit is known."""
+    """Require a buffer that always holds a whole episode of every environment, if their time limit is known."""
     specs = env.get_attr("spec") if env.has_attr("spec") else []
     longest = max((getattr(spec, "max_episode_steps", None) or 0 for spec in specs), default=0)
-    if buffer_size // env.num_envs < longest:
-        needed = f"at least {longest * env.num_envs}: an episode of {longest} steps of every environment"
-        raise ArgumentError("buffer_size", buffer_size, needed, "Hindsight needs whole episodes.")
+    # The oldest episode is lost with its first step, and the newest one is not over before its last.
+    needed = 2 * longest - 1
+    if buffer_size // env.num_envs < needed:
+        allowed = f"at least {needed * env.num_envs}, for episodes of {longest} steps in {env.num_envs} environment(s)"
+        raise ArgumentError("buffer_size", buffer_size, allowed, "Hindsight needs whole episodes.")
 
 
 def check_goal_selection(goal_selection_strategy: Any = "future", n_sampled_goal: Any = 4, **_: Any) -> None:

@@ -34,7 +34,7 @@ from sb3_ddpg_scratch.replay import (
     n_step_rewards,
     n_step_samples,
 )
-from sb3_ddpg_scratch.validation import check_whole_number
+from sb3_ddpg_scratch.validation import check_number, check_whole_number
 
 
 class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
@@ -69,6 +69,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
             check_goal_env(env, observation_space)
         check_goal_selection(goal_selection_strategy, n_sampled_goal)
         check_whole_number("n_steps", n_steps, 1)
+        check_number("gamma", gamma, 0, 1)
         self.buffer_size = max(buffer_size // n_envs, 1)
         self.env = env
         self.optimize_memory_usage = False
@@ -198,6 +199,9 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         index of a row and of the row after which its new goal was achieved. Rows that keep their goal come first, with -1.
         """
         count = int((self._table.current - self._table.oldest).sum())
+        if count == 0 and self.full:
+            allowed = "larger: it holds no whole episode of any environment"
+            raise ArgumentError("buffer_size", self.buffer_size * self.n_envs, allowed, "Twice the longest episode is enough.")
         if count == 0:
             raise RuntimeError(
                 "Unable to sample before the end of the first episode. We recommend choosing a value "
@@ -267,12 +271,13 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
             batch[:, columns.continuation] *= discounts(self.gamma, length)
 
     def _window(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that each return may use, shape ``(batch, n_steps)``, and how many it does use, shape ``(batch,)``."""
+        """The rows of each return, ``(batch, n_steps)``, the last one repeated, and how many they are, ``(batch,)``."""
         if self.n_steps == 1:
             return rows[:, None], np.ones(len(rows), np.int64)
-        window = (rows[:, None] + self.n_envs * np.arange(self.n_steps)) % len(self.rows)
         left = (self._table.spans[STOP][self._episode[rows]] - rows // self.n_envs - 1) % self.buffer_size + 1
-        return window, np.minimum(left, self.n_steps)
+        length = np.minimum(left, self.n_steps)
+        steps = np.minimum(np.arange(self.n_steps), length[:, None] - 1)
+        return (rows[:, None] + self.n_envs * steps) % len(self.rows), length
 
     def _next(self, rows: np.ndarray) -> np.ndarray:
         """The next observations of finished episodes' transitions, flat."""

@@ -38,11 +38,15 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     reset_num_timesteps = reset_num_timesteps and model._interrupted_learn is None
     resets = model._last_obs is None or reset_num_timesteps
     buffer, noise = model.replay_buffer, model.action_noise
+    if buffer is not None and buffer.n_envs != model.env.num_envs:
+        allowed = f"that of {model.env.num_envs} environment(s)"
+        advice = "Load a buffer that was filled by as many environments, or train in as many as filled this one."
+        raise ArgumentError("replay_buffer", f"one of {buffer.n_envs}", allowed, advice)
     packed = isinstance(buffer, PackedReplayBuffer)
     if isinstance(buffer, HerReplayBuffer):
         check_holds_an_episode(model.buffer_size, model.env)
-        if buffer.env is None:
-            buffer.set_env(model.env)
+        # Also after set_env: rewards of new goals are those of the environment that the model is trained in.
+        buffer.env = model.env
     if packed and (resets or model._buffer_loaded):
         # The next transition does not follow the last one in the buffer.
         with warnings.catch_warnings():

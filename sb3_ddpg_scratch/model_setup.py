@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
+from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.goals import check_goal_env, check_goal_selection, check_holds_an_episode
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.learning_rates import learning_rates
@@ -20,7 +21,7 @@ from sb3_ddpg_scratch.observations import packable
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates import UpdaterChoice
-from sb3_ddpg_scratch.validation import check_action_space
+from sb3_ddpg_scratch.validation import check_action_space, check_keywords
 
 POLICIES: dict[str, type[BasePolicy]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
 _STATISTICS = tuple(f"{network}_batch_norm_stats{suffix}" for network in ("actor", "critic") for suffix in ("", "_target"))
@@ -90,13 +91,23 @@ def _set_up_hindsight(model: Any, packed: bool) -> None:
         chosen = (
             PackedHerReplayBuffer if packed and model.replay_buffer_class is HerReplayBuffer else model.replay_buffer_class
         )
+        given = model.replay_buffer_kwargs
+        if chosen is HerReplayBuffer and "n_steps" in given:
+            advice = "With updater='autograd', or observations that are not vectors, hindsight replay has no n-step returns."
+            raise ArgumentError("replay_buffer_kwargs['n_steps']", given["n_steps"], "left out", advice)
+        check_keywords(chosen.__init__, given, "replay_buffer_kwargs")
         made_for = {"env": model.env, "device": model.device, "n_envs": model.n_envs}
-        kwargs = made_for | {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs
+        if "n_steps" in given:
+            made_for["gamma"] = model.gamma
+        kwargs = made_for | {"optimize_memory_usage": model.optimize_memory_usage} | given
         model.replay_buffer = chosen(model.buffer_size, model.observation_space, model.action_space, **kwargs)
 
 
 def _make_packed_buffer(model: Any) -> PackedReplayBuffer:
     arguments = (model.buffer_size, model.observation_space, model.action_space, model.device, model.n_envs)
+    # For n-step returns SB3 adds two of its own.
+    given = model.replay_buffer_kwargs.keys() - ({"n_steps", "gamma"} if model.n_steps > 1 else set())
+    check_keywords(PackedReplayBuffer.__init__, given, "replay_buffer_kwargs", "For n-step returns give the model n_steps.")
     kwargs = {"optimize_memory_usage": model.optimize_memory_usage} | model.replay_buffer_kwargs
     if isinstance(model.observation_space, spaces.Dict):
         # SB3 does not support n-step returns for these.

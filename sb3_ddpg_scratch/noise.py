@@ -7,6 +7,7 @@ scales it to the environment's bounds.
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -99,6 +100,12 @@ class VectorNoise(ActionNoise):
         """Use one process per environment. Existing processes continue; new ones start at their initial value."""
         check_whole_number("n_envs", n_envs, 1)
         self.n_envs = n_envs
+
+    def of_one_env(self) -> Self:
+        """This noise for a single environment, the first one; its draws are shared."""
+        single = copy(self)
+        single.set_n_envs(1)
+        return single
 
     def reset(self, indices: Iterable[int] | None = None) -> None:
         """

@@ -132,9 +132,10 @@ def run_parity(
         check_action_space(env.action_space)
         hindsight = not missing_goals(env.observation_space)
         if hindsight:
-            # An episode must end before the first update.
-            longest = getattr(env.get_attr("spec")[0], "max_episode_steps", None) or 100
+            # An episode must end before the first update, and a whole one always be in the buffer.
+            longest = getattr(env.get_attr("spec")[0], "max_episode_steps", None) or max(steps // 2 // n_envs, 1)
             settings |= {"replay_buffer_class": HerReplayBuffer, "learning_starts": longest * n_envs}
+            settings["buffer_size"] = max(steps, 2 * longest * n_envs)
         model = model_class(
             _policy_name(env.observation_space),
             env,

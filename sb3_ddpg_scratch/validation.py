@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from numbers import Integral, Real
 from typing import Any, TypeVar, cast
@@ -116,5 +116,7 @@ def check_arguments(model: Any, policy_base: type, updaters: tuple[str, ...]) ->
     if not isinstance(model.policy_class, type) or not issubclass(model.policy_class, policy_base):
         raise ArgumentError("policy", model.policy_class, f"a policy's name or a class derived from {policy_base.__name__}")
     check_keywords(model.policy_class.__init__, model.policy_kwargs, "policy_kwargs")
+    if not isinstance(model.replay_buffer_kwargs, Mapping):
+        raise ArgumentError("replay_buffer_kwargs", model.replay_buffer_kwargs, "a dict of the replay buffer's arguments")
     if model.policy_kwargs.get("norm") == "batch" and model.batch_size < 2:
         raise ArgumentError("batch_size", model.batch_size, "at least 2 with norm='batch', which needs a spread")

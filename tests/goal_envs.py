@@ -49,3 +49,4 @@ class Reach(gym.Env):
 
 
 gym.register("Reach-v0", Reach)
+gym.register("Limited-v0", Reach, max_episode_steps=12)

@@ -555,6 +555,18 @@ def test_saves_and_loads_the_replay_buffer(tmp_path):
     loaded.learn(30, reset_num_timesteps=False)
 
 
+@pytest.mark.parametrize("updater", ["auto", "autograd"])
+def test_a_replay_buffer_of_other_environments_can_be_read_but_not_added_to(tmp_path, updater):
+    make_model(make_vec_env("Pendulum-v1", n_envs=2), updater=updater).learn(60).save_replay_buffer(tmp_path / "buffer")
+    model = make_model(updater=updater)
+    model.load_replay_buffer(tmp_path / "buffer")
+    model.set_logger(Logger(None, []))
+    model.train(3, 16)
+    assert model._n_updates == 3
+    with pytest.raises(ArgumentError, match=r"replay_buffer must be that of 1 environment.*, got 'one of 2'"):
+        model.learn(30)
+
+
 def sb3_noise():
     return NormalActionNoise(np.zeros(1), np.full(1, 0.1))
 

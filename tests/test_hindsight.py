@@ -176,6 +176,41 @@ def test_n_step_returns_are_sums_of_rewards_for_the_same_goal(strategy, n_envs):
             np.testing.assert_allclose(observations["desired_goal"][number], goal, rtol=1e-6)
 
 
+class Strict(Reach):
+    """Its rewards need infos of real steps, and achieved goals that are not zero."""
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        self.calls += 1
+        if not isinstance(info, dict):
+            np.testing.assert_allclose([each["place"] for each in info], achieved_goal, rtol=1e-6)
+        return -(np.asarray(achieved_goal) / np.linalg.norm(achieved_goal, axis=-1, keepdims=True))[..., 0]
+
+
+@pytest.mark.parametrize("updater", ["analytic", "compiled"])
+def test_n_step_returns_ask_for_rewards_of_real_steps_only(updater):
+    buffer = {"n_steps": 3, "copy_info_dict": True}
+    model = model_of(env=make_vec_env(Strict, n_envs=2, seed=0), updater=updater, replay_buffer_kwargs=buffer, gamma=0.9)
+    assert model.learn(150)._n_updates > 0
+    # Of the model, since none is given.
+    assert model.replay_buffer.gamma == 0.9
+    assert all(map(th.isfinite, model.replay_buffer.sample(500).rewards))
+
+
+def test_new_goals_get_the_rewards_of_the_present_environment():
+    class Shifted(Reach):
+        def compute_reward(self, *arguments):
+            return super().compute_reward(*arguments) - 100
+
+    model = model_of().learn(100)
+    model.set_env(make_vec_env(Shifted, seed=0))
+    model.learn(100)
+    assert model.replay_buffer.sample(500).rewards.min() <= -100
+    np.random.seed(0)
+    drawn = model.replay_buffer.draw(100)[0]
+    relabeled = model.replay_buffer._samples(drawn, None).rewards[drawn[:, 1] >= 0]
+    assert relabeled.max() <= -100
+
+
 def model_of(algorithm=ScratchDDPG, n_envs=1, env=None, reach=None, **settings):
     env = env or make_vec_env(partial(Reach, **reach or {}), n_envs=n_envs, seed=0)
     defaults = {"learning_starts": 30, "seed": 1, "batch_size": 32, "buffer_size": 500, "device": "cpu"}
@@ -350,6 +385,11 @@ class NoReward(Reach):
             "goal_selection_strategy must be .*'future', .*got 'past'",
         ),
         ({"replay_buffer_kwargs": {"n_sampled_goal": -1}}, "n_sampled_goal must be .*at least 0, got -1"),
+        (
+            {"replay_buffer_kwargs": {"n_sampled_gaol": 4}},
+            "replay_buffer_kwargs has no .*'n_sampled_gaol'. .*'n_sampled_goal'",
+        ),
+        ({"replay_buffer_kwargs": [4]}, r"replay_buffer_kwargs must be a dict .*, got \[4\]"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_trained(updater, change, message):
@@ -360,15 +400,37 @@ def test_bad_input_is_named_before_anything_is_trained(updater, change, message)
 def test_a_buffer_smaller_than_an_episode(monkeypatch):
     monkeypatch.setitem(gym.registry, "Reach-v0", gym.envs.registration.EnvSpec("Reach-v0", Reach, max_episode_steps=8))
     env = make_vec_env("Reach-v0", n_envs=2)
-    with pytest.raises(ArgumentError, match=r"buffer_size must be at least 16: an episode of 8 steps.*, got 15"):
-        model_of(env=env, buffer_size=15)
+    with pytest.raises(ArgumentError, match=r"buffer_size must be at least 30, for episodes of 8 steps in 2 .*, got 29"):
+        model_of(env=env, buffer_size=29)
     ScratchDDPG("MultiInputPolicy", env, buffer_size=1, replay_buffer_class=HerReplayBuffer)  # to act alone
-    with pytest.raises(ArgumentError, match=r"buffer_size must be at least 16.*, got 1\."):
+    with pytest.raises(ArgumentError, match=r"buffer_size must be at least 30.*, got 1\."):
         model_of(env=env, buffer_size=1).learn(10)
     # Without a time limit nobody knows beforehand.
     model = model_of(buffer_size=5, learning_starts=1000)
     with pytest.raises(ArgumentError, match=r"buffer_size must be .*longest episode, which has more than 5 steps.*, got 5"):
         model.learn(50)
+
+
+def test_arguments_of_n_step_returns_are_checked():
+    with pytest.raises(ArgumentError, match=r"gamma must be a number in \[0, 1\], got 7"):
+        model_of(updater="analytic", replay_buffer_kwargs={"n_steps": 3, "gamma": 7})
+    with pytest.raises(ArgumentError, match=r"'n_steps'\] must be left out, got 3. With updater='autograd'"):
+        model_of(updater="autograd", replay_buffer_kwargs={"n_steps": 3})
+
+
+class TimeLimited(Reach):
+    """Episodes of 8 steps, none shorter."""
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        self.left = 8
+        return observation, info
+
+
+def test_the_least_buffer_always_holds_an_episode():
+    model_of(env=TimeLimited(), buffer_size=15, learning_starts=8).learn(100)
+    with pytest.raises(ArgumentError, match=r"buffer_size must be larger: it holds no whole episode.*, got 14\. Twice"):
+        model_of(env=TimeLimited(), buffer_size=14, learning_starts=8).learn(100)
 
 
 def test_nothing_is_drawn_before_an_episode_has_ended():

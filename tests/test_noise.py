@@ -245,6 +245,20 @@ def test_size_follows_a_change_of_environments_after_loading(tmp_path, noise, sa
     assert np.shape(model.action_noise()) == ((1,) if loaded == 1 else (loaded, 1))
 
 
+@pytest.mark.parametrize("noise", ["ou", "gaussian"])
+@pytest.mark.parametrize("n_envs", [1, 2, 3])
+def test_sb3_trains_what_two_environments_trained(tmp_path, noise, n_envs):
+    model = make_model(2, noise).learn(30)
+    model.save(tmp_path / "model")
+    assert np.shape(model.action_noise()) == (2, 1)
+    loaded = DDPG.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_envs=n_envs))
+    loaded.num_timesteps = loaded.learning_starts = 0
+    actions = loaded.learn(60).replay_buffer.actions[: 60 // n_envs]
+    # Some are clipped to 1; copies of the same noise would leave at most 30.
+    assert actions.size == 60
+    assert len(np.unique(actions)) > 50
+
+
 def test_saved_noise_continues_where_it_was(tmp_path):
     model = make_model(noise={"type": "ou", "sigma": 0.3, "final_sigma": 0.1, "decay_steps": 100}).learn(50)
     model.save(tmp_path / "model")

@@ -174,6 +174,13 @@ def test_command(tmp_path, arguments):
     assert content["hindsight"] is (arguments[-1] == "tests.goal_envs:Reach-v0")
 
 
+@pytest.mark.parametrize("arguments", [["--steps", "10"], ["--steps", "40", "--n-envs", "8"]])
+def test_command_with_fewer_steps_than_an_episode_of_goals(arguments):
+    result = CliRunner().invoke(app, ["parity", "--net-arch", "16", "--env", "tests.goal_envs:Limited-v0", *arguments])
+    assert result.exit_code == 1
+    assert "No updates were made, so nothing was compared" in " ".join(result.output.split())
+
+
 def test_command_fails_on_a_difference(monkeypatch):
     monkeypatch.setattr("sb3_ddpg_scratch.updates.autograd.soft_update", lambda *_: None)
     result = CliRunner().invoke(app, ["parity", "--steps", "150", "--net-arch", "16"])
