@@ -12,11 +12,12 @@ from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
 
 
 def samples_packed_rows(buffer: ReplayBuffer) -> bool:
-    """Whether a buffer's batches are our packed rows: its ``sample`` is not overridden."""
+    """Whether a buffer's batches are our packed rows: no method that samples them is overridden."""
     return (
         isinstance(buffer, PackedReplayBuffer)
         and type(buffer).sample is PackedReplayBuffer.sample
         and "sample" not in vars(buffer)
+        and not buffer.replaces_get_samples()
     )
 
 

@@ -190,7 +190,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         """Sample minibatches and update the networks with each; raises ``DivergenceError`` if a loss is not finite."""
         assert self.replay_buffer is not None
         self._updater.set_training_mode(self.policy, True)
-        learning_rates.set_learning_rates(self)
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         self._statistics_unread = True
         if gradient_steps <= 0:
             return
@@ -202,8 +202,12 @@ class ScratchDDPG(OffPolicyAlgorithm):
         if self.device.type == "cpu":
             training_log.check_losses(self)
 
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        """Set the learning rates of actor and critic, which may differ; they are logged with the other numbers."""
+        learning_rates.set_learning_rates(self)
+
     # Methods that a steady rollout bypasses.
-    _replaced_while_steady = (_sample_action, _store_transition, train)
+    _replaced_while_steady = (_sample_action, _store_transition, train, _update_learning_rate)
 
     def _networks(self) -> Networks:
         return Networks(self.actor, self.critic, self.actor_target, self.critic_target)
@@ -297,6 +301,12 @@ class ScratchDDPG(OffPolicyAlgorithm):
                 super().save(file, exclude, include)
         finally:
             self.action_noise = noise
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        # A copy made during learn() is not in it.
+        state.pop("_after_learn", None)
+        return state
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *model_file.NOT_SAVED]

@@ -308,6 +308,10 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
     def _in_space(self, key: str, flat: np.ndarray) -> np.ndarray:
         return flat.reshape(-1, *self.obs_shape[key]).astype(self.observation_space[key].dtype)
 
+    def replaces_get_samples(self) -> bool:
+        # SB3's samples without it.
+        return False
+
     def _samples(self, indices: np.ndarray, env: VecNormalize | None) -> Any:
         samples = super()._samples(indices, env)
         return samples if self.n_steps == 1 else n_step_samples(samples, self, *self._window(indices[:, 0]))

@@ -17,7 +17,7 @@ _PACKAGES = frozenset({"gymnasium", "gymnasium_robotics", "rl_zoo3", "sb3_ddpg_s
 
 def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:
     """Whether all code that runs while this model learns is from known packages, including what its objects call."""
-    schedules = [schedule.value_schedule for schedule in (model.lr_schedule, model.qf_lr_schedule) if schedule is not None]
+    schedules = [getattr(one, "value_schedule", one) for one in (model.lr_schedule, model.qf_lr_schedule)]
     noise = getattr(model.action_noise, "base_noise", model.action_noise)
     writers = model._logger.output_formats
     envs = [env, *(part for one in callbacks_in(callback) for part in _parts_of(one) if isinstance(part, (VecEnv, gym.Env)))]

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from itertools import chain
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch as th
@@ -200,7 +201,7 @@ class MultiInputPolicy(ScratchDDPGPolicy):
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 def _split_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
@@ -210,7 +211,7 @@ def _split_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
     fits = set(networks) == {"pi", "qf"} and all(isinstance(layers, (list, tuple)) for layers in lists)
     if not fits or not all(_is_count(width) and width > 0 for width in chain(*lists)):
         raise ArgumentError("net_arch", net_arch, allowed)
-    return list(networks["pi"]), list(networks["qf"])
+    return list(map(int, networks["pi"])), list(map(int, networks["qf"]))
 
 
 def _activation_class(activation_fn: Any) -> type[nn.Module]:

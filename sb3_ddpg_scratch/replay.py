@@ -174,7 +174,7 @@ class PackedReplayBuffer(ReplayBuffer):
         self._share_rows()
 
     def _flatten(self, observations: Any) -> np.ndarray:
-        return observations.reshape(len(observations), -1)
+        return np.reshape(observations, (len(observations), -1))
 
     def _split(self, flat: Any) -> Any:
         """Flat observations in the shape of their space, as views; only the last axis is split."""
@@ -192,11 +192,12 @@ class PackedReplayBuffer(ReplayBuffer):
         """Store one transition of every environment; ``TimeLimit.truncated`` in its info marks a truncation."""
         first = self.pos * self.n_envs
         here = slice(first, first + self.n_envs)
-        observation, next_observation = self._flatten(obs), self._flatten(next_obs)
+        observation, next_observation = (self._flatten(part).reshape(self.n_envs, -1) for part in (obs, next_obs))
         if self.optimize_memory_usage:
             self._close_broken_trajectories(here, observation)
         ends = self.ends_of(done, infos)
-        columns = [observation, action.reshape(self.n_envs, -1), reward.reshape(self.n_envs, 1), self.continuations(ends)]
+        columns = [observation, np.reshape(action, (self.n_envs, -1)), np.reshape(reward, (self.n_envs, 1))]
+        columns.append(self.continuations(ends))
         if not self.optimize_memory_usage:
             columns.append(next_observation)
         # In the order of BatchColumns.
@@ -316,7 +317,13 @@ class PackedReplayBuffer(ReplayBuffer):
         batch[:, self.columns.reward] = self._normalize_reward(batch[:, self.columns.reward], env)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+        if self.replaces_get_samples():
+            return super().sample(batch_size, env)
         return self._samples(self.draw(batch_size)[0], env)
+
+    def replaces_get_samples(self) -> bool:
+        """Whether ``_get_samples``, through which SB3's buffer samples, is a subclass's or was patched."""
+        return "_get_samples" in vars(self) or type(self)._get_samples.__module__.partition(".")[0] != __package__
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         env_indices = np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))

@@ -139,6 +139,7 @@ def _acts_compiled(model: Any) -> bool:
         and _methods(type(model), type(policy)) == _METHODS
         and "predict" not in vars(model)
         and vars(policy).keys().isdisjoint(_POLICY_METHODS)
+        and model.action_space.dtype == np.float32
         and model._updater.may_act(policy._modules["actor"])
     )
 
@@ -160,7 +161,9 @@ def store_packed(
     stored: normalized observations and other kinds of buffers need SB3's own method.
     """
     if not model._outputs_checked:
-        check_outputs(model.observation_space, new_obs, reward, model.n_envs)
+        # What VecNormalize returns is float32, whatever its space.
+        if model._vec_normalize_env is None:
+            check_outputs(model.observation_space, new_obs, reward, model.n_envs)
         model._outputs_checked = True
     any_done = np.count_nonzero(dones) > 0
     # The last observations of ended episodes are checked one by one.

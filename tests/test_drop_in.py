@@ -23,12 +23,15 @@ import numpy as np
 import pytest
 import torch as th
 from conftest import POLICY_OF, PointEnv, Written, same, snapshot
+from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.td3 import policies as sb3_policies
 from threadpoolctl import threadpool_info
 from torch import nn
@@ -585,6 +588,29 @@ def own_step_between(side):
     return after(model)
 
 
+SCHEDULES = {"function": lambda progress: 1e-3 * progress, "sb3": LinearSchedule(1e-3, 1e-4, 0.5)}
+
+
+@scenario(*SCHEDULES)
+def assigned_schedule(side, case):
+    model = side.model()
+    model.lr_schedule = SCHEDULES[case]
+    return state(model.learn(STEPS).policy)
+
+
+@scenario()
+def overridden_learning_rates(side):
+    class Held(side.algorithm):
+        def _update_learning_rate(self, optimizers):
+            seen.append(len(optimizers))
+
+    seen = []
+    model = side.model(algorithm=Held)
+    model.critic.optimizer.param_groups[0]["lr"] = 0.02
+    model.learn(STEPS)
+    return state(model.policy) | {"seen": seen, "lr": model.critic.optimizer.param_groups[0]["lr"]}
+
+
 # ---------------------------------------------------------------------------------------------------- 3. touching behavior
 
 
@@ -858,6 +884,13 @@ def losses_of_a_copy(side, case):
     return {key: float(value) for key, value in logged.items()} | {"n_updates": twin.logger.name_to_value["train/n_updates"]}
 
 
+@scenario()
+def pickled_while_learning(side):
+    pickles = []
+    side.model().learn(40, callback=AtStep(30, lambda model: pickles.append(pickle.dumps(model))))
+    return after(pickle.loads(pickles[0]))
+
+
 @scenario("trained", "model")
 def saved_and_loaded(side, case):
     file = io.BytesIO()
@@ -906,6 +939,71 @@ def large_model(updater):
 def test_size(updater, form):
     theirs, ours = (len(FORMS[form](large_model(name))) for name in (None, updater))
     assert ours <= 1.05 * theirs
+
+
+# ---------------------------------------------------------------------------------- environments and the replay buffer
+
+
+class Integers(PointEnv):
+    """Observations of whole numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Box(-10, 10, (3,), np.int64)
+
+    def _observe(self):
+        return np.round(10 * super()._observe()).clip(-10, 10).astype(np.int64)
+
+
+class DoublePrecision(PointEnv):
+    """Takes actions within its bounds alone, which single precision cannot represent."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = spaces.Box(-0.1, 0.1, (2,), np.float64)
+        self.seen = []
+
+    def step(self, action):
+        self.seen.append(self.action_space.contains(action))
+        return super().step(action / 2)
+
+
+@scenario()
+def normalized_integers(side):
+    return state(side.trained(env=VecNormalize(DummyVecEnv([Integers]))).policy)
+
+
+@scenario()
+def actions_of_double_precision(side):
+    env = DoublePrecision()
+    noise = NormalActionNoise(np.zeros(2), np.full(2, 3.0))
+    model = side.trained(env=env, action_noise=noise)
+    return state(model.policy) | {"within bounds": all(env.seen), "steps": len(env.seen)}
+
+
+@scenario()
+def patched_get_samples(side):
+    model = side.trained()
+    get_samples = model.replay_buffer._get_samples
+    model.replay_buffer._get_samples = lambda indices, env=None: get_samples(0 * indices, env)
+    return after(model)
+
+
+TRANSITIONS = {
+    "number as reward": ([[1.0, 2.0, 3.0]], [[4.0, 5.0, 6.0]], np.ones((1, 2)), 1.5, False),
+    "one environment": (np.arange(3.0), np.arange(3.0), np.ones(2), 2.0, True),
+    "lists": ([1, 2, 3], [4, 5, 6], np.ones(2), [1.5], [True]),
+}
+
+
+@scenario(*TRANSITIONS)
+def transition_added_by_hand(side, case):
+    buffer = side.model().replay_buffer
+    observation, following, action, reward, done = TRANSITIONS[case]
+    buffer.add(np.array(observation), np.array(following), np.array(action), np.array(reward), np.array(done), [{}])
+    buffer.add(observation, following, action, reward, done, [{"TimeLimit.truncated": bool(np.all(done))}])
+    names = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+    return {name: getattr(buffer, name)[:2].copy() for name in names}
 
 
 # ------------------------------------------------------------------------------------------------------------- 5. loading

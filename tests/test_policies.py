@@ -79,7 +79,7 @@ def test_policy_and_actor_save_and_load_by_themselves(tmp_path, norm, action_lay
 
 
 @pytest.mark.parametrize("n_critics", [1, 2])
-@pytest.mark.parametrize("net_arch", [None, [], [7], {"pi": [8], "qf": [6, 5]}])
+@pytest.mark.parametrize("net_arch", [None, [], [np.int64(7)], {"pi": [8], "qf": [6, 5]}])
 def test_initial_weights_and_names_are_sb3s(net_arch, n_critics):
     th.manual_seed(0)
     theirs = TD3Policy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, net_arch=net_arch, n_critics=n_critics)
