@@ -1195,6 +1195,17 @@ def logged_numbers(side, case):
     return outcome | {"losses": np.array(losses, float)}
 
 
+@scenario(2, 7)
+def logged_losses_with_a_policy_delay(side, case):
+    written, settings = Written(), {"policy_delay": case, "target_policy_noise": 0.2, "target_noise_clip": 0.5}
+    critics = NET_ARCH | {"n_critics": 2}
+    model = side.model(env=PointEnv(length=12), algorithm=side.td3, policy_kwargs=critics, **settings)
+    model.set_logger(Logger(folder=None, output_formats=[written]))
+    model.learn(100, log_interval=1)
+    losses = [[row.get(f"train/{name}", np.nan) for name in ("actor_loss", "critic_loss")] for row in written.rows]
+    return {"losses": np.array(losses, float)}
+
+
 @scenario()
 def action_noise(side):
     model = side.trained(action_noise=NormalActionNoise(np.zeros(2), np.full(2, 0.3)))

@@ -86,16 +86,20 @@ class AutogradUpdater:
     name = "autograd"
 
     def __init__(self) -> None:
+        # With a policy delay, of the latest `train` that updated the actor.
+        self._actor_losses: list[th.Tensor] = []
+        self._earlier_actor_losses: list[th.Tensor] = []
+        self._grad_norms: dict[str, th.Tensor] = {}
         self.begin()
 
     def begin(self) -> None:
-        """Forget the results of the last :meth:`train`."""
+        """Forget the results of the last :meth:`train`, except those of the actor, whose turn the next one may not be."""
         self._critic_losses: list[th.Tensor] = []
-        self._actor_losses: list[th.Tensor] = []
+        self._earlier_actor_losses = self._actor_losses or self._earlier_actor_losses
+        self._actor_losses = []
         # From the last update.
         self._q_values: list[th.Tensor] = []
         self._target_q_values = th.tensor(th.nan)
-        self._grad_norms: dict[str, th.Tensor] = {}
 
     def objection(self, networks: Networks) -> str | None:
         """Why these networks cannot be trained this way; ``None`` if they can."""
@@ -161,14 +165,14 @@ class AutogradUpdater:
         return loss.detach()
 
     def read_losses(self) -> dict[str, float]:
-        """``critic_loss`` and, if the actor was updated, ``actor_loss`` of the last update of the last :meth:`train`."""
-        latest = {"critic_loss": self._critic_losses, "actor_loss": self._actor_losses}
+        """``critic_loss`` and, if there was any, ``actor_loss`` of the last updates of critic and actor."""
+        latest = {"critic_loss": self._critic_losses, "actor_loss": self._actor_losses or self._earlier_actor_losses}
         return {name: losses[-1].item() for name, losses in latest.items() if losses}
 
     def read_statistics(self) -> dict[str, float]:
         """
-        Mean ``critic_loss`` and ``actor_loss`` of the last :meth:`train`, and ``q_mean``, ``target_q_mean``,
-        ``critic_grad_norm`` and ``actor_grad_norm`` (before clipping) of its last update.
+        Mean ``critic_loss`` of the last :meth:`train`, ``actor_loss`` of the last one that updated the actor, and ``q_mean``,
+        ``target_q_mean``, ``critic_grad_norm`` and ``actor_grad_norm`` (before clipping) of the last updates.
         """
         if not self._critic_losses:
             return {}
@@ -178,7 +182,7 @@ class AutogradUpdater:
             "target_q_mean": self._target_q_values.mean(),
             "critic_grad_norm": self._grad_norms["critic"],
         }
-        if self._actor_losses:
-            statistics["actor_loss"] = th.stack(self._actor_losses).double().mean()
+        if actor_losses := self._actor_losses or self._earlier_actor_losses:
+            statistics["actor_loss"] = th.stack(actor_losses).double().mean()
             statistics["actor_grad_norm"] = self._grad_norms["actor"]
         return {name: value.item() for name, value in statistics.items()}

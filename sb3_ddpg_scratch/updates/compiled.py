@@ -69,6 +69,8 @@ class CompiledUpdater:
         self._layers: list[np.ndarray] = []
         self._present_settings: Any = None
         self._sampler: Any = None
+        # From the latest of earlier series of updates that included the actor: its losses, and the norm of its last gradient.
+        self._earlier: tuple[np.ndarray, float] | None = None
         # From the last series of updates.
         self._results = np.zeros((0, 6))
         self._first_update = self._updates = 0
@@ -204,6 +206,7 @@ class CompiledUpdater:
             self._make_tables(networks)
             self._addresses = self._present_addresses(networks)
         self._networks = networks
+        self._keep_actor_losses()
         if len(self._results) < gradient_steps:
             self._results = np.zeros((gradient_steps, 6))
         self._first_update, self._updates, self._policy_delay = n_updates, 0, settings.policy_delay
@@ -310,19 +313,21 @@ class CompiledUpdater:
         rows = self._rows_for(networks, count, batch_size)
         if len(self._layers) > 1:
             return None
-        self._networks, self._results = networks, np.zeros((count, 6))
-        self._updates, self._policy_delay, self._clips = count, settings.policy_delay, settings.max_grad_norm is not None
+        self._networks, results = networks, np.zeros((count, 6))
         self._set_numbers(networks, remaining_discount(buffer, settings.gamma), getattr(buffer, "gamma", 1.0), settings)
         # Learning rates will be set directly in the table.
         self._present_settings = None
         optimizers = networks.actor.optimizer, networks.critic.optimizer
 
         def prepare(n_updates: int) -> np.ndarray | None:
+            self._keep_actor_losses()
+            self._results, self._updates = results, count
+            self._policy_delay, self._clips = settings.policy_delay, settings.max_grad_norm is not None
             self._first_update = self._numbers[self._kernels.SETTINGS, 4] = n_updates
             return self._smoothing_noise(count, settings.target_policy_noise)
 
         tables = (self._numbers, self._layers[0], self._table)
-        memory = UpdaterMemory(*tables, self._results, rows, self._sampler, optimizers, prepare)
+        memory = UpdaterMemory(*tables, results, rows, self._sampler, optimizers, prepare)
         return SteadyStep(self._kernels, memory, buffer, networks.actor.action_space)
 
     # --------------------------------------------------------------------------------------------------------- Reading
@@ -335,6 +340,12 @@ class CompiledUpdater:
         """The number of the last update that included the actor; negative if there was none."""
         return self._updates - 1 - (self._first_update + self._updates) % self._policy_delay
 
+    def _keep_actor_losses(self) -> None:
+        """Keep the losses of the last series of updates, if it included the actor, before another one replaces them."""
+        last = self._last_of_actor()
+        if self._policy_delay > 1 and last >= 0:
+            self._earlier = self._actor_losses(), self._results.item(last, self._kernels.ACTOR_NORM)
+
     def read_losses(self) -> dict[str, float]:
         losses = {}
         if self._updates:
@@ -342,25 +353,26 @@ class CompiledUpdater:
             last = self._last_of_actor()
             if last >= 0:
                 losses["actor_loss"] = float(self._results[last, self._kernels.ACTOR_LOSS])
+            elif self._earlier is not None:
+                losses["actor_loss"] = float(self._earlier[0][-1])
         return losses
 
     def read_statistics(self) -> dict[str, float]:
         if not self._updates:
             return {}
-        kernels, results = self._kernels, self._results[: self._updates]
-        if self._clips:
-            norms = (float(results[-1, kernels.CRITIC_NORM]), float(results[self._last_of_actor(), kernels.ACTOR_NORM]))
-        else:
-            norms = (self._grad_norm(self._networks.critic), self._grad_norm(self._networks.actor))
+        kernels, results, last = self._kernels, self._results[: self._updates], self._last_of_actor()
+        of_actor = (self._actor_losses(), float(results[last, kernels.ACTOR_NORM])) if last >= 0 else self._earlier
+        norm = float(results[-1, kernels.CRITIC_NORM]) if self._clips else self._grad_norm(self._networks.critic)
         statistics = {
             "critic_loss": float(results[:, kernels.CRITIC_LOSS].mean()),
             "q_mean": float(results[-1, kernels.Q]),
             "target_q_mean": float(results[-1, kernels.TARGET_Q]),
-            "critic_grad_norm": norms[0],
+            "critic_grad_norm": norm,
         }
-        if len(of_actor := self._actor_losses()):
-            statistics["actor_loss"] = float(of_actor.mean())
-            statistics["actor_grad_norm"] = norms[1]
+        if of_actor is not None:
+            losses, norm = of_actor
+            statistics["actor_loss"] = float(losses.mean())
+            statistics["actor_grad_norm"] = norm if self._clips else self._grad_norm(self._networks.actor)
         return statistics
 
     @staticmethod
