@@ -203,8 +203,12 @@ class ScratchDDPG(OffPolicyAlgorithm):
             training_log.check_losses(self)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        """Set the learning rates of actor and critic, which may differ; they are logged with the other numbers."""
+        """Set the learning rates of actor and critic, which may differ, and those of other optimizers to the actor's."""
         learning_rates.set_learning_rates(self)
+        given = optimizers if isinstance(optimizers, list) else [optimizers]
+        others = [optimizer for optimizer in given if optimizer not in (self.actor.optimizer, self.critic.optimizer)]
+        if others:
+            super()._update_learning_rate(others)
 
     # Methods that a steady rollout bypasses.
     _replaced_while_steady = (_sample_action, _store_transition, train, _update_learning_rate)

@@ -39,9 +39,9 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     resets = model._last_obs is None or reset_num_timesteps
     buffer, noise = model.replay_buffer, model.action_noise
     if buffer is not None and buffer.n_envs != model.env.num_envs:
-        allowed = f"that of {model.env.num_envs} environment(s)"
+        allowed = f"{model.env.num_envs}, the number of environments"
         advice = "Load a buffer that was filled by as many environments, or train in as many as filled this one."
-        raise ArgumentError("replay_buffer", f"one of {buffer.n_envs}", allowed, advice)
+        raise ArgumentError("replay_buffer.n_envs", buffer.n_envs, allowed, advice)
     packed = isinstance(buffer, PackedReplayBuffer)
     if isinstance(buffer, HerReplayBuffer):
         check_holds_an_episode(model.buffer_size, model.env)

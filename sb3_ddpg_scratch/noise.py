@@ -102,7 +102,7 @@ class VectorNoise(ActionNoise):
         self.n_envs = n_envs
 
     def of_one_env(self) -> Self:
-        """This noise for a single environment, the first one; its draws are shared."""
+        """A copy for a single environment, the first one, that draws from the same generator."""
         single = copy(self)
         single.set_n_envs(1)
         return single

@@ -161,9 +161,11 @@ def store_packed(
     stored: normalized observations and other kinds of buffers need SB3's own method.
     """
     if not model._outputs_checked:
-        # What VecNormalize returns is float32, whatever its space.
-        if model._vec_normalize_env is None:
-            check_outputs(model.observation_space, new_obs, reward, model.n_envs)
+        observations, rewards, normalizer = new_obs, reward, model._vec_normalize_env
+        if normalizer is not None:
+            # Normalized observations are float32, whatever the environment's space.
+            observations, rewards = normalizer.get_original_obs(), normalizer.get_original_reward()
+        check_outputs(model.observation_space, observations, rewards, model.n_envs)
         model._outputs_checked = True
     any_done = np.count_nonzero(dones) > 0
     # The last observations of ended episodes are checked one by one.

@@ -563,7 +563,7 @@ def test_a_replay_buffer_of_other_environments_can_be_read_but_not_added_to(tmp_
     model.set_logger(Logger(None, []))
     model.train(3, 16)
     assert model._n_updates == 3
-    with pytest.raises(ArgumentError, match=r"replay_buffer must be that of 1 environment.*, got 'one of 2'"):
+    with pytest.raises(ArgumentError, match=r"replay_buffer.n_envs must be 1, the number of env.*, got 2"):
         model.learn(30)
 
 

@@ -611,6 +611,14 @@ def overridden_learning_rates(side):
     return state(model.policy) | {"seen": seen, "lr": model.critic.optimizer.param_groups[0]["lr"]}
 
 
+@scenario()
+def another_optimizer_follows_the_schedule(side):
+    model = side.trained(learning_rate=lambda progress: 1e-3 * progress)
+    own = th.optim.SGD([values(3).requires_grad_()], lr=0.5)
+    model._update_learning_rate(own)
+    return {"lr": own.param_groups[0]["lr"], "logged": float(model.logger.name_to_value["train/learning_rate"])}
+
+
 # ---------------------------------------------------------------------------------------------------- 3. touching behavior
 
 

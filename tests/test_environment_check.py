@@ -160,8 +160,9 @@ class Wide(VecEnvWrapper):
         return observations, rewards[:, None], dones, infos
 
 
-def test_a_column_of_rewards():
-    _, run = learn(PointEnv, PointEnv, wrap=Wide)
+@pytest.mark.parametrize("wrap", [Wide, lambda env: VecNormalize(Wide(env), norm_reward=False)])
+def test_a_column_of_rewards(wrap):
+    _, run = learn(PointEnv, PointEnv, wrap=wrap)
     with pytest.raises(EnvironmentOutputError, match=r"rewards of shape \(2, 1\).*shape \(2,\)"):
         run()
 
