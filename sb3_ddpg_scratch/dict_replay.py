@@ -8,7 +8,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 
 from sb3_ddpg_scratch.observations import flat_slices, flatten
-from sb3_ddpg_scratch.replay import PackedReplayBuffer
+from sb3_ddpg_scratch.replay import PackedReplayBuffer, as_stored
 
 
 class PackedDictReplayBuffer(PackedReplayBuffer, DictReplayBuffer):  # type: ignore[override]
@@ -31,6 +31,12 @@ class PackedDictReplayBuffer(PackedReplayBuffer, DictReplayBuffer):  # type: ign
 
     def _flatten(self, observations: Any) -> np.ndarray:
         return flatten(observations, self.observation_space)
+
+    def _stored(self, observations: Any) -> np.ndarray:
+        shapes = {key: (self.n_envs, *shape) for key, shape in self.obs_shape.items()}
+        spaces = self.observation_space.spaces.items()
+        parts = [as_stored(observations[key], shapes[key], space.dtype).reshape(self.n_envs, -1) for key, space in spaces]
+        return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
 
     def _split(self, flat: Any) -> dict[str, Any]:
         lead = flat.shape[:-1]

@@ -29,10 +29,12 @@ from sb3_ddpg_scratch.replay import (
     _TERMINATED,
     _TRUNCATED,
     BatchColumns,
+    as_stored,
     discounts,
     last_of,
     n_step_rewards,
     n_step_samples,
+    read_only,
 )
 from sb3_ddpg_scratch.validation import check_number, check_whole_number
 
@@ -144,7 +146,9 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        observation, next_observation = self._flatten(obs), self._flatten(next_obs)
+        observation, next_observation = self._stored(obs), self._stored(next_obs)
+        ends = self.ends_of(done, infos)
+        added = self._stored_columns(action, reward)
         if self.full and self._table.forget(self._time - self.buffer_size):
             allowed = f"larger than the longest episode, which has more than {self.buffer_size} steps"
             raise ArgumentError("buffer_size", self.buffer_size * self.n_envs, f"{allowed} in each environment")
@@ -152,9 +156,8 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         self._table.follow(observation[:, self._goal], self._time)
         here = slice(self.pos * self.n_envs, (self.pos + 1) * self.n_envs)
         goal = self._goal
-        columns = (observation[:, : goal.start], observation[:, goal.stop :], action, reward)
-        rows = [np.reshape(column, (self.n_envs, -1)) for column in columns]
-        np.concatenate(rows, axis=1, out=self.rows[here], casting="same_kind")
+        columns = (observation[:, : goal.start], observation[:, goal.stop :], *added)
+        np.concatenate(columns, axis=1, out=self.rows[here], casting="same_kind")
         self._episode[here], self._ends[here] = self._table.present, _ONGOING
         if self.copy_info_dict:
             self.infos[self.pos] = infos
@@ -162,9 +165,10 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         self._time += 1
         self.pos = self._time % self.buffer_size
         self.full = self._time >= self.buffer_size
-        for index in np.flatnonzero(done):
-            truncated = self.handle_timeout_termination and infos[index].get("TimeLimit.truncated", False)
-            self._end_episode(int(index), terminated=not truncated)
+        if ends is None:
+            return
+        for index in np.flatnonzero(as_stored(done, ends.shape, bool)):
+            self._end_episode(int(index), terminated=ends[index] == _TERMINATED)
 
     def _end_abandoned(self, observation: np.ndarray) -> None:
         """Mark trajectories that do not continue where they left off as truncated."""
@@ -321,7 +325,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         rows = batch_inds * self.n_envs + np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
         return self._samples(np.stack([rows, np.full_like(rows, NONE)], axis=1), env)
 
-    # ------------------------------------------------------------------------------------------------ SB3's arrays, as copies
+    # ------------------------------------------------------------------------------------- SB3's arrays, as read-only copies
 
     def _by_step(self, values: np.ndarray) -> np.ndarray:
         return values.reshape(self.buffer_size, self.n_envs, *values.shape[1:])
@@ -331,7 +335,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         goal, dim = self._goal, self.columns.observation_dim
         stored = self.rows[:, : dim - (goal.stop - goal.start)]
         parts = [stored[:, : goal.start], self._table.goals[self._episode], stored[:, goal.start :]]
-        return self._split(self._by_step(np.concatenate(parts, axis=1)))
+        return self._split(self._by_step(read_only(np.concatenate(parts, axis=1))))
 
     @property
     def next_observations(self) -> dict[str, np.ndarray]:  # type: ignore[override]
@@ -340,7 +344,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         if self._time > 0:
             newest = (self._time - 1) % self.buffer_size * self.n_envs
             flat[newest : newest + self.n_envs] = self._newest
-        return self._split(self._by_step(flat))
+        return self._split(self._by_step(read_only(flat)))
 
     @property
     def actions(self) -> np.ndarray:  # type: ignore[override]
@@ -352,7 +356,7 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
 
     @property
     def ep_start(self) -> np.ndarray:  # type: ignore[override]
-        return self._by_step(self._table.spans[START][self._episode] % self.buffer_size)
+        return self._by_step(read_only(self._table.spans[START][self._episode] % self.buffer_size))
 
     @property
     def ep_length(self) -> np.ndarray:  # type: ignore[override]
@@ -360,8 +364,8 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         _, start, stop = self._table.spans[:, self._episode]
         length = self._by_step(stop - start)
         length.reshape(-1)[self._rows_out_of_reach()] = 0
-        return length
+        return read_only(length)
 
     @property
     def _current_ep_start(self) -> np.ndarray:  # type: ignore[override]
-        return self._table.current % self.buffer_size
+        return read_only(self._table.current % self.buffer_size)

@@ -70,14 +70,22 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
         with ExitStack() as stack:
             if resets:
                 stack.enter_context(checked_outputs(model.env, "reset"))
-            if model.optimize_memory_usage and packed and buffer.handle_timeout_termination:
-                # SB3's warning applies only to its own buffer.
-                stack.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", "The last trajectory in the replay buffer will be truncated")
+            if model.optimize_memory_usage and packed:
+                _let_sb3_truncate(buffer, stack)
             yield reset_num_timesteps
     finally:
         if model.action_noise is None:
             model.action_noise = noise
+
+
+def _let_sb3_truncate(buffer: PackedReplayBuffer, stack: ExitStack) -> None:
+    """SB3 marks the last transition as done, in a copy: it already is."""
+    buffer.dones_writeable = True
+    stack.callback(delattr, buffer, "dones_writeable")
+    if buffer.handle_timeout_termination:
+        # SB3's warning applies only to its own buffer.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "The last trajectory in the replay buffer will be truncated")
 
 
 def warn_of_settings(model: Any) -> None:

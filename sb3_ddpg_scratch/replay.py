@@ -59,6 +59,21 @@ class BatchColumns(NamedTuple):
         return 2 * self.observation_dim + self.action_dim + 2
 
 
+def as_stored(values: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Values as SB3's buffers take them: as by assignment to an array of this shape and dtype, with broadcasting."""
+    if type(values) is np.ndarray and values.shape == shape and values.dtype == dtype:
+        return values
+    stored = np.empty(shape, dtype)
+    stored[...] = np.asarray(values)
+    return stored
+
+
+def read_only(copy: np.ndarray) -> np.ndarray:
+    """A copy that refuses to be written to, since that would not change the buffer."""
+    copy.flags.writeable = False
+    return copy
+
+
 class PackedReplayBuffer(ReplayBuffer):
     """
     SB3's replay buffer with every transition as one row of float32, regardless of the environment's dtype.
@@ -75,6 +90,8 @@ class PackedReplayBuffer(ReplayBuffer):
 
     # Whether the continuation includes gamma^k; otherwise the algorithm's gamma is applied later.
     continuation_is_discounted = False
+    # Whether ``dones`` may be written to, which changes nothing: while SB3 starts a ``learn``.
+    dones_writeable = False
     _space_type: type[spaces.Space[Any]] = spaces.Box
     _samples_type: type[ReplayBufferSamples | DictReplayBufferSamples] = ReplayBufferSamples
     _parts = "floating-point numbers"
@@ -176,6 +193,11 @@ class PackedReplayBuffer(ReplayBuffer):
     def _flatten(self, observations: Any) -> np.ndarray:
         return np.reshape(observations, (len(observations), -1))
 
+    def _stored(self, observations: Any) -> np.ndarray:
+        """Observations given to :meth:`add`, flat, one row for each environment."""
+        shape = (self.n_envs, *self.obs_shape)
+        return as_stored(observations, shape, self.observation_space.dtype).reshape(self.n_envs, -1)
+
     def _split(self, flat: Any) -> Any:
         """Flat observations in the shape of their space, as views; only the last axis is split."""
         return flat.reshape(*flat.shape[:-1], *self.obs_shape)
@@ -189,16 +211,18 @@ class PackedReplayBuffer(ReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """Store one transition of every environment; ``TimeLimit.truncated`` in its info marks a truncation."""
+        """
+        Store one transition of every environment; ``TimeLimit.truncated`` in its info marks a truncation. As in SB3, values
+        without the axis of environments are those of each.
+        """
         first = self.pos * self.n_envs
         here = slice(first, first + self.n_envs)
-        observation, next_observation = (self._flatten(part).reshape(self.n_envs, -1) for part in (obs, next_obs))
+        observation, next_observation = self._stored(obs), self._stored(next_obs)
+        ends = self.ends_of(done, infos)
+        columns = [observation, *self._stored_columns(action, reward), self.continuations(ends)]
         if self.optimize_memory_usage:
             self._close_broken_trajectories(here, observation)
-        ends = self.ends_of(done, infos)
-        columns = [observation, np.reshape(action, (self.n_envs, -1)), np.reshape(reward, (self.n_envs, 1))]
-        columns.append(self.continuations(ends))
-        if not self.optimize_memory_usage:
+        else:
             columns.append(next_observation)
         # In the order of BatchColumns.
         np.concatenate(columns, axis=1, out=self.rows[here], casting="same_kind")
@@ -206,14 +230,19 @@ class PackedReplayBuffer(ReplayBuffer):
         if self.optimize_memory_usage:
             self._open_next_rows(next_observation)
 
-    def ends_of(self, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray | None:
+    def _stored_columns(self, action: Any, reward: Any) -> tuple[np.ndarray, np.ndarray]:
+        actions = np.reshape(action, (self.n_envs, self.action_dim))
+        return as_stored(actions, actions.shape, np.float32), as_stored(reward, (self.n_envs,), np.float32)[:, None]
+
+    def ends_of(self, done: Any, infos: list[dict[str, Any]]) -> np.ndarray | None:
         """How episodes end with these transitions, uint8 ``(n_envs,)``; ``None`` if none does."""
-        if not np.count_nonzero(done):
+        truncated = [bool(info.get("TimeLimit.truncated")) for info in infos] if self.handle_timeout_termination else []
+        if not np.count_nonzero(done) and True not in truncated:
             return None
         ends = np.full(self.n_envs, _ONGOING, np.uint8)
-        for index in np.flatnonzero(done):
-            truncated = self.handle_timeout_termination and infos[index].get("TimeLimit.truncated", False)
-            ends[index] = _TRUNCATED if truncated else _TERMINATED
+        ends[as_stored(done, ends.shape, bool)] = _TERMINATED
+        # Also where SB3's n-step returns stop without a done.
+        ends[as_stored(truncated or False, ends.shape, bool)] = _TRUNCATED
         return ends
 
     def continuations(self, ends: np.ndarray | None) -> np.ndarray:
@@ -359,21 +388,22 @@ class PackedReplayBuffer(ReplayBuffer):
 
     @property
     def next_observations(self) -> Any:  # type: ignore[override]
-        """A view, or a copy with ``optimize_memory_usage``."""
+        """A view, or a read-only copy with ``optimize_memory_usage``."""
         if not self.optimize_memory_usage:
             return self._split(self._column(self.columns.next_observation, -1))
-        flat = self._following_observations(np.arange(len(self.rows)))
+        flat = read_only(self._following_observations(np.arange(len(self.rows))))
         return self._split(flat.reshape(self.buffer_size, self.n_envs, -1))
 
     @property
     def dones(self) -> np.ndarray:  # type: ignore[override]
-        """Where an episode terminated or was truncated: a copy."""
-        return (self._ends != _ONGOING).astype(np.float32).reshape(self.buffer_size, self.n_envs)
+        """Where an episode terminated or was truncated: a read-only copy."""
+        dones = (self._ends != _ONGOING).astype(np.float32).reshape(self.buffer_size, self.n_envs)
+        return dones if self.dones_writeable else read_only(dones)
 
     @property
     def timeouts(self) -> np.ndarray:  # type: ignore[override]
-        """Where an episode was truncated: a copy."""
-        return (self._ends == _TRUNCATED).astype(np.float32).reshape(self.buffer_size, self.n_envs)
+        """Where an episode was truncated: a read-only copy."""
+        return read_only((self._ends == _TRUNCATED).astype(np.float32).reshape(self.buffer_size, self.n_envs))
 
 
 def last_of(window: np.ndarray, length: np.ndarray) -> np.ndarray:

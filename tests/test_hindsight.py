@@ -82,6 +82,35 @@ def test_the_share_of_new_goals_and_time_limits_are_sb3s(n_sampled_goal, timeout
     assert_same(*filled(100, reach={"terminates": 2}, **arguments), tolerance=0 if n_sampled_goal == 0 else 1e-6)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda obs, following, action, *rest: ({key: part[0] for key, part in obs.items()}, following, action, *rest),
+        lambda obs, following, *rest: (obs, {key: part[0].tolist() for key, part in following.items()}, *rest),
+        lambda *given: (*given[:3], float(given[3][0]), [bool(given[4][0])], given[5]),
+        lambda *given: (*given[:2], given[2].astype(np.float64), given[3].tolist(), given[4].astype(float), given[5]),
+    ],
+)
+def test_takes_every_transition_that_sb3s_buffer_takes(change):
+    env = make_vec_env(partial(Reach, terminates=2), n_envs=1, seed=0)
+    arguments = (60, env.observation_space, env.action_space, env, "cpu", 1)
+    theirs, ours = HerReplayBuffer(*arguments), PackedHerReplayBuffer(*arguments)
+    for transition in transitions(env, 100):
+        theirs.add(*change(*transition))
+        ours.add(*change(*transition))
+    assert_same(theirs, ours)
+
+
+def test_copies_cannot_be_written_to():
+    buffer = filled(30)[1]
+    copies = [buffer.dones, buffer.timeouts, buffer.ep_start, buffer.ep_length, buffer._current_ep_start]
+    for copied in (*copies, *buffer.observations.values(), *buffer.next_observations.values()):
+        with pytest.raises(ValueError, match="read-only"):
+            copied[:] = 1
+    buffer.rewards[2] = 7
+    assert buffer.rewards[2, 0] == 7
+
+
 def test_every_step_on_the_way_round_the_buffer():
     """Whatever part of an episode was overwritten, the same transitions are within reach."""
     env = make_vec_env(partial(Reach, terminates=2), n_envs=2, seed=0)

@@ -13,11 +13,12 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import DDPG
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
+from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (2, 3), np.float64)
@@ -91,6 +92,112 @@ def test_n_step_returns_are_sb3s(n_envs, steps, timeouts):
     kwargs = {"n_steps": 4, "gamma": 0.9, "handle_timeout_termination": timeouts}
     theirs, ours = pair(NStepReplayBuffer, PackedNStepReplayBuffer, steps, n_envs=n_envs, **kwargs)
     assert_same_samples(theirs, ours, exact=False)
+
+
+DICTS = spaces.Dict(
+    b=spaces.Box(-9, 9, (2,)), a=spaces.Box(-9, 9, (2,), np.float64), c=spaces.Box(-9, 9, (1, 2)), bits=spaces.MultiBinary(2)
+)
+WRITERS = {
+    "packed": (ReplayBuffer, PackedReplayBuffer, OBSERVATIONS, {}),
+    "n-step": (NStepReplayBuffer, PackedNStepReplayBuffer, OBSERVATIONS, {}),
+    "memory saved": (
+        ReplayBuffer,
+        PackedReplayBuffer,
+        OBSERVATIONS,
+        {"optimize_memory_usage": True, "handle_timeout_termination": False},
+    ),
+    "half precision": (ReplayBuffer, PackedReplayBuffer, spaces.Box(-9, 9, (2,), np.float16), {}),
+    "Dict": (DictReplayBuffer, PackedDictReplayBuffer, DICTS, {}),
+}
+# How a transition of all environments may be given: what SB3 broadcasts and casts, as an assignment does.
+OBSERVED = {
+    "whole": lambda o: o,
+    "for all environments": lambda o: o[0],
+    "with an axis too many": lambda o: o[None],
+    "lists": lambda o: o.tolist(),
+    "whole numbers": lambda o: o.astype(int),
+    "double precision": lambda o: o + 1 / 3,
+    "one number": lambda o: o.flat[0],
+}
+GIVEN = {
+    "rewards in a list": {"reward": lambda r: r.tolist()},
+    "a reward": {"reward": lambda r: float(r[0])},
+    "a whole number": {"reward": lambda r: 3},
+    "a reward without axes": {"reward": lambda r: np.array(r[0])},
+    "true and false": {"reward": lambda r: r > 0},
+    "a done": {"done": lambda d: bool(d[0])},
+    "dones in a list": {"done": lambda d: d.tolist()},
+    "dones as numbers": {"done": lambda d: d.astype(np.float32)},
+    "one info": {"infos": lambda infos: infos[:1]},
+    "a time limit without a done": {"done": lambda d: d & False},
+    "actions of another shape": {"action": lambda a: a.T.reshape(1, -1)},
+    "actions in double precision": {"action": lambda a: a + 1 / 3},
+}
+
+
+def written_alike(name, n_envs, changes):
+    """SB3's buffer and ours after some transitions, given with these changes; ``None`` where SB3 refuses one."""
+    theirs_class, ours_class, space, kwargs = WRITERS[name]
+    theirs, ours = (cls(20 * n_envs, space, ACTIONS, "cpu", n_envs=n_envs, **kwargs) for cls in (theirs_class, ours_class))
+    rng = np.random.default_rng(3)
+    draw = lambda part: rng.integers(0, 2, (n_envs, *part.shape)) + rng.integers(0, 2)  # noqa: E731
+    for _ in range(27):
+        parts = dict(space.spaces if isinstance(space, spaces.Dict) else {"": space})
+        observed = [{key: changes["observed"](draw(part).astype(part.dtype)) for key, part in parts.items()} for _ in "12"]
+        obs, next_obs = observed if isinstance(space, spaces.Dict) else (part[""] for part in observed)
+        done = rng.random(n_envs) < (0 if name == "memory saved" else 0.3)
+        infos = [{"TimeLimit.truncated": bool(d and rng.random() < 0.5)} for d in done]
+        given = {"action": rng.uniform(-1, 1, (n_envs, 2)).astype(np.float32), "reward": rng.normal(size=n_envs)}
+        given |= {"done": done, "infos": infos}
+        given = {key: changes.get(key, lambda value: value)(value) for key, value in given.items()}
+        try:
+            theirs.add(obs, next_obs, **given)
+        except (ValueError, TypeError):
+            return None
+        ours.add(obs, next_obs, **given)
+    return theirs, ours
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.filterwarnings("ignore:Conversion of an array with ndim")
+def test_takes_every_transition_that_sb3s_buffer_takes(name, n_envs):
+    cases = {what: {"observed": change} for what, change in OBSERVED.items()}
+    cases |= {what: {"observed": OBSERVED["whole"]} | change for what, change in GIVEN.items()}
+    taken = []
+    for what, changes in cases.items():
+        buffers = written_alike(name, n_envs, changes)
+        if buffers is None:
+            continue
+        taken.append(what)
+        theirs, ours = buffers
+        for part in ("actions", "rewards", "timeouts"):
+            if (part, name) != ("timeouts", "memory saved"):
+                np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part), err_msg=f"{what}: {part}")
+        for seed in range(3):
+            batches = []
+            for buffer in buffers:
+                np.random.seed(seed)
+                batches.append(buffer.sample(40))
+            for part, expected, got in zip(batches[0]._fields, *batches, strict=True):
+                for key in expected if isinstance(expected, dict) else [None]:
+                    a, b = (expected, got) if key is None else (expected[key], got[key])
+                    assert (a is None) == (b is None)
+                    if a is not None and (name, part) != ("memory saved", "next_observations"):
+                        th.testing.assert_close(b, a.float(), rtol=1e-6, atol=1e-6, msg=f"{what}: {part} {key}")
+    assert len(taken) >= len(cases) - 1
+
+
+def test_copies_cannot_be_written_to():
+    """Where SB3's array is written to, a copy would keep silent; what shares the buffer's memory is still written to."""
+    for kwargs in ({}, {"optimize_memory_usage": True}):
+        buffer = PackedReplayBuffer(10, OBSERVATIONS, ACTIONS, "cpu", **kwargs)
+        for name in ("dones", "timeouts", *(["next_observations"] if kwargs else [])):
+            with pytest.raises(ValueError, match="read-only"):
+                getattr(buffer, name)[0] = 1
+        for name in ("observations", "actions", "rewards"):
+            getattr(buffer, name)[3] = 5
+            assert (getattr(buffer, name)[3] == 5).all()
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
