@@ -40,12 +40,6 @@ class EpisodeTable:
         goals, lasts = (np.zeros((1, size), np.float32) for size in (goal_dim, observation_dim))
         return cls(n_envs, np.array([[NONE], [0], [0]]), goals, lasts)
 
-    def fits(self, observation_dim: int) -> bool:
-        """Whether its arrays, possibly from a file, are consistent."""
-        entries = len(self.goals)
-        shapes = self.spans.shape == (3, entries) and self.lasts.shape == (entries, observation_dim)
-        return shapes and self.spans[ENV].min() >= NONE and self.spans[ENV].max() < len(self._open)
-
     @property
     def under_way(self) -> np.ndarray:
         """Indices of environments with an episode under way."""

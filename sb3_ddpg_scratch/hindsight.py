@@ -118,9 +118,6 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
     def set_beside_rows(self, state: dict[str, Any]) -> None:
         self._newest, self._time = state["newest"], state["time"]
         self._table = EpisodeTable(self.n_envs, state["spans"], state["goals"], state["lasts"], self._time)
-        fits = self._newest.shape == (self.n_envs, self.columns.observation_dim) and isinstance(self._time, int)
-        if not (fits and self._time >= 0 and self._table.fits(self.columns.observation_dim)):
-            raise ValueError("the table of episodes is not of this buffer")
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__() | {"_table": self.beside_rows()}
@@ -131,9 +128,6 @@ class PackedHerReplayBuffer(PackedDictReplayBuffer, HerReplayBuffer):
         PackedDictReplayBuffer.__setstate__(self, state)
         self.env = None
         self.set_beside_rows(state["_table"])
-        total = self.buffer_size * self.n_envs
-        if not len(self._episode) == len(self._ends) == total or not 0 <= self._episode.max() < len(self._table.goals):
-            raise ValueError("its transitions belong to episodes that it lacks")
 
     # ----------------------------------------------------------------------------------------------------------- Storing
 

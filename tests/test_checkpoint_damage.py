@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_ddpg_scratch import CheckpointError, ResumableCheckpoint, ScratchDDPG
-from sb3_ddpg_scratch.checkpoint.replay_segments import LARGEST_JOINED
+from sb3_ddpg_scratch import CheckpointError, ModelFileError, ResumableCheckpoint, ScratchDDPG
+from sb3_ddpg_scratch.checkpoint.replay_segments import LARGEST_JOINED, SegmentLog, head_of, layout_of, restore_buffer
 from sb3_ddpg_scratch.checkpoint.serialization import Encoder, NotDataError, decode
 from sb3_ddpg_scratch.checkpoint.storage import MANIFEST, STATE, newest_whole, read_checkpoint
 
@@ -195,6 +195,40 @@ def test_a_forged_state_ends_in_an_error_of_ours(folder, tmp_path, change):
     newest = forge(folder, tmp_path, change)
     with pytest.raises(CheckpointError, match=r"step_000000000060"):
         ScratchDDPG.resume(newest, make_vec_env("Pendulum-v1", seed=0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda buffer, head: buffer.rows.__setitem__((5, 2), np.nan), r"key 'rows'.*finite, and at \(5, 2\) is nan"),
+        (lambda buffer, head: buffer._ends.__setitem__(7, 9), "key '_ends'.*from 0 to 2"),
+        (lambda buffer, head: buffer._aside.__setitem__(7, 10**6), "key '_aside'.*from 0 to 64"),
+        (lambda buffer, head: head.update(pos=-1), "key 'pos'.*whole number from 0 to 79, and is -1"),
+        (lambda buffer, head: head.update(pos=3), r"at \(3, False\), which is not after 60 time steps"),
+        (lambda buffer, head: head.update(full=0), "key 'full'"),
+        (lambda buffer, head: head["row"].update(rows=np.zeros(3)), r"key 'row/rows'.*shape \(7\)"),
+        (lambda buffer, head: head["row"].pop("_ends"), "key 'row/_ends': it is missing"),
+        (lambda buffer, head: head.update(_free_places=[99]), "key '_free_places'"),
+        (lambda buffer, head: head.update(_last_observations=np.zeros((64, 9))), "key '_last_observations'"),
+    ],
+)
+def test_a_forged_buffer_is_not_restored(tmp_path, change, message):
+    made = {"buffer_size": 80, "learning_starts": 99, "optimize_memory_usage": True, "policy_kwargs": {"net_arch": [2]}}
+    models = [ScratchDDPG("MlpPolicy", make_vec_env("Point-v0", seed=0), **made) for _ in range(2)]
+    buffer, head = models[0].learn(60).replay_buffer, None
+    for forged in (False, True):
+        head = head_of(buffer)
+        if forged:
+            change(buffer, head)
+        log = SegmentLog(tmp_path / str(forged))
+        log.save(buffer, 60)
+        arguments = (models[1].replay_buffer, log.folder, log.segments, log.written, layout_of(buffer), head)
+        if forged:
+            with pytest.raises((ModelFileError, CheckpointError), match=message):
+                restore_buffer(*arguments)
+        else:
+            restore_buffer(*arguments)
+            np.testing.assert_array_equal(models[1].replay_buffer.rows, buffer.rows)
 
 
 # ----------------------------------------------------------------------------------------------------------------- Data

@@ -18,6 +18,7 @@ from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
 from sb3_ddpg_scratch.errors import CheckpointError
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
+from sb3_ddpg_scratch.model_file.buffers import Members, checked_state
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 
 FOLDER = "segments"
@@ -174,11 +175,16 @@ def restore_buffer(
                     raise CheckpointError(folder / segment.name, "was cut off while it was read")
     if written and reached != written:
         raise CheckpointError(folder, f"holds no segment with the newest transitions, up to number {written}")
-    for name, row in head["row"].items():
-        columns[name][head["pos"]] = row
-    buffer.pos, buffer.full = head["pos"], head["full"]
+    members = Members(vars(buffer) | head | {"written": written}, folder)
+    counts = members.whole("pos", 0, size - 1), members.flag("full")
+    if counts != (members.whole("written", 0, 2**62) % size, written >= size):
+        raise CheckpointError(folder, f"has a replay buffer at {counts}, which is not after {written} time steps")
+    rows = Members(head["row"], folder, "row/")
+    for name, column in columns.items():
+        column[counts[0]] = rows.array(name, column.dtype, column.shape[1:])
+    state = checked_state(members, members, buffer, size, buffer.n_envs)
+    buffer.pos, buffer.full = counts
     if isinstance(buffer, PackedReplayBuffer):
         buffer.set_beside_rows(head)
     elif isinstance(buffer, HerReplayBuffer):
-        for name in _SB3_EPISODES:
-            setattr(buffer, name, head[name])
+        vars(buffer).update({name: state[name] for name in _SB3_EPISODES})

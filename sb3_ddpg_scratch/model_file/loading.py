@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
@@ -19,10 +17,10 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError
+from sb3_ddpg_scratch.model_file.buffers import checked_buffer
 from sb3_ddpg_scratch.model_file.contents import ModelContents, read_model, read_settings
 from sb3_ddpg_scratch.model_file.pickles import read_pickle
 from sb3_ddpg_scratch.model_file.tensors import check_parameters
-from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
 Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 ModelPath = str | Path | io.BufferedIOBase
@@ -70,6 +68,8 @@ def load_model(
         data["n_envs"] = env.num_envs
     else:
         env = data.get("env")
+    # Saved with include=["replay_buffer"].
+    buffer = None if options.trusted else data.pop("replay_buffer", None)
     try:
         model = model_class(policy=data["policy_class"], env=env, device=options.device, _init_setup_model=False)  # type: ignore[call-arg,arg-type]
         vars(model).update(data)
@@ -84,6 +84,8 @@ def load_model(
         raise ModelFileError(path, reason, "data") from error
     check_parameters(_parameter_owners(model), contents.params, path, exact=True)
     model.set_parameters(contents.params, exact_match=True, device=options.device)
+    if buffer is not None:
+        model.replay_buffer = checked_buffer(buffer, model, path)
     return model
 
 
@@ -140,14 +142,11 @@ def load_replay_buffer(model: Any, path: ModelPath, truncate_last_traj: bool = T
     :param truncate_last_traj: whether the next ``learn`` ends the episode under way; ``False`` to continue it
     :param trusted: read anything that the file contains, as SB3 does, which runs code from it
     :raises UnsafeFileError: for a file that would run code
-    :raises ModelFileError: for a file that is damaged, or a buffer whose spaces are not this model's
+    :raises ModelFileError: for a file that is damaged, or a buffer that is not one for this model; the model keeps its own
     """
     buffer = read_pickle(path, model.verbose, trusted)
     if not trusted:
-        try:
-            _check_buffer(buffer, model, path)
-        except AttributeError as error:
-            raise ModelFileError(path, f"it is not a whole replay buffer ({error})") from error
+        buffer = checked_buffer(buffer, model, path)
     if isinstance(buffer, HerReplayBuffer):
         assert model.env is not None, "You must pass an environment at load time when using `HerReplayBuffer`"
         buffer.set_env(model.env)
@@ -190,22 +189,3 @@ def _settle_policy_kwargs(data: dict[str, Any], kwargs: dict[str, Any]) -> None:
             "The specified policy kwargs do not equal the stored policy kwargs. "
             f"Stored kwargs: {policy_kwargs}, specified kwargs: {kwargs['policy_kwargs']}"
         )
-
-
-def _check_buffer(buffer: Any, model: OffPolicyAlgorithm, path: Any) -> None:
-    if not isinstance(buffer, ReplayBuffer):
-        raise ModelFileError(path, f"it holds {type(buffer).__name__} and no replay buffer")
-    for name in ("observation_space", "action_space"):
-        if getattr(buffer, name) != getattr(model, name):
-            raise ModelFileError(path, f"its {name} is not the model's", key=name)
-    if isinstance(buffer, PackedReplayBuffer):
-        expected: dict[str, tuple[int, ...]] = {"rows": (buffer.buffer_size * buffer.n_envs, buffer._row_width)}
-    else:
-        each = (buffer.buffer_size, buffer.n_envs)
-        expected = {"actions": (*each, buffer.action_dim), "rewards": each, "dones": each}
-        if not isinstance(buffer.obs_shape, dict):
-            expected["observations"] = (*each, *buffer.obs_shape)
-    for name, shape in expected.items():
-        array = getattr(buffer, name)
-        if not isinstance(array, np.ndarray) or array.shape != shape:
-            raise ModelFileError(path, f"it is not an array of shape {shape}", key=name)

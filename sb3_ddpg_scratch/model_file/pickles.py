@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.random import BitGenerator, Generator, SeedSequence
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl, open_path
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -178,7 +179,8 @@ def _restore(target: Any, state: Any) -> None:
         if name.startswith("__") or callable(getattr(kind, name, None)):
             raise RefusedError(f"it replaces {_name(target)}.{name}")
     set_state = getattr(kind, "__setstate__", None)
-    if set_state is not None:
+    # Buffers are completed once a model has checked what they hold.
+    if set_state is not None and not isinstance(target, ReplayBuffer):
         set_state(target, state)
     else:
         target.__dict__.update(state)
