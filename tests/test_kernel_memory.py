@@ -7,10 +7,18 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Logger
+
+from sb3_ddpg_scratch import ScratchDDPG
+from sb3_ddpg_scratch.updates.kernel_memory import address_of
 
 TRAIN = """
 from sb3_ddpg_scratch import ScratchDDPG
+from sb3_ddpg_scratch.updates.kernel_memory import address_of
 model = ScratchDDPG("MlpPolicy", "Pendulum-v1", learning_starts=10, batch_size=4, policy_kwargs={"net_arch": [4]})
 print(model.learn(20).updater_in_use)
 import gc
@@ -59,3 +67,55 @@ def test_where_no_folder_is_writable_each_process_compiles():
     nowhere = {"NUMBA_CACHE_DIR": "", "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
     expected = f"{MESSAGE}in each process: no folder is writable. Set NUMBA_CACHE_DIR to one.\n"
     assert said(BEGIN + TRAIN, Path(__file__).parents[1], **nowhere) == expected
+
+
+def test_an_address_is_given_of_what_was_checked():
+    array, tensor = np.zeros((3, 2), np.float32), th.nn.Parameter(th.zeros(3, 2))
+    assert address_of(array, (3, 2)) == array.ctypes.data
+    assert address_of(tensor, (3, 2)) == tensor.data_ptr()
+    locked = array.copy()
+    locked.flags.writeable = False
+    unaligned = np.zeros(25, np.uint8)[1:].view(np.float32).reshape(3, 2)
+    arrays = (array.T, array[:2], array.ravel(), array.astype(np.float16), np.asfortranarray(array), locked, unaligned)
+    for wrong in (*arrays, tensor.double(), tensor.t(), array.tolist(), None):
+        with pytest.raises(ValueError, match=r"needs a contiguous, writeable array of float32, shape \(3, 2\), got "):
+            address_of(wrong, (3, 2))
+
+
+CHANGES = {
+    "narrow rows": {"rows": lambda b: np.zeros((len(b.rows), 1), np.float32)},
+    "half precision": {"rows": lambda b: b.rows.astype(np.float16)},
+    "columns behind each other": {"rows": lambda b: np.asfortranarray(b.rows)},
+    "read-only": {"rows": lambda b: np.broadcast_to(b.rows[:1], b.rows.shape)},
+    "few rows": {"rows": lambda b: b.rows[:9].copy()},
+    "few ends": {"_ends": lambda b: b._ends[:5].copy()},
+    "ends as numbers": {"_ends": lambda b: b._ends.astype(np.float32)},
+    "position behind the end": {"pos": lambda b: 10**6},
+    "negative position": {"pos": lambda b: -5},
+    "no number": {"pos": lambda b: float("nan")},
+    "many environments": {"n_envs": lambda b: 50},
+    "a large buffer": {"buffer_size": lambda b: 10**9, "full": lambda b: True},
+}
+
+
+@pytest.mark.parametrize("steadily", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_a_buffer_that_was_changed_by_hand_is_checked_again(change, steadily, n_steps):
+    """Compiled code would read and write beyond arrays of another size."""
+    settings = {"learning_starts": 10, "batch_size": 8, "policy_kwargs": {"net_arch": [4]}, "buffer_size": 100}
+    env = make_vec_env("Pendulum-v1", n_envs=2, seed=0)
+    model = ScratchDDPG("MlpPolicy", env, updater="compiled", device="cpu", n_steps=n_steps, **settings).learn(60)
+    model.set_logger(Logger(None, []))
+    buffer, observations = model.replay_buffer, model._last_obs
+    steady = model._updater.choose(model._networks())[0].steady_step(model._networks(), buffer, 8, 1, model._update_settings())
+    assert model.train(1, 8) is None
+    changed = {name: make(buffer) for name, make in CHANGES[change].items()}
+    vars(buffer).update(changed)
+    if steadily:
+        steady.store(observations, observations, np.zeros(2, np.float32), np.zeros(2, bool), [{}, {}])
+        steady.update(model._n_updates)
+    # The last two are NumPy's, where Python draws.
+    errors = r"contiguous, writeable array|which do not match its pos|high <= 0|convert float NaN"
+    with pytest.raises(ValueError, match=errors):
+        steady.run() if steadily else model.train(1, 8)

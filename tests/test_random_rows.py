@@ -18,10 +18,10 @@ def sample(buffer, batches):
     kernels = load_kernels()
     frame, numbers = Frame(kernels), np.zeros((4, 9))
     numbers[kernels.SIZES, :2] = buffer.columns.observation_dim, buffer.columns.action_dim
-    frame.place_batches(batches)
+    frame.place_batches(batches, buffer.columns.width)
     frame.table[kernels.DRAWN] = len(batches)
     numbers[kernels.SETTINGS, 5] = getattr(buffer, "gamma", 1.0)
-    with frame.place_buffer(buffer, RowSampler(), (buffer.pos - 1) % buffer.buffer_size):
+    with frame.place_buffer(buffer, RowSampler(), buffer.columns.width):
         kernels.advance(numbers, NO_LAYERS, NO_TABLE, frame.table, np.zeros((0, 6)))
 
 

@@ -27,6 +27,7 @@ from sb3_ddpg_scratch.updates.interface import Networks, UpdateSettings
 from sb3_ddpg_scratch.updates.kernel_memory import (
     Frame,
     address,
+    address_of,
     is_contiguous,
     layer_table,
     load_kernels,
@@ -140,9 +141,11 @@ class CompiledUpdater:
         for network, target in zip(networks[:2], networks[2:], strict=True):
             for parameter, moved in zip(network.parameters(), target.parameters(), strict=True):
                 entry = network.optimizer.state[parameter]
+                size, offset = parameter.numel(), sum(rows[-1][6:]) if rows else 0
                 tensors = (parameter, parameter.grad, entry["exp_avg"], entry["exp_avg_sq"], entry["step"], moved)
-                offset = sum(rows[-1][6:]) if rows else 0
-                rows.append([*map(address, tensors), parameter.numel(), offset])
+                sizes = (size, size, size, size, 1, size)
+                places = [address_of(tensor.detach().view(-1), (n,)) for tensor, n in zip(tensors, sizes, strict=True)]
+                rows.append([*places, size, offset])
         self._table = np.array(rows, np.int64)
         self._multiplications_of_a_row = 2 * int(self._table[:, self._kernels.SIZE].sum())
         self._batch_size = 0
@@ -161,7 +164,7 @@ class CompiledUpdater:
         self._batch_size = batch_size
         n_values = int(self._table[:, self._kernels.SIZE].sum())
         self._other_grads = np.zeros((n_shares - 1, n_values), np.float32)
-        self._frame.place(self._kernels.OTHER_GRADS, self._other_grads)
+        self._frame.place(self._kernels.OTHER_GRADS, self._other_grads, (n_shares - 1, n_values))
         self._frame.table[self._kernels.OTHER_THREADS] = n_shares - 1
         self._ends = [batch_size * number // n_shares for number in range(n_shares + 1)]
         self._layers = [self._layers_of_share(networks, number) for number in range(n_shares)]
@@ -170,7 +173,8 @@ class CompiledUpdater:
 
     def _layers_of_share(self, networks: Networks, number: int) -> np.ndarray:
         """A table of all networks' layers, in which every share but the first has its own gradients."""
-        start = 0 if number == 0 else self._other_grads[number - 1].ctypes.data
+        n_values = int(self._table[:, self._kernels.SIZE].sum())
+        start = 0 if number == 0 else address_of(self._other_grads[number - 1], (n_values,))
         grads = self._table[:, self._kernels.GRAD] if number == 0 else start + 4 * self._table[:, self._kernels.OFFSET]
         of_actor, of_critics = np.split(grads, [len(list(networks.actor.parameters()))])
         q_networks, target_q_networks = networks.critic.q_networks, networks.critic_target.q_networks
@@ -254,8 +258,9 @@ class CompiledUpdater:
         """Update with ``count`` batches, drawing them first if necessary."""
         kernels, frame = self._kernels, self._frame.table
         alone = len(self._layers) == 1
-        self._frame.place_batches(self._rows)
-        self._frame.place(kernels.SMOOTHING, self._smoothing_noise(count, settings.target_policy_noise))
+        self._frame.place_batches(self._rows, self._columns.width)
+        noise = self._smoothing_noise(count, settings.target_policy_noise)
+        self._frame.place_smoothing(noise, count, self._sizes.action)
         frame[kernels.DRAWN], frame[kernels.UPDATES] = 0 if drawn_from is None else count, count if alone else 0
         results = self._results[self._updates :]
         self._numbers[kernels.SETTINGS, 4] = self._first_update + self._updates
@@ -268,7 +273,7 @@ class CompiledUpdater:
     def _lock_of(self, buffer: PackedReplayBuffer | None) -> Any:
         if buffer is None:
             return nullcontext()
-        return self._frame.place_buffer(buffer, self._sampler, (buffer.pos - 1) % buffer.buffer_size)
+        return self._frame.place_buffer(buffer, self._sampler, self._columns.width)
 
     def _update_together(self, number: int, result: np.ndarray) -> None:
         """One update, with the gradients for a batch computed by several threads."""
@@ -276,7 +281,7 @@ class CompiledUpdater:
         self._numbers[kernels.SETTINGS, 4] = self._first_update + self._updates + number
         frames = np.tile(self._frame.table, (len(self._layers), 1))
         frames[:, [kernels.DRAWN, kernels.UPDATES]] = 0, 1
-        frames[:, kernels.BATCHES] = rows.ctypes.data
+        frames[:, kernels.BATCHES] = address_of(rows, (self._batch_size, self._columns.width))
         frames[:, kernels.SMOOTHING] += self._noise.strides[0] * number * (frames[:, kernels.SMOOTHING] != 0)
         results = np.zeros((len(frames), 1, result.shape[1]))
 

@@ -63,7 +63,7 @@ class CompiledActor:
             self._frame.table[kernels.ACTING] = n
         flat, added, actions, scaled_actions = self._memory
         flat[:] = given
-        self._frame.place(kernels.EXPLORATION, None if noise is None else added)
+        self._frame.place(kernels.EXPLORATION, None if noise is None else added, added.shape)
         if noise is not None:
             added[:] = np.reshape(noise, added.shape)
         with one_blas_thread:

@@ -51,6 +51,20 @@ def load_kernels() -> ModuleType:
     return kernels
 
 
+def address_of(memory: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> int:
+    """
+    The address of an array, or of a tensor on the CPU, after a check. All addresses for compiled code, which checks no bounds,
+    come from here.
+    """
+    array = memory.detach().numpy() if isinstance(memory, th.Tensor) else memory
+    # "carray": contiguous, aligned and writeable.
+    if type(array) is np.ndarray and array.dtype == dtype and array.shape == shape and array.flags.carray:
+        return array.ctypes.data
+    found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+    wanted = f"a contiguous, writeable array of {np.dtype(dtype)}, shape {shape}"
+    raise ValueError(f"Compiled code needs {wanted}, got {found}. Was an array of the replay buffer or a parameter replaced?")
+
+
 def layer_table(layers: nn.Module, grads: Any = None) -> np.ndarray:
     """A table of layers as the kernels read it; without ``grads`` for a network that is not trained."""
     of_layers = [layer for layer in layers.children() if isinstance(layer, nn.Linear)]
@@ -60,12 +74,13 @@ def layer_table(layers: nn.Module, grads: Any = None) -> np.ndarray:
     number = -1
     for layer in layers.children():
         number += isinstance(layer, nn.Linear)
-        if isinstance(layer, (nn.Linear, nn.LayerNorm)):
-            first = 2 if isinstance(layer, nn.Linear) else 6
-            table[number, first : first + 2] = layer.weight.data_ptr(), layer.bias.data_ptr()
-            table[number, first + 2 : first + 4] = next(addresses), next(addresses)
         if isinstance(layer, nn.Linear):
-            table[number, :2] = layer.weight.shape[1], layer.weight.shape[0]
+            n_out, n_in = layer.weight.shape
+            table[number, :2] = n_in, n_out
+        if isinstance(layer, (nn.Linear, nn.LayerNorm)):
+            first, shape = (2, (n_out, n_in)) if isinstance(layer, nn.Linear) else (6, (n_out,))
+            table[number, first : first + 2] = address_of(layer.weight, shape), address_of(layer.bias, (n_out,))
+            table[number, first + 2 : first + 4] = next(addresses), next(addresses)
     return table
 
 
@@ -103,39 +118,57 @@ class Frame:
         self.kernels = kernels
         self.table = np.zeros(kernels.FRAME_SIZE, np.int64)
         self.table[kernels.END_PART] = kernels.PARTS
-        self._arrays: dict[int, np.ndarray] = {}
+        self._placed: dict[int, tuple[np.ndarray | None, tuple[int, ...]]] = {}
 
-    def place(self, column: int, array: np.ndarray | None) -> None:
-        """Set an address and keep its array alive; ``None`` for no array."""
-        if self._arrays.get(column) is not array:
-            self._arrays[column] = array  # type: ignore[assignment]
-            self.table[column] = 0 if array is None else array.ctypes.data
+    def place(self, column: int, array: np.ndarray | None, shape: tuple[int, ...] = (), dtype: Any = np.float32) -> None:
+        """Set an address, keep its array alive, and check it when it is another one; ``None`` for no array."""
+        before, same_shape = self._placed.get(column, (None, None))
+        if before is not array or same_shape != shape:
+            self.table[column] = 0 if array is None else address_of(array, shape, dtype)
+            self._placed[column] = array, shape
 
     def place_acting(self, action_space: spaces.Box, n: int, observation_dim: int) -> Acting:
         kernels, action_dim = self.kernels, get_action_dim(action_space)
         observations, last = np.zeros((2, n, observation_dim), np.float32)
         acting = Acting(observations, *np.zeros((3, n, action_dim), np.float32))
-        self.place(kernels.OBSERVATIONS, observations)
-        self.place(kernels.LAST_OBSERVATIONS, last)
-        self.place(kernels.EXPLORATION, acting.noise)
-        self.place(kernels.BOUNDS, np.stack([action_space.low.ravel(), action_space.high.ravel()]).astype(np.float32))
-        self.place(kernels.ACTIONS, acting.actions)
-        self.place(kernels.SCALED_ACTIONS, acting.scaled_actions)
+        self.place(kernels.OBSERVATIONS, observations, (n, observation_dim))
+        self.place(kernels.LAST_OBSERVATIONS, last, (n, observation_dim))
+        bounds = np.stack([action_space.low.ravel(), action_space.high.ravel()]).astype(np.float32)
+        self.place(kernels.BOUNDS, bounds, (2, action_dim))
+        columns = (kernels.EXPLORATION, kernels.ACTIONS, kernels.SCALED_ACTIONS)
+        for column, array in zip(columns, acting[1:], strict=True):
+            self.place(column, array, (n, action_dim))
         return acting
 
-    def place_batches(self, batches: np.ndarray) -> None:
+    def place_batches(self, batches: np.ndarray, width: int) -> None:
         """Use this memory for batches, shape ``(updates, batch, width)``."""
-        self.place(self.kernels.BATCHES, batches)
-        self.table[self.kernels.BATCH_SIZE] = self.table[self.kernels.END_ROW] = batches.shape[1]
+        count, batch_size = batches.shape[:2]
+        self.place(self.kernels.BATCHES, batches, (count, batch_size, width))
+        self.table[self.kernels.BATCH_SIZE] = self.table[self.kernels.END_ROW] = batch_size
 
-    def place_buffer(self, buffer: PackedReplayBuffer, sampler: Any, newest: int) -> Any:
-        """Set the addresses of a buffer's rows and NumPy's generator, and the newest step to draw; returns that one's lock."""
+    def place_smoothing(self, noise: np.ndarray | None, count: int, action_dim: int) -> None:
+        """Use this noise, shape ``(count or more, batch, action_dim)``, for target policy smoothing; ``None`` for none."""
+        batch_size = 0 if noise is None else int(self.table[self.kernels.BATCH_SIZE])
+        shape = () if noise is None else (max(count, len(noise)), batch_size, action_dim)
+        self.place(self.kernels.SMOOTHING, noise, shape)
+
+    def place_buffer(self, buffer: PackedReplayBuffer, sampler: Any, width: int, stored: int = 0) -> Any:
+        """
+        Set the addresses of a buffer's rows, of this width, and of NumPy's generator, and what to draw: also the
+        ``stored`` rows at the present position. Returns the generator's lock.
+        """
         kernels, table = self.kernels, self.table
+        rows, pos, size, n_envs = buffer.rows, buffer.pos, buffer.buffer_size, buffer.n_envs
+        # Attributes that anybody may set.
+        if not (0 <= pos < size and n_envs >= 1 and size * n_envs == len(rows) and stored in (0, n_envs)):
+            numbers = f"pos={pos!r}, buffer_size={size!r}, n_envs={n_envs!r}"
+            raise ValueError(f"The replay buffer has {len(rows)} rows, which do not match its {numbers}.")
+        newest = pos if stored else (pos - 1) % size
         lock = sampler.find_generator()
-        self.place(kernels.ROWS, buffer.rows)
-        self.place(kernels.ENDS, buffer._ends)
-        table[kernels.CAPACITY], table[kernels.ENVS] = len(buffer.rows), buffer.n_envs
+        self.place(kernels.ROWS, rows, (size * n_envs, width))
+        self.place(kernels.ENDS, buffer._ends, (size * n_envs,), np.uint8)
+        table[kernels.CAPACITY], table[kernels.ENVS], table[kernels.PLACE] = len(rows), n_envs, pos * n_envs
         table[kernels.NEWEST], table[kernels.N_STEPS] = newest, getattr(buffer, "n_steps", 1)
-        table[kernels.DRAWN_FROM] = buffer.buffer_size if buffer.full else newest + 1
+        table[kernels.DRAWN_FROM] = size if buffer.full else newest + 1
         table[kernels.NEXT_UINT32], table[kernels.GENERATOR] = sampler.next_uint32, sampler.state
         return lock

@@ -36,16 +36,20 @@ class SteadyStep:
         # Work for the next run.
         self.stores, self.updates = False, 0
         self._frame = Frame(kernels)
-        acting = self._frame.place_acting(action_space, n_envs, buffer.columns.observation_dim)
+        observation_dim, action_dim, _, _, _, critics, actor_layers, critic_layers = map(
+            int, memory.numbers[kernels.SIZES, :8]
+        )
+        self._width = 2 * observation_dim + action_dim + 2
+        acting = self._frame.place_acting(action_space, n_envs, observation_dim)
         shape = (n_envs, *action_space.shape)
         self._observations = acting.observations.reshape(n_envs, *buffer.obs_shape)
         self._noise, self._actions, self._scaled_actions = (array.reshape(shape) for array in acting[1:])
         self._following = np.zeros_like(self._observations)
         self._rewards = np.zeros(n_envs, np.float32)
         self._ends: np.ndarray | None = None
-        self._frame.place(kernels.REWARDS, self._rewards)
-        self._frame.place_batches(memory.batches)
-        _, _, _, _, _, critics, actor_layers, critic_layers = memory.numbers[kernels.SIZES, :8]
+        self._frame.place(kernels.REWARDS, self._rewards, (n_envs,))
+        self._frame.place_batches(memory.batches, self._width)
+        self._action_dim = action_dim
         self._frame.table[kernels.ACTOR] = actor_layers + critics * critic_layers
 
     def store(
@@ -61,17 +65,19 @@ class SteadyStep:
         np.copyto(self._observations, observations, "same_kind")
         if following is not observations:
             np.copyto(self._following, following, "same_kind")
-        self._frame.place(kernels.NEXT_OBSERVATIONS, self._observations if following is observations else self._following)
+        next_observations = self._observations if following is observations else self._following
+        self._frame.place(kernels.NEXT_OBSERVATIONS, next_observations, self._observations.shape)
         np.copyto(self._rewards, rewards, "same_kind")
         self._ends = self._buffer.ends_of(dones, infos)
-        self._frame.place(kernels.CONTINUATIONS, self._buffer.continuations(self._ends))
-        table[kernels.PLACE], table[kernels.STORED] = self._buffer.pos * self._n_envs, self._n_envs
+        self._frame.place(kernels.CONTINUATIONS, self._buffer.continuations(self._ends), (self._n_envs, 1))
+        table[kernels.STORED] = self._n_envs
         self.stores = True
 
     def update(self, n_updates: int) -> None:
         """Request the updates that follow ``n_updates`` earlier ones."""
         kernels = self._kernels
-        self._frame.place(kernels.SMOOTHING, self._memory.prepare(n_updates))
+        noise = self._memory.prepare(n_updates)
+        self._frame.place_smoothing(noise, len(self._memory.results), self._action_dim)
         self.updates = len(self._memory.results)
         self._frame.table[kernels.UPDATES] = self._frame.table[kernels.DRAWN] = self.updates
 
@@ -80,7 +86,7 @@ class SteadyStep:
         kernels = self._kernels
         if observations is not None:
             np.copyto(self._observations, observations, "same_kind")
-        self._frame.place(kernels.EXPLORATION, None if noise is None else self._noise)
+        self._frame.place(kernels.EXPLORATION, None if noise is None else self._noise, self._noise.shape)
         if noise is not None:
             self._noise[:] = noise
         self._frame.table[kernels.ACTING] = self._n_envs
@@ -89,8 +95,7 @@ class SteadyStep:
         """Perform the requested work. Returns ``False``, having done nothing, if an observation or a reward is not finite."""
         kernels, memory, table = self._kernels, self._memory, self._frame.table
         buffer, stores = self._buffer, self.stores
-        newest = (buffer.pos if stores else buffer.pos - 1) % buffer.buffer_size
-        with self._frame.place_buffer(buffer, memory.sampler, newest):
+        with self._frame.place_buffer(buffer, memory.sampler, self._width, stores * self._n_envs):
             finite = kernels.advance(memory.numbers, memory.layers, memory.table, table, memory.results)
         if stores and finite:
             buffer.move_on(self._ends)
