@@ -1,6 +1,7 @@
 """Soft updates of target networks: theta' <- tau theta + (1 - tau) theta'."""
 
 from collections.abc import Iterable
+from itertools import chain
 
 import torch as th
 from torch import nn
@@ -24,12 +25,13 @@ def soft_update(sources: Iterable[th.Tensor], targets: Iterable[th.Tensor], tau:
         th._foreach_add_(moved, list(sources), alpha=tau)
 
 
-def running_statistics(network: nn.Module) -> list[th.Tensor]:
-    """The batch-norm running means and variances of a network."""
-    found = [tensor for name, tensor in network._buffers.items() if "running_" in name and tensor is not None]
-    for child in network._modules.values():
+def running_statistics(network: nn.Module, inside: bool = False) -> list[th.Tensor]:
+    """The running means and variances of a network: as in SB3, all of its state with ``running_`` in the name."""
+    named = chain(network._parameters.items(), network._buffers.items())
+    found = [tensor for name, tensor in named if (inside or "running_" in name) and tensor is not None]
+    for name, child in network._modules.items():
         if child is not None:
-            found += running_statistics(child)
+            found += running_statistics(child, inside or "running_" in name)
     return found
 
 

@@ -82,13 +82,16 @@ def test_target_policy_smoothing_is_clipped_twice():
     assert set(np.round(at_half.tolist(), 5)) == {low, 1.0}
 
 
-def test_without_smoothing_no_random_number_is_drawn():
-    policy = linear_policy()
-    state = th.get_rng_state()
-    target(BATCH, policy)
-    assert th.equal(th.get_rng_state(), state)
-    target(BATCH, policy, target_policy_noise=0.1)
-    assert not th.equal(th.get_rng_state(), state)
+def test_the_noise_is_drawn_first_and_without_smoothing_too():
+    """As in SB3's TD3: by ``normal_`` in the actions' shape and dtype, before the target actor may draw."""
+    policy, drawn = linear_policy(), []
+    policy.actor_target.register_forward_pre_hook(lambda *_: drawn.append(th.get_rng_state()))
+    for size in (0.0, 0.1):
+        th.manual_seed(3)
+        target(BATCH, policy, target_policy_noise=size)
+        th.manual_seed(3)
+        th.zeros(2, 1).normal_(0, size)
+        assert th.equal(drawn[-1], th.get_rng_state())
 
 
 def test_critic_loss_by_hand():

@@ -102,30 +102,17 @@ def test_equals_sb3_with_our_own_noise():
     assert max(compare_models(theirs, ours).values()) == 0
 
 
-def test_equals_sb3_with_dropout_when_it_draws_sb3s_target_noise():
-    """SB3's DDPG draws a target noise and clips it to zero; set up the same, ours consumes the same random numbers."""
-    from stable_baselines3.common.torch_layers import FlattenExtractor
-
-    class Dropout(FlattenExtractor):
-        def forward(self, observations):
-            return th.nn.functional.dropout(super().forward(observations), 0.2, self.training)
-
-    def build(model_class, **extra):
-        return model_class(
-            "MlpPolicy",
-            "Pendulum-v1",
-            seed=1,
-            action_noise=None,
-            buffer_size=500,
-            batch_size=16,
-            policy_kwargs={"net_arch": [16], "features_extractor_class": Dropout},
-            **extra,
-        ).learn(300)
-
-    theirs = build(DDPG)
-    assert max(compare_models(theirs, build(ScratchDDPG)).values()) > 0
-    alike = build(ScratchDDPG, target_policy_noise=0.1, target_noise_clip=0.0)
-    assert max(compare_models(theirs, alike).values()) == 0
+@pytest.mark.parametrize("td3", [False, True])
+def test_torchs_generator_is_where_sb3_leaves_it(td3):
+    """DDPG draws a target noise of size 0 too: what else draws from torch, in or beside the networks, gets SB3's numbers."""
+    states = []
+    for model_class, extra in (
+        (TD3 if td3 else DDPG, {}),
+        (ScratchDDPG, {"updater": "autograd"} | (TD3_SWITCHES if td3 else {})),
+    ):
+        make_model(model_class, CASES["TD3" if td3 else "one environment"], gaussian, **extra).learn(100)
+        states.append(th.get_rng_state())
+    assert th.equal(*states)
 
 
 def test_difference_by_hand():

@@ -4,10 +4,10 @@ import pytest
 import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from torch import nn
 
-from sb3_ddpg_scratch.soft_update import copy_running_statistics, soft_update
+from sb3_ddpg_scratch.soft_update import copy_running_statistics, running_statistics, soft_update
 
 
 def test_by_hand():
@@ -41,6 +41,20 @@ def test_is_sb3s_to_the_last_bit_and_float64s_nearly(tau, shapes):
 def test_different_lengths_are_an_error():
     with pytest.raises(RuntimeError):
         soft_update([th.zeros(1)], [th.zeros(1), th.zeros(1)], 0.5)
+
+
+def test_what_is_copied_is_what_sb3_finds_by_its_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.running_head, self.head = nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
+            self.running_scale = nn.Parameter(th.ones(1))
+
+    network = Named()
+    expected = get_parameters_by_name(network, ["running_"])
+    found = running_statistics(network)
+    assert [tensor.data_ptr() for tensor in found] == [tensor.data_ptr() for tensor in expected]
+    assert len(found) == 5
 
 
 def test_running_statistics_are_copied_whole():

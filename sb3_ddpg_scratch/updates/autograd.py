@@ -34,11 +34,10 @@ def td_target(batch: Batch, actor_target: Actor, critic_target: Critic, settings
     """
     discounts = settings.gamma if batch.discounts is None else batch.discounts
     with th.no_grad():
-        next_actions = actor_target(batch.next_observations)
-        if settings.target_policy_noise > 0:
-            noise = th.empty_like(batch.actions).normal_(0, settings.target_policy_noise)
-            noise = noise.clamp(-settings.target_noise_clip, settings.target_noise_clip)
-            next_actions = (next_actions + noise).clamp(-1, 1)
+        # Drawn even without smoothing, as in SB3: what draws from torch elsewhere, such as dropout, gets SB3's numbers.
+        noise = th.empty_like(batch.actions).normal_(0, settings.target_policy_noise)
+        noise = noise.clamp(-settings.target_noise_clip, settings.target_noise_clip)
+        next_actions = (actor_target(batch.next_observations) + noise).clamp(-1, 1)
         next_q_values = th.cat(critic_target(batch.next_observations, next_actions), dim=1)
         next_q_values = next_q_values.min(dim=1, keepdim=True).values
         return batch.rewards + (1 - batch.dones) * discounts * next_q_values
