@@ -16,9 +16,8 @@ class PackedDictReplayBuffer(PackedReplayBuffer, DictReplayBuffer):  # type: ign
 
     observation_space: spaces.Dict
     obs_shape: dict[str, tuple[int, ...]]
-    _space_type = spaces.Dict
+    _space_types = (spaces.Dict,)
     _samples_type = DictReplayBufferSamples
-    _parts = "vectors (Boxes of floating-point numbers, or MultiBinary)"
 
     def _share_rows(self) -> None:
         super()._share_rows()

@@ -1,6 +1,6 @@
 """The networks: Actor, mu(s), and Critic, Q(s, a), with normalization and the paper's late action input."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from operator import is_
 from typing import Any
@@ -12,6 +12,8 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
+
+from sb3_ddpg_scratch.errors import ArgumentError
 
 NORMS = (None, "layer", "batch")
 
@@ -46,13 +48,16 @@ class _ModuleTree:
         self._attributes = [] if overridden else [vars(module) for module in modules]
 
 
-def _hidden_layer(n_in: int, n_out: int, activation_fn: type[nn.Module], norm: str | None) -> list[nn.Module]:
+def _hidden_layer(n_in: int, n_out: int, activation_fn: Callable[[], nn.Module], norm: str | None) -> list[nn.Module]:
     layers: list[nn.Module] = [nn.Linear(n_in, n_out)]
     if norm == "layer":
         layers.append(nn.LayerNorm(n_out))
     elif norm == "batch":
         layers.append(nn.BatchNorm1d(n_out))
-    return [*layers, activation_fn()]
+    activation = activation_fn()
+    if not isinstance(activation, nn.Module):
+        raise ArgumentError("activation_fn", activation_fn, "a torch module class, or a function that makes a module")
+    return [*layers, activation]
 
 
 def normalize_by_batch(layers: nn.Module) -> None:
@@ -88,7 +93,7 @@ class Actor(BasePolicy):
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
+        activation_fn: Callable[[], nn.Module] = nn.ReLU,
         normalize_images: bool = True,
         norm: str | None = None,
         final_init: float | None = None,
@@ -165,7 +170,7 @@ class Critic(BaseModel):
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
+        activation_fn: Callable[[], nn.Module] = nn.ReLU,
         normalize_images: bool = True,
         n_critics: int = 1,
         share_features_extractor: bool = False,

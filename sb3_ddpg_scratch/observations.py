@@ -11,16 +11,31 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 Observations = np.ndarray | Mapping[str, np.ndarray]
 
 
+# Up to here float32 holds every whole number.
+_EXACT_UP_TO = 2**24
+
+
 def packable(observation_space: spaces.Space[Any]) -> bool:
-    """Whether observations fit into packed rows: a Box of floating-point numbers, or a Dict of these and MultiBinary."""
-    if isinstance(observation_space, spaces.Dict):
-        parts = observation_space.spaces.values()
-        return len(parts) > 0 and all(isinstance(part, spaces.MultiBinary) or _is_vector(part) for part in parts)
-    return _is_vector(observation_space)
+    """Whether observations fit into packed rows: vectors of numbers that float32 holds, or a Dict of such."""
+    return why_not_packable(observation_space) is None
 
 
-def _is_vector(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and not is_image_space(space)
+def why_not_packable(space: spaces.Space[Any]) -> str | None:
+    """Why observations do not fit into packed rows, with the cure if there is one; ``None`` if they do."""
+    if isinstance(space, spaces.Dict):
+        nested = (part for part in space.spaces.values() if isinstance(part, spaces.Dict))
+        reasons = (why_not_packable(part) for part in space.spaces.values())
+        first = next(filter(None, reasons), None) if space.spaces else "observations are empty"
+        return next((f"observations of {part} are no vectors" for part in nested), first)
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        return f"observations of {space} are no vectors (gymnasium.wrappers.FlattenObservation makes them one-hot)"
+    if not isinstance(space, (spaces.Box, spaces.MultiBinary)) or is_image_space(space):
+        return f"observations of {space} are no vectors"
+    if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
+        largest = np.abs(np.stack([space.low, space.high]).astype(np.float64)).max(initial=0)
+        if largest > _EXACT_UP_TO:
+            return f"whole numbers of {space} may exceed 2**24, beyond which float32 rounds (declare closer bounds)"
+    return None
 
 
 def flat_dim(observation_space: spaces.Space[Any]) -> int:

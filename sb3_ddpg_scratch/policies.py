@@ -1,7 +1,7 @@
 """The policy that holds actor and critic with their target networks and optimizers, and its Mlp, Cnn and Dict forms."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from numbers import Integral
 from typing import Any, ClassVar
@@ -42,9 +42,11 @@ class ScratchDDPGPolicy(BasePolicy):
     :param observation_space: observation space
     :param action_space: action space, bounded
     :param lr_schedule: learning rate as a function of the progress remaining (1 to 0)
-    :param net_arch: units of each hidden layer, as a list for both networks or as ``dict(pi=[...], qf=[...])``.
+    :param net_arch: units of each hidden layer, as a list for both networks or as ``dict(pi=[...], qf=[...])``, whose other
+        keys are ignored.
         ``None`` for [400, 300], or [256, 256] after a ``NatureCNN``
-    :param activation_fn: class of the hidden layers' activation, or its name, as in ``"relu"`` or ``"tanh"``
+    :param activation_fn: class of the hidden layers' activation, or another function that makes one, or its name, as in
+        ``"relu"`` or ``"tanh"``
     :param features_extractor_class: features extractor; ``None`` for ``FlattenExtractor``, or the subclass's default
     :param features_extractor_kwargs: its arguments
     :param normalize_images: whether to divide images by 255
@@ -72,7 +74,7 @@ class ScratchDDPGPolicy(BasePolicy):
         action_space: spaces.Box,
         lr_schedule: Schedule,
         net_arch: NetArch | None = None,
-        activation_fn: type[nn.Module] | str = nn.ReLU,
+        activation_fn: Callable[[], nn.Module] | str = nn.ReLU,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
@@ -99,7 +101,7 @@ class ScratchDDPGPolicy(BasePolicy):
             net_arch = [256, 256] if self.features_extractor_class == NatureCNN else [400, 300]
         self.net_arch = net_arch
         actor_arch, critic_arch = _split_net_arch(net_arch)
-        self.activation_fn = _activation_class(activation_fn)
+        self.activation_fn = _activation_maker(activation_fn)
         self.n_critics = n_critics
         self.share_features_extractor = share_features_extractor
         self.norm = norm
@@ -206,18 +208,18 @@ def _is_count(value: Any) -> bool:
 
 def _split_net_arch(net_arch: Any) -> tuple[list[int], list[int]]:
     allowed = "a list of layer widths (whole numbers, at least 1), or a dict of two such lists, 'pi' and 'qf'"
-    networks = net_arch if isinstance(net_arch, dict) else {"pi": net_arch, "qf": net_arch}
-    lists = networks.values()
-    fits = set(networks) == {"pi", "qf"} and all(isinstance(layers, (list, tuple)) for layers in lists)
+    lists: list[Any] = [net_arch.get(name) if isinstance(net_arch, dict) else net_arch for name in ("pi", "qf")]
+    fits = all(isinstance(layers, (list, tuple)) for layers in lists)
     if not fits or not all(_is_count(width) and width > 0 for width in chain(*lists)):
         raise ArgumentError("net_arch", net_arch, allowed)
-    return list(map(int, networks["pi"])), list(map(int, networks["qf"]))
+    actor_arch, critic_arch = lists
+    return list(map(int, actor_arch)), list(map(int, critic_arch))
 
 
-def _activation_class(activation_fn: Any) -> type[nn.Module]:
-    if isinstance(activation_fn, type) and issubclass(activation_fn, nn.Module):
-        return activation_fn
-    if not isinstance(activation_fn, str) or activation_fn not in ACTIVATIONS:
-        allowed = f"a torch module class or one of {', '.join(ACTIVATIONS)}"
+def _activation_maker(activation_fn: Any) -> Callable[[], nn.Module]:
+    if isinstance(activation_fn, str) and activation_fn in ACTIVATIONS:
+        return ACTIVATIONS[activation_fn]
+    if isinstance(activation_fn, str) or not callable(activation_fn):
+        allowed = f"a torch module class, a function that makes a module, or one of {', '.join(ACTIVATIONS)}"
         raise ArgumentError("activation_fn", activation_fn, allowed, near(str(activation_fn), ACTIVATIONS))
-    return ACTIVATIONS[activation_fn]
+    return activation_fn

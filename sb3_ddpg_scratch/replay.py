@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.observations import flat_dim, packable
+from sb3_ddpg_scratch.observations import flat_dim, why_not_packable
 
 _ONGOING, _TERMINATED, _TRUNCATED = 0, 1, 2
 
@@ -92,9 +92,8 @@ class PackedReplayBuffer(ReplayBuffer):
     continuation_is_discounted = False
     # Whether ``dones`` may be written to, which changes nothing: while SB3 starts a ``learn``.
     dones_writeable = False
-    _space_type: type[spaces.Space[Any]] = spaces.Box
+    _space_types: tuple[type[spaces.Space[Any]], ...] = (spaces.Box, spaces.MultiBinary)
     _samples_type: type[ReplayBufferSamples | DictReplayBufferSamples] = ReplayBufferSamples
-    _parts = "floating-point numbers"
     # Arrays with one entry per transition.
     _row_arrays: tuple[str, ...] = ("rows", "_ends", "_aside")
 
@@ -119,9 +118,11 @@ class PackedReplayBuffer(ReplayBuffer):
         self._allocate()
 
     def _check_space(self) -> None:
-        if not isinstance(self.observation_space, self._space_type) or not packable(self.observation_space):
-            allowed = f"a {self._space_type.__name__} of {self._parts}, for packed rows"
-            raise ArgumentError("observation_space", self.observation_space, allowed)
+        reason = why_not_packable(self.observation_space)
+        if reason is not None or not isinstance(self.observation_space, self._space_types):
+            allowed = "a " + " or ".join(kind.__name__ for kind in self._space_types)
+            advice = "" if reason is None else f"{reason[:1].upper()}{reason[1:]}."
+            raise ArgumentError("observation_space", self.observation_space, f"{allowed} that fits into packed rows", advice)
 
     @property
     def nbytes(self) -> int:

@@ -57,6 +57,29 @@ class PointEnv(gym.Env):
         return self._observe(), reward, over and self.end == "terminated", over and self.end == "truncated", {}
 
 
+class Observing(gym.Env):
+    """Random observations of any space, with asymmetric action bounds; the reward depends on both."""
+
+    action_space = spaces.Box(np.array([-2.0, 0.5], np.float32), np.array([1.0, 3.0], np.float32))
+
+    def __init__(self, space, action_space=None):
+        self.observation_space = space
+        if action_space is not None:
+            self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        observation = self.observation_space.sample()
+        reward = float(np.mean(spaces.flatten(self.observation_space, observation))) / 100 - float(np.square(action).mean())
+        ends = self.np_random.random()
+        return observation, reward, ends < 0.05, ends > 0.9, {}
+
+
 gym.register("Point-v0", PointEnv)
 gym.register("PointDict-v0", PointEnv, kwargs={"observation": "dict"})
 gym.register("PointImage-v0", PointEnv, kwargs={"observation": "image"})

@@ -135,7 +135,8 @@ def test_entries_lie_where_the_features_extractor_puts_them():
         (spaces.MultiBinary(4), True),
         (spaces.Box(0, 255, (3, 36, 36), np.uint8), False),
         (spaces.Discrete(4), False),
-        (spaces.Box(0, 9, (2,), np.int64), False),
+        (spaces.Box(-(2**24), 2**24, (2,), np.int64), True),
+        (spaces.Box(0, 2**24 + 1, (2,), np.int64), False),
         (spaces.Dict({"b": spaces.Box(-1, 1, (2,))}), False),
     ],
 )
@@ -143,7 +144,7 @@ def test_only_dicts_of_vectors_are_packed(part, fits):
     space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "part": part})
     assert packable(space) is fits
     if not fits:
-        with pytest.raises(ArgumentError, match=r"must be a Dict of vectors \(Boxes"):
+        with pytest.raises(ArgumentError, match="must be a Dict that fits into packed rows"):
             PackedDictReplayBuffer(10, space, ACTIONS)
 
 

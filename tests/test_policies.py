@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -79,12 +80,14 @@ def test_policy_and_actor_save_and_load_by_themselves(tmp_path, norm, action_lay
 
 
 @pytest.mark.parametrize("n_critics", [1, 2])
-@pytest.mark.parametrize("net_arch", [None, [], [np.int64(7)], {"pi": [8], "qf": [6, 5]}])
-def test_initial_weights_and_names_are_sb3s(net_arch, n_critics):
+@pytest.mark.parametrize("activation_fn", [nn.ReLU, partial(nn.PReLU, init=0.5), lambda: nn.Sequential(nn.Linear(8, 8))])
+@pytest.mark.parametrize("net_arch", [None, [], [np.int64(7)], {"pi": [8], "qf": [6, 5]}, {"pi": [8], "qf": [8], "vf": [3]}])
+def test_initial_weights_and_names_are_sb3s(net_arch, n_critics, activation_fn):
+    kwargs = {"net_arch": net_arch, "n_critics": n_critics, "activation_fn": activation_fn}
     th.manual_seed(0)
-    theirs = TD3Policy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, net_arch=net_arch, n_critics=n_critics)
+    theirs = TD3Policy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, **kwargs)
     th.manual_seed(0)
-    ours = MlpPolicy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, net_arch=net_arch, n_critics=n_critics)
+    ours = MlpPolicy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, **kwargs)
     expected, got = theirs.state_dict(), ours.state_dict()
     assert list(expected) == list(got)
     assert all(th.equal(expected[name], got[name]) for name in expected)
@@ -229,6 +232,8 @@ def test_frozen_critic_features_get_no_gradient_from_the_actor():
         ({"net_arch": [3.5]}, ["net_arch"]),
         ({"activation_fn": "rellu"}, ["rellu", "Did you mean 'relu'"]),
         ({"activation_fn": 7}, ["activation_fn must be", "got 7"]),
+        ({"activation_fn": dict}, ["activation_fn must be", "makes a module", "dict"]),
+        ({"net_arch": {"pi": [3], "vf": [3]}}, ["net_arch", "'qf'"]),
         ({"final_init": 0}, ["final_init must be", "got 0"]),
         ({"critic_weight_decay": -1}, ["critic_weight_decay must be", "got -1"]),
     ],

@@ -474,8 +474,9 @@ def test_a_buffer_that_exceeds_the_memory_warns_as_sb3_does(monkeypatch, availab
 
 
 def test_other_observations_are_rejected():
-    with pytest.raises(ArgumentError, match="floating-point"):
-        PackedReplayBuffer(10, spaces.Box(0, 255, (8, 8, 3), np.uint8), ACTIONS)
+    for space, words in ((spaces.Box(0, 255, (8, 8, 3), np.uint8), "no vectors"), (spaces.Discrete(3), "one-hot")):
+        with pytest.raises(ArgumentError, match=rf"a Box or MultiBinary that fits into packed rows.*{words}"):
+            PackedReplayBuffer(10, space, ACTIONS)
 
 
 @settings(max_examples=60, deadline=None)

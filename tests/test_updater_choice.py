@@ -3,9 +3,15 @@
 import subprocess
 import sys
 import warnings
+from functools import partial
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
+from conftest import Observing
+from gymnasium import spaces
+from stable_baselines3 import DDPG
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_ddpg_scratch import ScratchDDPG
@@ -62,6 +68,73 @@ def test_what_cannot_be_compiled_falls_back_or_says_why(policy_kwargs, word, ins
     assert "updater" not in capsys.readouterr().out
     with pytest.warns(UserWarning, match=word):
         make_model(policy_kwargs=policy_kwargs, updater="compiled").learn(8)
+
+
+def one_after_another(*kinds):
+    made = iter(kinds)
+    return lambda: next(made)()
+
+
+# Functions that return an ``activation_fn``, hidden layers, and the updater that supports both.
+ACTIVATIONS = {
+    "partial": (lambda: partial(th.nn.Tanh), [8], "compiled"),
+    "function": (lambda: lambda: th.nn.SiLU(), [8, 8], "compiled"),
+    "constants": (lambda: partial(th.nn.LeakyReLU, negative_slope=0.2), [8], "analytic"),
+    # Of the actor, its target, the critic and its target.
+    "two": (lambda: one_after_another(th.nn.Tanh, th.nn.Tanh, th.nn.ELU, th.nn.ELU), [8], "analytic"),
+    "critic's": (lambda: th.nn.Tanh, {"pi": [], "qf": [8]}, "compiled"),
+    "none": (lambda: th.nn.Softsign, [], "compiled"),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_activation_is_what_the_function_made(name):
+    activation_fn, net_arch, updater = ACTIVATIONS[name]
+    settings = {"buffer_size": 100, "learning_starts": 10, "batch_size": 8, "seed": 0, "device": "cpu", "action_noise": None}
+
+    def trained(model_class):
+        policy_kwargs = {"net_arch": net_arch, "activation_fn": activation_fn()}
+        return model_class("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs, **settings).learn(60)
+
+    expected, model = trained(DDPG).policy.state_dict(), trained(ScratchDDPG)
+    assert model.updater_in_use == updater
+    for key, tensor in model.policy.state_dict().items():
+        th.testing.assert_close(tensor, expected[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("space", "cure"),
+    [
+        (spaces.Box(0, 200, (2,), np.int32), None),
+        (spaces.Box(0, 255, (5,), np.uint8), None),
+        (spaces.MultiBinary([2, 3]), None),
+        (spaces.Dict(obs=spaces.Box(-1, 1, (2,)), time=spaces.Box(0, 100, (1,), np.int32)), None),
+        (spaces.Discrete(3), "FlattenObservation"),
+        (spaces.Dict(a=spaces.MultiDiscrete([3, 2]), b=spaces.MultiBinary(2)), "FlattenObservation"),
+        (spaces.Box(0, 2**30, (2,), np.int64), "closer bounds"),
+    ],
+)
+def test_whole_numbers_are_compiled_or_say_what_to_do(space, cure):
+    def make(env, **settings):
+        policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+        given = {
+            "policy_kwargs": {"net_arch": [8]},
+            "buffer_size": 100,
+            "learning_starts": 4,
+            "batch_size": 4,
+            "device": "cpu",
+        }
+        return ScratchDDPG(policy, env, **given | settings)
+
+    env = Observing(space)
+    if cure is None:
+        assert make(env).learn(10).updater_in_use == "compiled"
+        return
+    assert make(env).learn(10).updater_in_use == "analytic"
+    with pytest.warns(UserWarning, match=cure):
+        make(env, updater="compiled").learn(10)
+    if cure == "FlattenObservation":
+        assert make(gym.wrappers.FlattenObservation(env)).learn(10).updater_in_use == "compiled"
 
 
 def said_by(model, capsys):

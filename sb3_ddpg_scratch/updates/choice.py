@@ -118,7 +118,7 @@ class UpdaterChoice:
         fastest = self._updaters[0].name
         if updater.name == fastest:
             return f"{said}."
-        width = max(networks.actor.net_arch, default=0)
+        width = max(getattr(networks.actor, "net_arch", ()), default=0)
         costs = next(costs for widest, costs in _COSTS if width <= widest)
         cost = costs[updater.name] / costs[fastest]
         slower = f", about {cost:.2g} x slower than {fastest!r}" if cost > 1 else ""

@@ -5,7 +5,7 @@ A user may freeze, replace, hook or override anything at any time. The functions
 a few microseconds whether anything has changed since then.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain, pairwise
@@ -21,7 +21,7 @@ from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork
-from sb3_ddpg_scratch.observations import packable
+from sb3_ddpg_scratch.observations import why_not_packable
 from sb3_ddpg_scratch.updates.interface import Networks
 
 # Activations with hand-written passes, and the attributes that these read.
@@ -42,6 +42,8 @@ _EXTRACTORS = (FlattenExtractor, CombinedExtractor)
 _CONTAINERS = (Actor, Critic, QNetwork, *_EXTRACTORS, nn.ModuleDict, nn.Sequential, nn.Flatten)
 _KNOWN_MODULES = {*_CONTAINERS, *_WITH_PARAMETERS, *ACTIVATIONS}
 
+# Of networks in the order of Networks.
+_NAMES = ("actor", "critic")
 _forward = attrgetter("forward")
 
 
@@ -90,8 +92,7 @@ def replaced_method(instance: object) -> str | None:
 def why_not_by_hand(networks: Sequence[nn.Module], trained: int) -> str | None:
     """Why hand-written passes do not suit these networks, the first ``trained`` of them trained; ``None`` if they do."""
     for index, network in enumerate(networks):
-        target = "" if index < trained or trained == 0 else "_target"
-        name = f"{type(network).__name__.lower()}{target}"
+        name = f"{_NAMES[index % 2]}{'' if index < trained or trained == 0 else '_target'}"
         reason = _why_not_these_modules(name, network) or _why_not_these_parameters(name, network, index < trained)
         if reason is not None:
             return reason
@@ -147,22 +148,32 @@ def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
     """See :func:`why_not_by_hand`; the kernels also need float32 on the CPU, and layers as ScratchDDPG makes them."""
     if not compiler_installed():
         return NO_COMPILER
-    space = networks[0].observation_space
-    if not packable(space):  # type: ignore[arg-type]
-        return f"the observations are not numbers that fit into packed rows: {space}"
-    reason = why_not_by_hand(networks, trained)
+    reason = why_not_by_hand(networks, trained) or why_not_packable(networks[0].observation_space)  # type: ignore[arg-type]
     if reason is not None:
         return reason
-    for network in networks:
-        name = type(network).__name__.lower()
+    for index, network in enumerate(networks):
+        name = _NAMES[index % 2]
         for path, parameter in network.named_parameters():
             if not _is_plain(parameter):
                 return f"{name}.{path} is not contiguous float32 on the CPU"
         reason = _why_not_these_layers(name, network) or _why_not_these_constants(name, network)
         if reason is not None:
             return reason
+    if len(activations_of(networks)) > 1:
+        return "actor and critic have different activations"
     addresses = [parameter.data_ptr() for network in networks for parameter in network.parameters()]
     return None if len(set(addresses)) == len(addresses) else "two parameters share their memory"
+
+
+def _hidden_layers(networks: Iterable[Any]) -> Iterator[nn.Module]:
+    for network in networks:
+        for layers in [network.mu] if isinstance(network, Actor) else network.q_networks:
+            yield from list(layers)[:-1]
+
+
+def activations_of(networks: Iterable[Any]) -> set[type[nn.Module]]:
+    """The classes of the hidden layers' activations, which ``activation_fn`` may be a function to make."""
+    return {type(layer) for layer in _hidden_layers(networks) if type(layer) in ACTIVATIONS}
 
 
 def _why_not_these_layers(name: str, network: Any) -> str | None:
@@ -198,8 +209,10 @@ def _widths(network: Any) -> list[tuple[int, int]]:
 
 def _kinds(network: Any) -> list[type]:
     kinds: list[type] = []
+    activation = network.activation_fn if isinstance(network.activation_fn, type) else None
     for _ in network.net_arch:
-        kinds += [nn.Linear, *([nn.LayerNorm] if network.norm == "layer" else []), network.activation_fn]
+        kinds += [nn.Linear, *([nn.LayerNorm] if network.norm == "layer" else [])]
+        kinds.append(activation or next(iter(activations_of([network])), nn.Module))
     return [*kinds, nn.Linear, *([nn.Tanh] if isinstance(network, Actor) else [])]
 
 
@@ -318,14 +331,14 @@ class AdamWatch:
 def every_reason(networks: Networks, compiled: bool) -> list[str]:
     """Everything that prevents hand-written (or compiled) updates, in terms of ``policy_kwargs`` where possible."""
     reasons = []
-    for name, network in zip(("actor", "critic"), networks, strict=False):
+    for name, network in zip(_NAMES, networks, strict=False):
         reported: list[str] = []
         for path, module in network.named_modules():
             if type(module) not in _KNOWN_MODULES and not path.startswith(tuple(f"{above}." for above in reported)):
                 reported.append(path)
                 reasons.append(_in_words(name, path, module, network))
     if compiled:
-        for name, network in zip(("actor", "critic"), networks, strict=False):
+        for name, network in zip(_NAMES, networks, strict=False):
             parameters = list(network.parameters())
             reason = why_not_adam(name, network.optimizer, parameters)
             reasons.append(reason or why_not_its_state(name, network.optimizer, parameters) or "")
@@ -342,4 +355,5 @@ def _in_words(name: str, path: str, module: nn.Module, network: Any) -> str:
         return "norm='batch'"
     if path == "features_extractor":
         return f"features extractor {kind}"
-    return f"activation {kind}" if type(module) is network.activation_fn else f"{name}.{path} is a {kind}".replace(". ", " ")
+    is_activation = type(module) is getattr(network, "activation_fn", None)
+    return f"activation {kind}" if is_activation else f"{name}.{path} is a {kind}".replace(". ", " ")

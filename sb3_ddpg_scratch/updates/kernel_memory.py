@@ -15,6 +15,7 @@ from torch import nn
 
 from sb3_ddpg_scratch.networks import Actor
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
+from sb3_ddpg_scratch.updates.inspection import activations_of
 
 # Of a tensor.
 address: Callable[[Any], int] = th.Tensor.data_ptr
@@ -90,7 +91,8 @@ def sizes_of(kernels: Any, actor: Actor, critic: Any = None) -> Any:
 
     norm_eps = next((np.float32(layer.eps) for layer in actor.mu.children() if isinstance(layer, nn.LayerNorm)), np.float32(0))
     action_dim = get_action_dim(actor.action_space)
-    of_both = (actor.features_dim, action_dim, getattr(critic, "action_layer", 0), CODES[actor.activation_fn], norm_eps)
+    activation = next(iter(activations_of([actor] if critic is None else [actor, critic])), nn.ReLU)
+    of_both = (actor.features_dim, action_dim, getattr(critic, "action_layer", 0), CODES[activation], norm_eps)
     n_critics = 0 if critic is None else critic.n_critics
     return kernels.Sizes(*of_both, n_critics, len(actor.net_arch) + 1, 0 if critic is None else len(critic.net_arch) + 1)
 
