@@ -20,13 +20,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ddpg_scratch import export, learn_setup, learning_rates, model_file, model_setup, rollout, training_log, validation
 from sb3_ddpg_scratch.checkpoint.training import resume_model
 from sb3_ddpg_scratch.docstrings import documented_by
 from sb3_ddpg_scratch.model_file import MAX_BYTES, LoadOptions, ModelPath
-from sb3_ddpg_scratch.networks import Actor
+from sb3_ddpg_scratch.networks import Actor, Critic
 from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.rollout import Actions
@@ -42,7 +43,8 @@ class ScratchDDPG(OffPolicyAlgorithm):
     ``target_policy_noise=0.2`` and ``policy_kwargs=dict(n_critics=2)`` it is TD3 (Fujimoto et al. 2018,
     https://arxiv.org/abs/1802.09477). Actions are normalized to [-1, 1] everywhere except in the environment.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class derived from ``ScratchDDPGPolicy``
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, the name of a policy that you registered, or a
+        class derived from ``ScratchDDPGPolicy`` or SB3's ``TD3Policy``
     :param env: the environment to learn from, or its Gymnasium id; needs bounded ``Box`` actions
     :param learning_rate: of the actor (and the critic): a number, or a function of the progress remaining (from 1 to 0)
     :param buffer_size: capacity of the replay buffer, in transitions
@@ -83,6 +85,9 @@ class ScratchDDPG(OffPolicyAlgorithm):
     updater_in_use = property(model_setup.updater_in_use)
     policy: ScratchDDPGPolicy
     actor: Actor
+    actor_target: Actor
+    critic: Critic
+    critic_target: Critic
     qf_lr_schedule: Schedule | None
     # The last good checkpoint; set by callbacks that save them.
     last_checkpoint: str | None = None
@@ -95,7 +100,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
     @validation.with_hints_for_keywords
     def __init__(
         self,
-        policy: str | type[ScratchDDPGPolicy],
+        policy: str | type[BasePolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
@@ -127,8 +132,6 @@ class ScratchDDPG(OffPolicyAlgorithm):
         action_l2: float = 0.0,
     ) -> None:
         env = model_setup.make_checked_env(env, verbose)
-        if isinstance(policy, str):
-            validation.check_choice("policy", policy, tuple(self.policy_aliases))
         updates = (buffer_size, learning_starts, batch_size, tau, gamma, train_freq, gradient_steps)
         replay = (replay_buffer_class, replay_buffer_kwargs, optimize_memory_usage, n_steps)
         general: Any = {"policy_kwargs": policy_kwargs, "verbose": verbose, "seed": seed, "device": device}
@@ -144,20 +147,20 @@ class ScratchDDPG(OffPolicyAlgorithm):
         self.target_policy_noise = target_policy_noise
         self.target_noise_clip = target_noise_clip
         self.updater = updater
-        if model_setup.is_sb3_policy(self.policy_class):
-            # As in SB3's DDPG; the policy class itself defaults to two.
-            self.policy_kwargs = {"n_critics": 1} | self.policy_kwargs
+        model_setup.default_to_one_critic(self)
         if _init_setup_model:
             self._setup_model()
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        return model_setup.find_policy(policy_name, self.policy_aliases)
 
     def _setup_model(self) -> None:
         """Initialize critic, actor, their target networks and the replay buffer."""
         model_setup.adopt_sb3_model(self)
-        validation.check_arguments(self, ScratchDDPGPolicy, UPDATERS)
+        validation.check_arguments(self, UPDATERS)
         with model_setup.own_noise_and_buffer(self):
             super()._setup_model()
-        self.actor, self.actor_target = self.policy.actor, self.policy.actor_target
-        self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
+        model_setup.name_networks(self)
         model_setup.set_up_critic_learning_rate(self)
         self._updater = model_setup.make_updater(self)
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage, is_vecenv_wrapped
 from torch import nn
@@ -22,6 +23,8 @@ from sb3_ddpg_scratch.errors import ArgumentError, ExportError, require
 
 ACTION, OBSERVATION, BATCH = "action", "observation", "batch"
 _OPSET = 18
+# Policies of these modules predict what their actor does.
+_PLAIN_PREDICT = ("sb3_ddpg_scratch.policies", "stable_baselines3.td3.policies")
 Statistics = VecNormalize | Literal[False] | None
 
 
@@ -49,10 +52,12 @@ class ExportedPolicy(nn.Module):
 
     def __init__(self, model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None, channels_last: bool) -> None:
         super().__init__()
-        actor: Any = model.actor
-        # Leave out the optimizer, which would be copied too.
-        self.actor = copy.deepcopy(actor, {id(actor.optimizer): None}).cpu()
-        self.actor.set_training_mode(False)
+        policy: Any = model.policy
+        self.squashed = policy.squash_output
+        self.predicts = type(policy)._predict.__module__ not in _PLAIN_PREDICT or "_predict" in vars(policy)
+        # Leave out the optimizers, which would be copied too.
+        optimizers = {id(network.optimizer): None for network in (policy.actor, policy.critic)}
+        self.actor = copy.deepcopy(policy if self.predicts else policy.actor, optimizers).cpu()
         space = model.observation_space
         self.spaces: dict[str, spaces.Space[Any]] = (
             dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
@@ -71,9 +76,12 @@ class ExportedPolicy(nn.Module):
         for key, value in zip(self.spaces, observations, strict=True):
             x = self.normalizations[key](value) if key in self.normalizations else value
             prepared[key] = x.permute(0, 3, 1, 2) if key in self.transposed else x
-        scaled = self.actor(prepared if self.is_dict else prepared[OBSERVATION])
+        given = prepared if self.is_dict else prepared[OBSERVATION]
+        actions = self.actor._predict(given, deterministic=True) if self.predicts else self.actor(given)
         low, high = self.low, self.high
-        actions = low + 0.5 * (scaled.reshape(-1, *low.shape) + 1.0) * (high - low)
+        actions = actions.reshape(-1, *low.shape)
+        if self.squashed:
+            actions = low + 0.5 * (actions + 1.0) * (high - low)
         # Rounding can exceed a bound by its last digit.
         return th.minimum(th.maximum(actions, low), high)
 
@@ -142,6 +150,10 @@ def _prepare(model: OffPolicyAlgorithm, vec_normalize: Statistics) -> ExportedPo
             "The model was trained with VecNormalize, whose statistics are in a file of their own: load_vec_normalize(file)."
         )
         raise ArgumentError("vec_normalize", None, "given", advice)
+    kind = type(model.policy)
+    for name in ("predict", "obs_to_tensor", "unscale_action"):
+        if getattr(kind, name) is not getattr(BasePolicy, name):
+            raise ExportError(f"{kind.__name__} overrides {name}, which a file cannot hold. Override _predict instead.")
     env = model.get_env()
     # Without an environment the layout of images is unknown: assume the policy's.
     channels_last = env is not None and is_vecenv_wrapped(env, VecTransposeImage)
@@ -178,7 +190,7 @@ def _export(policy: ExportedPolicy, path: str | Path, form: str, write: Callable
         with _quiet():
             write(policy, content)
     except Exception as error:
-        extractor = type(policy.actor.features_extractor).__name__
+        extractor = type(getattr(policy.actor, "features_extractor", None)).__name__
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         advice = "Its forward must be made of tensor operations alone, with no branches on values."
         message = f"The policy, with its features extractor {extractor}, cannot be written by {form}: {reason}. {advice}"

@@ -1,7 +1,8 @@
 """Builds noise, buffer and updater of a ``ScratchDDPG``, and adopts the models of SB3's algorithms."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from gymnasium import spaces
@@ -12,16 +13,17 @@ from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import ArgumentError, UnknownArgumentError
 from sb3_ddpg_scratch.goals import check_goal_env, check_goal_selection, check_holds_an_episode
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.learning_rates import learning_rates
+from sb3_ddpg_scratch.networks import is_plain_sb3, take_over
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observations import packable
-from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
-from sb3_ddpg_scratch.updates import UpdaterChoice
-from sb3_ddpg_scratch.validation import check_action_space, check_keywords
+from sb3_ddpg_scratch.updates import Networks, UpdaterChoice
+from sb3_ddpg_scratch.validation import POLICIES_ALLOWED, check_action_space, check_choice, check_keywords
 
 POLICIES: dict[str, type[BasePolicy]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
 _STATISTICS = tuple(f"{network}_batch_norm_stats{suffix}" for network in ("actor", "critic") for suffix in ("", "_target"))
@@ -35,8 +37,42 @@ def make_checked_env(env: Any, verbose: int) -> Any:
     return env
 
 
+def find_policy(name: str, aliases: dict[str, type[BasePolicy]]) -> type[BasePolicy]:
+    """The policy class for a name, which may also be one that a user registered with SB3's DDPG or TD3."""
+    td3 = sys.modules.get("stable_baselines3.td3.td3")
+    theirs = {} if td3 is None else td3.TD3.policy_aliases
+    known = aliases | {key: policy for key, policy in theirs.items() if not is_sb3_policy(policy)}
+    check_choice("policy", name, tuple(known))
+    return known[name]
+
+
 def is_sb3_policy(policy_class: type) -> bool:
-    return policy_class.__module__ == "stable_baselines3.td3.policies"
+    """Whether this is one of TD3's three classes, which ours replace; a user's class is left as it is."""
+    module, name = (getattr(policy_class, name, "") for name in ("__module__", "__name__"))
+    return module == "stable_baselines3.td3.policies" and name in ("TD3Policy", *POLICIES)
+
+
+def default_to_one_critic(model: Any) -> None:
+    """As SB3's DDPG does; policies derived from SB3's have two by default."""
+    policy_class = model.policy_class
+    if isinstance(policy_class, type) and not issubclass(policy_class, ScratchDDPGPolicy):
+        with suppress(UnknownArgumentError):
+            check_keywords(policy_class.__init__, ["n_critics"], "policy_kwargs")
+            model.policy_kwargs = {"n_critics": 1} | model.policy_kwargs
+
+
+def name_networks(model: Any) -> None:
+    """Give the model its policy's networks as attributes, and check that the policy has them all."""
+    networks = {name: getattr(model.policy, name, None) for name in Networks._fields}
+    missing = [name for name, network in networks.items() if network is None]
+    if missing:
+        advice = f"It has no {', '.join(missing)}."
+        raise ArgumentError("policy", model.policy_class, POLICIES_ALLOWED, advice)
+    vars(model).update(networks)
+    if model.updater != "autograd" and all(map(is_plain_sb3, networks.values())):
+        # A user's policy with networks of SB3's.
+        for network in networks.values():
+            take_over(network, model.actor.activation_fn)
 
 
 def adopt_sb3_model(model: Any) -> None:

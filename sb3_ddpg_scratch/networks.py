@@ -7,7 +7,7 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.policies import BaseModel, BasePolicy, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -235,3 +235,23 @@ class Critic(BaseModel):
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """The first Q-network alone, for the actor's loss. No gradient flows into the features."""
         return self._q_values(self.q_networks[0], self._features(obs, learn=False), actions)
+
+
+def is_plain_sb3(network: Any) -> bool:
+    """Whether this is SB3's own actor or critic, with all of its methods."""
+    kind = type(network)
+    is_actor = (kind.__module__, kind.__name__) == ("stable_baselines3.td3.policies", "Actor")
+    methods = [method for method in vars(kind).values() if callable(method)]
+    return (is_actor or kind is ContinuousCritic) and all(method.__module__ == kind.__module__ for method in methods)
+
+
+def take_over(network: Any, activation_fn: Callable[[], nn.Module]) -> None:
+    """Turn SB3's plain actor or critic into one of ours, which fast updaters support; its layers and their names stay."""
+    settings: dict[str, Any] = {"_tree": _ModuleTree(), "norm": None, "final_init": None}
+    is_critic = isinstance(network, ContinuousCritic)
+    if is_critic:
+        widths = [layer.out_features for layer in network.q_networks[0].modules() if isinstance(layer, nn.Linear)]
+        settings |= {"net_arch": widths[:-1], "features_dim": network.features_extractor.features_dim}
+        settings |= {"activation_fn": activation_fn, "action_layer": 0, "action_joins_at": 0}
+    network.__class__ = Critic if is_critic else Actor
+    vars(network).update(settings)

@@ -9,9 +9,12 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from sb3_ddpg_scratch.errors import ActionSpaceError, ArgumentError, UnknownArgumentError, near
+
+POLICIES_ALLOWED = "a policy's name, or a class derived from ScratchDDPGPolicy or SB3's TD3Policy"
 
 
 def check_action_space(action_space: spaces.Space[Any]) -> None:
@@ -20,6 +23,9 @@ def check_action_space(action_space: spaces.Space[Any]) -> None:
         raise ActionSpaceError(
             "action_space", action_space, "a gymnasium.spaces.Box", "For discrete actions use SB3's DQN or PPO."
         )
+    if not np.issubdtype(action_space.dtype, np.floating):
+        advice = "Declare a Box of float32 with these bounds, and round the action in the environment's step()."
+        raise ActionSpaceError("action_space", action_space, "of floating-point numbers", advice)
     if not np.all(np.isfinite(action_space.low) & np.isfinite(action_space.high)):
         advice = "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or declare its real bounds."
         raise ActionSpaceError("action_space", action_space, "bounded: every low and high finite", advice)
@@ -27,6 +33,16 @@ def check_action_space(action_space: spaces.Space[Any]) -> None:
         raise ActionSpaceError(
             "action_space", action_space, "of positive size: low below high in every dimension", "Drop the fixed dimensions."
         )
+
+
+def check_observation_space(observation_space: spaces.Space[Any]) -> None:
+    """Reject single numbers without an axis, which no features extractor takes."""
+    is_dict = isinstance(observation_space, spaces.Dict)
+    for key, part in observation_space.items() if is_dict else [("", observation_space)]:  # type: ignore[attr-defined]
+        if isinstance(part, spaces.Box) and part.shape == ():
+            name = f"observation_space[{key!r}]" if is_dict else "observation_space"
+            advice = "Declare the shape (1,), or wrap the environment in gymnasium.wrappers.FlattenObservation."
+            raise ArgumentError(name, part, "of at least one axis", advice)
 
 
 def check_whole_number(name: str, value: Any, minimum: int) -> None:
@@ -95,9 +111,10 @@ def with_hints_for_keywords(init: Constructor) -> Constructor:
     return cast("Constructor", checked)
 
 
-def check_arguments(model: Any, policy_base: type, updaters: tuple[str, ...]) -> None:
+def check_arguments(model: Any, updaters: tuple[str, ...]) -> None:
     """Check the arguments given to a ``ScratchDDPG``, or loaded into it."""
     check_action_space(model.action_space)
+    check_observation_space(model.observation_space)
     check_whole_number("stats_window_size", model._stats_window_size, 1)
     check_learning_rate("learning_rate", model.learning_rate)
     if model.qf_learning_rate is not None:
@@ -113,8 +130,8 @@ def check_arguments(model: Any, policy_base: type, updaters: tuple[str, ...]) ->
     if model.max_grad_norm is not None:
         check_number("max_grad_norm", model.max_grad_norm, 0, low_allowed=False)
     check_choice("updater", model.updater, updaters)
-    if not isinstance(model.policy_class, type) or not issubclass(model.policy_class, policy_base):
-        raise ArgumentError("policy", model.policy_class, f"a policy's name or a class derived from {policy_base.__name__}")
+    if not isinstance(model.policy_class, type) or not issubclass(model.policy_class, BasePolicy):
+        raise ArgumentError("policy", model.policy_class, POLICIES_ALLOWED)
     check_keywords(model.policy_class.__init__, model.policy_kwargs, "policy_kwargs")
     if not isinstance(model.replay_buffer_kwargs, Mapping):
         raise ArgumentError("replay_buffer_kwargs", model.replay_buffer_kwargs, "a dict of the replay buffer's arguments")

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from conftest import POLICY_OF, PointEnv, Written, same, snapshot
+from conftest import POLICY_OF, Observing, PointEnv, Written, same, snapshot
 from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
@@ -18,7 +18,9 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
+from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3 import policies as td3_policies
 
 from sb3_ddpg_scratch import ArgumentError, DivergenceError, OUNoise, ResumableCheckpoint, ScratchDDPG
@@ -151,6 +153,8 @@ def test_bad_arguments_are_refused_at_construction(settings, words):
         (spaces.Discrete(2), ["action_space must be", "got Discrete(2)", "Box"]),
         (spaces.MultiBinary(2), ["action_space", "Box"]),
         (spaces.Box(-np.inf, np.inf, (2,), np.float32), ["action_space", "bounded"]),
+        (spaces.Box(-3, 3, (2,), np.int32), ["action_space must be of floating-point numbers", "int32", "round"]),
+        (spaces.Box(0, 255, (2,), np.uint8), ["action_space must be of floating-point numbers", "float32"]),
         (spaces.Box(np.array([-1, -np.inf], np.float32), np.ones(2, np.float32)), ["action_space", "bounded"]),
         (spaces.Box(np.array([0, 1], np.float32), np.ones(2, np.float32)), ["action_space", "positive size"]),
     ],
@@ -164,11 +168,33 @@ def test_bad_action_spaces_are_refused_at_construction(space, words):
     assert isinstance(error.value, AssertionError), "SB3's own algorithms raise AssertionError here"
 
 
+@pytest.mark.parametrize("is_dict", [False, True])
+def test_observations_without_an_axis_are_refused_with_a_cure_that_works(is_dict):
+    number = spaces.Box(-9, 9, (), np.float32)
+    space = spaces.Dict(a=number, b=spaces.Box(-1, 1, (2,))) if is_dict else number
+    settings = {"device": "cpu", "buffer_size": 100, "learning_starts": 8, "batch_size": 4, "policy_kwargs": {"net_arch": [8]}}
+    policy = "MultiInputPolicy" if is_dict else "MlpPolicy"
+    with pytest.raises(IndexError):
+        DDPG(policy, Observing(space), **settings).learn(20)
+    name = r"observation_space\['a'\]" if is_dict else "observation_space"
+    with pytest.raises(ArgumentError, match=rf"^{name} must be of at least one axis.*\(1,\).*FlattenObservation") as error:
+        ScratchDDPG(policy, Observing(space), **settings)
+    assert error.value.value == number
+    env = gym.wrappers.FlattenObservation(Observing(space))
+    model = ScratchDDPG("MlpPolicy", env, **settings).learn(20)
+    assert model.predict(env.reset()[0])[0].shape == (2,)
+
+
 def test_bad_policies_are_refused():
     with pytest.raises(ArgumentError, match="'MlpPolicy', 'CnnPolicy', 'MultiInputPolicy'"):
         ScratchDDPG("MLPPolicy", "Pendulum-v1")
     with pytest.raises(ArgumentError, match="derived from ScratchDDPGPolicy"):
         ScratchDDPG(th.nn.Linear, "Pendulum-v1")
+    with pytest.raises(ArgumentError, match="derived from ScratchDDPGPolicy or SB3's TD3Policy, got 3"):
+        ScratchDDPG(3, "Pendulum-v1")
+    for other, missing in ((SACPolicy, "It has no actor_target."), (ActorCriticPolicy, "It has no actor, critic,")):
+        with pytest.raises(ArgumentError, match=missing):
+            ScratchDDPG(other, "Pendulum-v1")
     with pytest.raises(ValueError, match="MultiInputPolicy"):
         ScratchDDPG("MlpPolicy", PointEnv("dict"))
 

@@ -37,6 +37,7 @@ from threadpoolctl import threadpool_info
 from torch import nn
 
 from sb3_ddpg_scratch import DivergenceError, ResumableCheckpoint, ScratchDDPG, networks, policies
+from tests.own_policies import OwnPolicy, PlainPolicy, TimidPolicy
 
 UPDATERS = ["autograd", "analytic", "compiled"]
 SMALL = {"buffer_size": 1000, "learning_starts": 20, "batch_size": 16, "seed": 0, "device": "cpu", "action_noise": None}
@@ -1103,6 +1104,106 @@ def buffer_larger_than_free_memory(side):
         model = side.model()
     warned = sum("memory" in str(warning.message) for warning in said)
     return state(model.learn(STEPS).policy) | {"warned": warned}
+
+
+# ------------------------------------------------------------------------------------- policies of a user's own, from SB3's
+
+
+OWN_POLICIES = {policy.__name__: policy for policy in (OwnPolicy, PlainPolicy, TimidPolicy)}
+
+
+def acting(model):
+    return {"acts": model.predict(values(5, 3).numpy())[0]}
+
+
+@scenario(*OWN_POLICIES)
+def own_policy(side, case):
+    model = side.trained(OWN_POLICIES[case])
+    return after(model) | acting(model) | {"critics": model.critic.n_critics}
+
+
+@scenario("TD3Policy", "MlpPolicy")
+def sb3s_policy_itself(side, case):
+    return after(side.trained(getattr(sb3_policies, case)))
+
+
+@scenario("Registered", "MlpPolicy")
+def own_policy_registered_with_td3(side, case):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TD3.policy_aliases, case, OwnPolicy)
+        model = side.trained(case, policy_kwargs=NET_ARCH | {"dropout": 0.5})
+    return after(model) | {"class": model.policy_class}
+
+
+@scenario(*itertools.product(OWN_POLICIES, ("DDPG", "TD3")))
+def own_policy_from_a_file_of_sb3s(side, case):
+    policy, algorithm = OWN_POLICIES[case[0]], {"DDPG": DDPG, "TD3": TD3}[case[1]]
+    file = io.BytesIO()
+    SB3.trained(policy, algorithm=algorithm).save(file)
+    file.seek(0)
+    model = (side.td3 if algorithm is TD3 else side.algorithm).load(file, env=PointEnv(), device="cpu", **side.settings)
+    return state(model.policy) | acting(model) | ({} if algorithm is TD3 else after(model.learn(STEPS)))
+
+
+@scenario("copy", "pickle", "zip", "parameters")
+def own_policy_taken_along(side, case):
+    model, file = side.trained(OwnPolicy), io.BytesIO()
+    if case == "copy":
+        model = copy.deepcopy(model)
+    elif case == "pickle":
+        model.policy = pickle.loads(pickle.dumps(model.policy))
+    elif case == "zip":
+        model.save(file)
+        file.seek(0)
+        model = side.algorithm.load(file, env=PointEnv(), device="cpu")
+    else:
+        model.set_parameters(SB3.trained(OwnPolicy, seed=3).get_parameters())
+    return state(model.policy) | acting(model)
+
+
+class StaysInEvaluation(FlattenExtractor):
+    """Dropout that a user has switched off for good."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.dropout = nn.Dropout()
+
+    def forward(self, observations):
+        return self.dropout(super().forward(observations))
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+class Running(FlattenExtractor):
+    """A layer whose name SB3 takes for running statistics, which it copies to the target networks."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.running_mean_of = nn.Linear(3, 3)
+
+    def forward(self, observations):
+        return self.running_mean_of(super().forward(observations))
+
+
+@scenario(StaysInEvaluation, Running)
+def own_extractor(side, case):
+    return after(side.trained(env="Pendulum-v1", policy_kwargs=NET_ARCH | {"features_extractor_class": case}))
+
+
+ACTIVATIONS = {
+    "partial": functools.partial(nn.LeakyReLU, negative_slope=0.2),
+    "function": lambda: nn.Tanh(),
+    "dropout": nn.Dropout,
+    "with parameters": nn.PReLU,
+}
+
+
+@scenario(*ACTIVATIONS)
+def activations_of_all_kinds(side, case):
+    return after(
+        side.trained(policy_kwargs={"net_arch": {"pi": [8], "qf": [7, 6], "vf": [3]}, "activation_fn": ACTIVATIONS[case]})
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- 6. global state

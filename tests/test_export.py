@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
-from conftest import POLICY_OF, PointEnv
+from conftest import POLICY_OF, Observing, PointEnv
 from gymnasium import spaces
 from stable_baselines3 import DDPG, HerReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
@@ -15,32 +15,16 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
+from sb3_ddpg_scratch import ArgumentError, MlpPolicy, ScratchDDPG
 from sb3_ddpg_scratch.cli.export import export
 from sb3_ddpg_scratch.errors import ExportError
 from tests.goal_envs import Reach
+from tests.own_policies import OwnPolicy, TimidPolicy, UnsquashedPolicy
 
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 SMALL = {"buffer_size": 200, "learning_starts": 10, "batch_size": 8, "seed": 0, "device": "cpu", "updater": "autograd"}
-
-
-class Observing(gym.Env):
-    """Random observations of any space, with asymmetric action bounds."""
-
-    action_space = spaces.Box(np.array([-2.0, 0.5], np.float32), np.array([1.0, 3.0], np.float32))
-
-    def __init__(self, space):
-        self.observation_space = space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.observation_space.seed(seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        return self.observation_space.sample(), 0.0, False, self.np_random.random() < 0.05, {}
 
 
 def trained(env, observation="vector", **policy_kwargs):
@@ -68,6 +52,9 @@ CASES = {
     ),
     "float64 matrix": lambda: trained(Observing(spaces.Box(-1, 1, (2, 3), np.float64))),
     "hindsight": hindsight,
+    "own networks": lambda: ScratchDDPG(OwnPolicy, PointEnv(), **SMALL).learn(25),
+    "own prediction": lambda: ScratchDDPG(TimidPolicy, PointEnv(), **SMALL).learn(25),
+    "own prediction, not squashed": lambda: ScratchDDPG(UnsquashedPolicy, PointEnv(), **SMALL).learn(25),
     "vec normalize": lambda: trained(normalized(PointEnv())),
     "vec normalize, dict": lambda: trained(
         normalized(Observing(spaces.Dict(b=spaces.Box(-9, 9, (3,)), a=spaces.Box(-1, 1, (2,))))), "dict"
@@ -166,6 +153,16 @@ class Branching(FlattenExtractor):
 
     def forward(self, observations):
         return super().forward(observations) if observations.sum() > 0 else super().forward(-observations)
+
+
+def test_a_policy_with_its_own_predict_is_not_exported(tmp_path):
+    class Own(MlpPolicy):
+        def unscale_action(self, scaled_action):
+            return super().unscale_action(0.5 * scaled_action)
+
+    model = ScratchDDPG(Own, PointEnv(), **SMALL)
+    with pytest.raises(ExportError, match="Own overrides unscale_action"):
+        model.export_torch(tmp_path / "policy.pt2")
 
 
 def test_what_cannot_be_exported_says_so_and_leaves_the_file(tmp_path):

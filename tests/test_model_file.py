@@ -36,6 +36,7 @@ from sb3_ddpg_scratch.model_file.allowlist import BUILT
 from sb3_ddpg_scratch.model_file.arrays import array_from_buffer
 from sb3_ddpg_scratch.model_file.pickles import DataUnpickler
 from sb3_ddpg_scratch.parity import compare_models
+from tests.own_policies import OwnPolicy, PlainPolicy
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 200, "learning_starts": 10, "batch_size": 8, "seed": 0}
 SMALL |= {"device": "cpu"}
@@ -515,6 +516,10 @@ ORDINARY = {
         {"policy_kwargs": {"optimizer_class": th.optim.AdamW, "activation_fn": th.nn.Tanh, "net_arch": [8], "norm": "batch"}},
     ),
     "SB3's DDPG": (DDPG, "vector", {"action_noise": NormalActionNoise(*TWO)}),
+    "ours, own policy": (ScratchDDPG, "vector", {"policy": OwnPolicy}),
+    "SB3's DDPG, own policy": (DDPG, "vector", {"policy": OwnPolicy}),
+    "SB3's DDPG, plain policy": (DDPG, "vector", {"policy": PlainPolicy}),
+    "SB3's TD3, own policy": (TD3, "vector", {"policy": OwnPolicy, "policy_kwargs": {"net_arch": [8], "dropout": 0.5}}),
     "SB3's DDPG, dict": (DDPG, "dict", {}),
     "SB3's TD3, schedule": (TD3, "vector", {"learning_rate": LinearSchedule(1e-3, 1e-4, 0.5)}),
     "SB3's TD3, image": (TD3, "image", {}),
@@ -535,7 +540,8 @@ def test_ordinary_models_load_without_trust(tmp_path, name):
     env = make_vec_env(PointEnv, extra.pop("n_envs", 1), env_kwargs={"observation": observation}, seed=0)
     base = OURS if model_class is ScratchDDPG else SMALL
     # A random warm-up and one update: what is learned is not the point.
-    model = model_class(POLICY_OF[observation], env, **base | {"learning_starts": 3, "batch_size": 2} | extra).learn(6)
+    policy = extra.pop("policy", POLICY_OF[observation])
+    model = model_class(policy, env, **base | {"learning_starts": 3, "batch_size": 2} | extra).learn(6)
     model.save(tmp_path / "model")
     safe = ScratchDDPG.load(tmp_path / "model", updater="autograd", device="cpu")
     trusted = ScratchDDPG.load(tmp_path / "model", updater="autograd", device="cpu", trusted=True)

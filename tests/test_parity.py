@@ -1,21 +1,28 @@
 """ScratchDDPG's parameters and optimizer entries against SB3's own, bit for bit, and the command that shows it."""
 
+import copy
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch as th
-from conftest import PointEnv
+from conftest import Observing, PointEnv
+from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.td3 import policies as sb3_policies
+from torch import nn
 from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import OUNoise, ScratchDDPG
 from sb3_ddpg_scratch.cli import app
 from sb3_ddpg_scratch.parity import ParityResult, compare_models, difference, flatten, run_parity
 from tests.goal_envs import Reach
+from tests.own_policies import OwnPolicy, PlainPolicy, TimidPolicy
 
 STEPS = 1000
 TD3_SWITCHES = {"policy_delay": 2, "target_policy_noise": 0.2, "target_noise_clip": 0.5}
@@ -113,6 +120,93 @@ def test_torchs_generator_is_where_sb3_leaves_it(td3):
         make_model(model_class, CASES["TD3" if td3 else "one environment"], gaussian, **extra).learn(100)
         states.append(th.get_rng_state())
     assert th.equal(*states)
+
+
+# ------------------------------------------------------------------------------------------------------- random settings
+
+
+def random_part(rng, scale=20):
+    """A space that SB3's features extractors flatten, or make one-hot."""
+    n = int(rng.integers(1, 4))
+    whole = [(np.int8, -9, 9), (np.int32, 0, scale), (np.int64, -scale, scale), (np.uint8, 0, 255), (np.uint16, 3, 9)]
+    kind, low, high = whole[rng.integers(len(whole))]
+    return [
+        lambda: spaces.Box(-1, 1, (n,), [np.float32, np.float64, np.float16][rng.integers(3)]),
+        lambda: spaces.Box(-3, 2, (n, 2), np.float32),
+        lambda: spaces.Box(low, high, (n,), kind),
+        lambda: spaces.Box(low, high, (2, 1, n), kind) if kind != np.uint8 else spaces.Box(0, 255, (2, n), kind),
+        lambda: spaces.MultiBinary(n if rng.random() < 0.7 else [n, 2]),
+        lambda: spaces.Discrete(n + 1),
+        lambda: spaces.MultiDiscrete([n + 1, 3]),
+    ][rng.integers(7)]()
+
+
+class Alternating:
+    """Makes one kind of activation after another."""
+
+    made = 0
+
+    def __call__(self):
+        self.made += 1
+        return (nn.Tanh, nn.ELU)[self.made % 2]()
+
+
+ACTIVATIONS = [nn.ReLU, nn.Softsign, partial(nn.LeakyReLU, negative_slope=0.2), partial(nn.SiLU), lambda: nn.Tanh()]
+ACTIVATIONS += [nn.Dropout, nn.PReLU, partial(nn.ELU, alpha=1.0), Alternating()]
+NET_ARCHS = [
+    [8],
+    [],
+    [12, 8],
+    {"pi": [8], "qf": [9, 7]},
+    {"pi": [], "qf": [6], "vf": [5]},
+    {"qf": (6,), "pi": (8, 8), "shared": 1},
+]
+
+
+def random_case(seed):
+    """Policy, environments and settings, as a function that makes them for an algorithm."""
+    rng = np.random.default_rng(seed)
+    pick = lambda options: options[rng.integers(len(options))]  # noqa: E731
+    is_dict = rng.random() < 0.4
+    space = spaces.Dict({key: random_part(rng) for key in "bca"[: rng.integers(1, 4)]}) if is_dict else random_part(rng)
+    actions = spaces.Box(np.float32([-1, 0.5]), np.float32([2, 0.75])) if rng.random() < 0.5 else spaces.Box(-2, 2, (1,))
+    policies = ["MultiInputPolicy", sb3_policies.MultiInputPolicy] if is_dict else ["MlpPolicy", sb3_policies.TD3Policy]
+    own = [OwnPolicy, PlainPolicy, TimidPolicy]
+    policy = pick(own) if rng.random() < 0.4 else pick(policies)
+    kwargs = {"net_arch": pick(NET_ARCHS), "activation_fn": pick(ACTIVATIONS)}
+    if is_dict and policy in own:
+        kwargs["features_extractor_class"] = CombinedExtractor
+    if policy is OwnPolicy and rng.random() < 0.5:
+        kwargs["dropout"] = 0.5
+    settings = {"gradient_steps": pick([1, 2, -1]), "train_freq": pick([1, 3]), "n_steps": 1 if is_dict else pick([1, 3])}
+    n_envs, normalize = pick([1, 1, 3]), isinstance(space, spaces.Box) and rng.random() < 0.3
+
+    def make(model_class, **extra):
+        env = make_vec_env(lambda: Observing(copy.deepcopy(space), copy.deepcopy(actions)), n_envs, seed=seed)
+        env = VecNormalize(env) if normalize else env
+        common = {"seed": seed, "device": "cpu", "buffer_size": 90, "learning_starts": 30, "batch_size": 16}
+        return model_class(
+            policy, env, action_noise=gaussian(env), policy_kwargs=copy.deepcopy(kwargs), **common, **settings, **extra
+        )
+
+    return f"{space} {policy} {kwargs} {settings} x {n_envs} {normalize}", make
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seed", range(24))
+def test_random_settings_equal_sb3(seed):
+    """Spaces, policies, activations and layers of all kinds: the reference equals SB3, and the fast updaters nearly."""
+    said, make = random_case(seed)
+    theirs, ours = make(DDPG).learn(120), make(ScratchDDPG, updater="autograd").learn(120)
+    assert theirs._n_updates == ours._n_updates > 8
+    differences = compare_models(theirs, ours)
+    assert {entry: value for entry, value in differences.items() if value != 0} == {}, said
+    fast = make(ScratchDDPG).learn(120)
+    expected, found = theirs.policy.state_dict(), fast.policy.state_dict()
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        tolerance = 1e-3 * max(float(tensor.abs().max()), 0.1)
+        assert float((tensor - found[name]).abs().max()) <= tolerance, f"{name} {fast.updater_in_use} {said}"
 
 
 def test_difference_by_hand():
