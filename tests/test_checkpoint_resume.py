@@ -35,6 +35,7 @@ from sb3_ddpg_scratch.checkpoint.replay_segments import columns_of
 from sb3_ddpg_scratch.checkpoint.storage import newest_whole
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
 from tests.goal_envs import Reach
+from tests.own_policies import OwnPolicy, PlainPolicy
 
 SMALL = {"learning_starts": 20, "batch_size": 8, "buffer_size": 100, "seed": 0, "updater": "analytic", "device": "cpu"}
 SMALL |= {"policy_kwargs": {"net_arch": [6, 6]}}
@@ -68,6 +69,20 @@ class OpenState(HiddenState):
 
     def set_training_state(self, state):
         self.engine.position, self.engine.steps = float(state["position"]), state["steps"]
+
+
+class WholeNumbers(OpenState):
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Box(-100, 100, (1,), np.int16)
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        return np.round(10 * observation).astype(np.int16), info
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return np.round(10 * observation).astype(np.int16), *rest
 
 
 gym.register("HiddenState-v0", HiddenState)
@@ -130,14 +145,16 @@ def assert_equal(found, expected):
 def check_exact(tmp_path, make, settings, steps=120, every=50):
     """Train through; then resume the first checkpoint in fresh objects, and compare."""
     env = make()
-    model = ScratchDDPG("MlpPolicy" if not settings.pop("dict", False) else "MultiInputPolicy", env, **SMALL | settings)
+    own = {"policy": settings.pop("policy")} if "policy" in settings else {}
+    policy = own.get("policy", "MlpPolicy" if not settings.pop("dict", False) else "MultiInputPolicy")
+    model = ScratchDDPG(policy, env, **SMALL | settings)
     model.learn(steps, callback=ResumableCheckpoint(tmp_path, every=every, keep=9))
     expected = left_by(model)
     env.close()
     first = sorted(tmp_path.glob("step_*"))[0]
     disturb()
     env = make()
-    resumed = ScratchDDPG.resume(first, env)
+    resumed = ScratchDDPG.resume(first, env, **own)
     assert 0 < resumed.num_timesteps < steps
     disturb()
     resumed.learn(steps)
@@ -164,6 +181,10 @@ CASES = {
     "td3": ({}, {"policy_delay": 2, "target_policy_noise": 0.2, "policy_kwargs": {"net_arch": [6], "n_critics": 2}}),
     "batch norm": ({}, {"updater": "autograd", "policy_kwargs": {"net_arch": [6], "norm": "batch"}}),
     "adamw": ({}, {"policy_kwargs": {"net_arch": [6], "optimizer_class": th.optim.AdamW, "activation_fn": th.nn.Tanh}}),
+    # Dropout draws from torch, and the plain one is compiled.
+    "own policy": ({}, {"policy": OwnPolicy, "updater": "auto"}),
+    "own policy of sb3's networks": ({}, {"policy": PlainPolicy, "updater": "auto"}),
+    "whole numbers": ({"env_id": WholeNumbers, "n_envs": 2}, {"updater": "auto", "optimize_memory_usage": True}),
     "schedule of sigma": ({}, {"action_noise": {"type": "ou", "sigma": 0.3, "final_sigma": 0.1, "decay_steps": 100}}),
     "episodes": ({"env_id": "Point-v0"}, {"train_freq": (1, "episode"), "gradient_steps": -1}),
     "dict": ({"env_id": "PointDict-v0"}, {"dict": True, "updater": "auto", "policy_kwargs": {"net_arch": [4]}}),

@@ -23,6 +23,7 @@ from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, read_recording
 from sb3_ddpg_scratch.diagnostics.actor_critic import noise_sigma
 from sb3_ddpg_scratch.diagnostics.probes import ProbeStates
+from tests.own_policies import OwnPolicy
 
 FINE = {"every": 7, "probe_states": 4, "snapshot_every": 20, "eval_every": 30}
 
@@ -66,6 +67,7 @@ CASES = {
     "ours": {},
     "ours, batch normalization": {"policy_kwargs": {"norm": "batch"}},
     "ours, two environments, VecNormalize": {"n_envs": 2, "vec_normalize": True},
+    "ours, own policy": {"policy": OwnPolicy},
     "ours, Dict observations": {
         "policy": "MultiInputPolicy",
         "env": lambda: PointEnv("dict"),

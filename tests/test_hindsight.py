@@ -259,10 +259,10 @@ def test_the_reference_with_sb3s_buffer_is_sb3s_ddpg_bit_for_bit(n_envs):
 
 
 @pytest.mark.parametrize("updater", ["analytic", "compiled"])
-@pytest.mark.parametrize("n_envs", [1, 2])
-def test_the_fast_updaters_train_on_packed_rows_as_sb3_does(updater, n_envs):
-    theirs = model_of(DDPG, n_envs).learn(150)
-    ours = model_of(updater=updater, n_envs=n_envs).learn(150)
+@pytest.mark.parametrize(("n_envs", "dtype"), [(1, np.float64), (2, np.float64), (1, np.int32)])
+def test_the_fast_updaters_train_on_packed_rows_as_sb3_does(updater, n_envs, dtype):
+    theirs = model_of(DDPG, n_envs, reach={"dtype": dtype}).learn(150)
+    ours = model_of(updater=updater, n_envs=n_envs, reach={"dtype": dtype}).learn(150)
     assert type(ours.replay_buffer) is PackedHerReplayBuffer
     assert ours.updater_in_use == updater
     assert ours.replay_buffer_class is HerReplayBuffer
