@@ -145,6 +145,21 @@ def test_is_the_reference_but_for_rounding(name, updater_class):
             assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("updater_class", BY_HAND)
+@pytest.mark.parametrize("activation_fn", ACTIVATIONS)
+def test_gradients_of_saturated_units(activation_fn, updater_class):
+    """Adam makes whole steps of the smallest gradients: they must be the reference's where an activation is nearly flat."""
+    policies = [make_policy(net_arch=[8], activation_fn=activation_fn) for _ in range(2)]
+    for policy, updater in zip(policies, (AutogradUpdater, updater_class), strict=True):
+        with th.no_grad():
+            for layers in (policy.actor.mu, policy.critic.q_networks[0]):
+                layers[0].bias.fill_(-14.0)
+        train(updater, policy, 1)
+    expected, found = (policy.critic.optimizer.state_dict()["state"][0]["exp_avg"] for policy in policies)
+    assert expected.abs().max() > 1e-9 or activation_fn in ("relu", "gelu", "tanh")
+    th.testing.assert_close(found, expected, rtol=0, atol=1e-3 * float(expected.abs().max()) + 1e-20)
+
+
 @contextmanager
 def float64_by_default():
     th.set_default_dtype(th.float64)

@@ -101,8 +101,8 @@ def elu(layer: nn.ELU, x: th.Tensor) -> th.Tensor:
 
 
 def elu_backward(layer: nn.ELU, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
-    """``y' = 1`` where x > 0, else ``alpha e^x = y + alpha``."""
-    return th.where(x > 0, y_grad, (y + layer.alpha) * y_grad)
+    """``y' = 1`` where x > 0, else ``alpha e^x``."""
+    return th.where(x > 0, y_grad, layer.alpha * x.clamp(max=0).exp() * y_grad)
 
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -114,8 +114,8 @@ def selu(layer: nn.SELU, x: th.Tensor) -> th.Tensor:
 
 
 def selu_backward(layer: nn.SELU, x: th.Tensor, y: th.Tensor, y_grad: th.Tensor) -> th.Tensor:
-    """``y' = scale`` where x > 0, else ``scale alpha e^x = y + scale alpha``."""
-    return th.where(x > 0, SELU_SCALE * y_grad, (y + SELU_SCALE * SELU_ALPHA) * y_grad)
+    """``y' = scale`` where x > 0, else ``scale alpha e^x``."""
+    return th.where(x > 0, SELU_SCALE * y_grad, SELU_SCALE * SELU_ALPHA * x.clamp(max=0).exp() * y_grad)
 
 
 def sigmoid(layer: nn.Sigmoid, x: th.Tensor) -> th.Tensor:

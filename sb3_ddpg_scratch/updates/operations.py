@@ -40,9 +40,9 @@ def digest_of(*modules: ModuleType) -> str:
 
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
-RELU, TANH, LEAKY_RELU, ELU, SELU, SIGMOID, SOFTPLUS, SILU, MISH, GELU = range(10)
-# The derivatives of these and of the following need z.
-FIRST_THAT_NEEDS_Z = SILU
+RELU, TANH, LEAKY_RELU, SIGMOID, ELU, SELU, SOFTPLUS, SILU, MISH, GELU = range(10)
+# The derivatives of these and of the following need z. (ELU's, h + 1, would cancel where it is saturated.)
+FIRST_THAT_NEEDS_Z = ELU
 CODES = {
     nn.ReLU: RELU,
     nn.Tanh: TANH,
@@ -119,13 +119,13 @@ def scalar_slope(code, z, h):
     if code == LEAKY_RELU:
         return ONE if h > 0 else LEAK
     if code == ELU:
-        return ONE if h > 0 else h + ONE
+        return ONE if z > 0 else np.exp(z)
     if code == SELU:
-        return SELU_SCALE if h > 0 else h + SELU_SCALE_ALPHA
+        return SELU_SCALE if z > 0 else SELU_SCALE_ALPHA * np.exp(z)
     if code == SIGMOID:
         return h * (ONE - h)
     if code == SOFTPLUS:
-        return ONE - np.exp(-h)
+        return ONE if z > SOFTPLUS_THRESHOLD else np.exp(z) / (ONE + np.exp(z))
     if code == SILU:
         s = ONE / (ONE + np.exp(-z))
         return s * (ONE + z * (ONE - s))
