@@ -11,6 +11,7 @@ import sys
 import zipfile
 from contextlib import suppress
 
+import gym_era
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -26,8 +27,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.common.utils import LinearSchedule, get_linear_fn
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule, get_linear_fn
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_ddpg_scratch import ArgumentError, GaussianNoise, OUNoise, ScratchDDPG
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
@@ -239,7 +241,7 @@ NUMPY = {
     "bytes that are not there": b"\x80\x05\x96" + (10**14).to_bytes(8, "little") + b"abc.",
     "a text that is not there": b"\x80\x04\x8d" + (10**13).to_bytes(8, "little") + b"abc.",
     "a frame that is not there": b"\x80\x04\x95" + (10**13).to_bytes(8, "little") + b"abc.",
-    "a generator with a position": calls("numpy.random._pickle", "__bit_generator_ctor", "MT19937"),
+    "a generator of another kind": calls("numpy.random._pickle", "__bit_generator_ctor", "Philox"),
     "a deque of a file": calls("collections", "deque", "abc", "x"),
 }
 
@@ -280,7 +282,7 @@ def test_arrays_come_back_as_from_pythons_own(tmp_path, value, protocol):
     np.testing.assert_array_equal(read, value)
 
 
-@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.PCG64DXSM, np.random.SFC64])
+@pytest.mark.parametrize("kind", [np.random.MT19937, np.random.PCG64, np.random.PCG64DXSM, np.random.SFC64])
 def test_generators_go_on_where_they_were(tmp_path, kind):
     generator = np.random.Generator(kind(7))
     generator.random(5)
@@ -579,10 +581,10 @@ def described(value):
 
 
 def test_a_schedule_that_is_a_function_needs_a_word(tmp_path):
-    DDPG("MlpPolicy", PointEnv(), learning_rate=get_linear_fn(1e-3, 1e-4, 0.5), **SMALL).save(tmp_path / "model")
+    DDPG("MlpPolicy", PointEnv(), learning_rate=lambda left: 1e-3 * left, **SMALL).save(tmp_path / "model")
     with pytest.raises(UnsafeFileError, match=r"learning_rate.*it is a function.*custom_objects"):
         ScratchDDPG.load(tmp_path / "model")
-    replaced = ScratchDDPG.load(tmp_path / "model", custom_objects={"learning_rate": LinearSchedule(1e-3, 1e-4, 0.5)})
+    replaced = ScratchDDPG.load(tmp_path / "model", custom_objects={"learning_rate": LinearSchedule(1e-3, 0.0, 1.0)})
     assert replaced.learning_rate(0.75) == ScratchDDPG.load(tmp_path / "model", trusted=True).learning_rate(0.75)
 
 
@@ -779,3 +781,158 @@ def test_a_model_of_another_algorithm_is_named(tmp_path, algorithm):
     with pytest.raises(ModelFileError, match=f"this is a {algorithm.__name__} model") as caught:
         ScratchDDPG.load(tmp_path / "model")
     assert "trust" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ Files of the gym era
+
+
+@pytest.fixture(scope="module")
+def gym_era_zip(tmp_path_factory):
+    """A model as SB3 1.0 saved it: gym's spaces, NumPy's old generator, a learning rate that is a function."""
+    path = tmp_path_factory.mktemp("old") / "model.zip"
+    model = DDPG("MlpPolicy", "Pendulum-v1", **SMALL)
+    gym_era.write_model(path, model)
+    return path
+
+
+def as_sb3_loads_it(path, **settings):
+    env = gym.make("Pendulum-v1")
+    given = {
+        "observation_space": env.observation_space,
+        "action_space": env.action_space,
+        "lr_schedule": ConstantSchedule(1e-3),
+    }
+    given |= {"learning_rate": ConstantSchedule(1e-3), "action_noise": NormalActionNoise(np.zeros(1), np.full(1, 0.1))}
+    return DDPG.load(path, env=env, custom_objects=given, device="cpu", **settings)
+
+
+def test_a_model_of_the_gym_era_plays_and_trains_as_in_sb3(gym_era_zip):
+    """SB3 itself needs the spaces, the learning rate and the noise as custom_objects."""
+    ours = ScratchDDPG.load(gym_era_zip, env=gym.make("Pendulum-v1"), device="cpu", updater="autograd")
+    theirs = as_sb3_loads_it(gym_era_zip)
+    assert ours.observation_space == theirs.observation_space
+    assert ours.action_space == theirs.action_space
+    observations = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    np.testing.assert_array_equal(ours.predict(observations)[0], theirs.predict(observations)[0])
+    for model in (ours, theirs):
+        model.learning_starts = 20
+        model.set_random_seed(3)
+        model.learn(450)
+    assert ours._n_updates == theirs._n_updates == 600
+    np.testing.assert_array_equal(ours.predict(observations)[0], theirs.predict(observations)[0])
+    assert max(compare_models(ours, theirs).values()) == 0
+
+
+def test_a_model_of_the_gym_era_is_saved_as_one_of_today(gym_era_zip, tmp_path):
+    ScratchDDPG.load(gym_era_zip, device="cpu").save(tmp_path / "model")
+    loaded = ScratchDDPG.load(tmp_path / "model", device="cpu")
+    assert (loaded.learning_rate(0.3), loaded.action_noise().dtype) == (1e-3, np.float32)
+    assert (
+        type(DDPG.load(tmp_path / "model", device="cpu", custom_objects={"policy_class": TD3Policy}).action_space)
+        is spaces.Box
+    )
+
+
+OLD_FUNCTIONS = {
+    "constant_fn": (gym_era.SB3_UTILS, {"val": 3e-4}, [3e-4, 3e-4, 3e-4]),
+    "get_linear_fn": (gym_era.SB3_UTILS, {"start": 1e-3, "end": 1e-4, "end_fraction": 0.5}, [1e-3, 5.5e-4, 1e-4]),
+    "linear_schedule": ("utils.utils", {"initial_value": 8e-4}, [8e-4, 6e-4, 4e-4]),
+}
+
+
+@pytest.mark.parametrize("form", ["1.3", "1.6", "2.2"])
+@pytest.mark.parametrize("maker", list(OLD_FUNCTIONS))
+def test_learning_rates_that_sb3_and_the_zoo_stored_as_code(model_zip, tmp_path, maker, form):
+    module, variables, expected = OLD_FUNCTIONS[maker]
+    stored = gym_era.dumps(gym_era.function(form, module, maker, **variables))
+    loaded = ScratchDDPG.load(with_settings(model_zip, tmp_path / "old.zip", {"learning_rate": stored}))
+    assert [loaded.learning_rate(left) for left in (1.0, 0.75, 0.5)] == pytest.approx(expected, rel=1e-15)
+
+
+def test_learning_rates_that_cloudpickle_of_today_stores_as_code(tmp_path):
+    rate = get_linear_fn(1e-3, 1e-4, 0.5)
+    DDPG("MlpPolicy", PointEnv(), learning_rate=rate, **SMALL).save(tmp_path / "model")
+    loaded = ScratchDDPG.load(tmp_path / "model").learning_rate
+    assert [loaded(left / 10) for left in range(11)] == [rate(left / 10) for left in range(11)]
+
+
+@pytest.mark.parametrize(
+    ("module", "maker", "variables"),
+    [
+        ("job", "constant_fn", {"val": 1e-3}),
+        (gym_era.SB3_UTILS, "get_schedule_fn", {"val": 1e-3}),
+        (gym_era.SB3_UTILS, "constant_fn", {"value": 1e-3}),
+        (gym_era.SB3_UTILS, "constant_fn", {"val": "1e-3"}),
+        (gym_era.SB3_UTILS, "constant_fn", {"val": 1e-3, "x": 1.0}),
+    ],
+)
+@pytest.mark.parametrize("form", ["1.3", "1.6", "2.2"])
+def test_other_functions_stay_code(model_zip, tmp_path, module, maker, variables, form):
+    stored = gym_era.dumps(gym_era.function(form, module, maker, **variables))
+    for key in ("learning_rate", "extra"):
+        with pytest.raises(UnsafeFileError, match=r"it is a function, so that the file holds its code.*custom_objects"):
+            ScratchDDPG.load(with_settings(model_zip, tmp_path / "old.zip", {key: stored}))
+
+
+def test_old_generators_go_on_where_they_were(tmp_path):
+    expected = np.random.RandomState(7).random_sample(3).tolist()
+    path = tmp_path / "old.pkl"
+    contents = [gym_era.dumps(gym_era.random_state(7, form)) for form in ("1.16", "1.17")]
+    for content in (*contents, pickle.dumps(np.random.RandomState(7)), pickle.dumps(np.random.RandomState(7), 3)):
+        path.write_bytes(content)
+        assert read_pickle(path).random_sample(3).tolist() == expected
+
+
+@pytest.mark.parametrize("generator", ["random state", "gym's own", None])
+@pytest.mark.parametrize("shape", ["shape", "_shape"])
+def test_spaces_of_gym_are_gymnasiums(tmp_path, generator, shape):
+    state = np.random.PCG64(3).state
+    made = gym_era.Made(gym_era.Named("gym.utils.seeding", "RandomNumberGenerator._generator_ctor"), ("PCG64",), state)
+    given = {"random state": gym_era.random_state(1), "gym's own": made}.get(generator)
+    expected = spaces.Box(-1, 2, (3,))
+    part, path = gym_era.box(expected, given, shape), tmp_path / "space.pkl"
+    every = gym_era.instance("gym.spaces.dict", "Dict", spaces={"a": part}, shape=None, dtype=None, _np_random=None)
+    pair = gym_era.instance("gym.spaces.tuple", "Tuple", spaces=(part,), **{shape: None}, dtype=None, _np_random=None)
+    two = gym_era.instance("gym.spaces.discrete", "Discrete", n=2, **{shape: ()}, dtype=np.dtype(np.int64), _np_random=given)
+    for stored, space in {
+        part: expected,
+        every: spaces.Dict(a=expected),
+        pair: spaces.Tuple([expected]),
+        two: spaces.Discrete(2),
+    }.items():
+        path.write_bytes(gym_era.dumps(stored))
+        read = read_pickle(path)
+        assert (type(read), read) == (type(space), space)
+        read.seed(4)
+        space.seed(4)
+        assert str(read.sample()) == str(space.sample())
+    path.write_bytes(gym_era.dumps(part))
+    drawn = read_pickle(path).sample()
+    if generator == "gym's own":
+        np.testing.assert_array_equal(drawn, np.random.Generator(np.random.PCG64(3)).uniform(-1, 2, 3).astype(np.float32))
+
+
+@pytest.mark.parametrize("position", [-1, 625, 2**40, True, "x"])
+def test_positions_beyond_an_old_generators_numbers(tmp_path, position):
+    state = np.random.RandomState(7).get_state(legacy=False)
+    state["state"]["pos"] = position
+    hostile = (
+        gym_era.random_state(7),
+        gym_era.random_state(7, "1.16"),
+        gym_era.Made(gym_era.Named("numpy.random._pickle", "__bit_generator_ctor"), ("MT19937",), state),
+    )
+    hostile[0].state, hostile[1].state = state, (*np.random.RandomState(7).get_state()[:2], position, 0, 0.0)
+    for content in hostile:
+        (tmp_path / "old.pkl").write_bytes(gym_era.dumps(content))
+        with pytest.raises(ModelFileError, match="a generator's position"):
+            read_pickle(tmp_path / "old.pkl")
+
+
+def test_statistics_of_the_gym_era(tmp_path):
+    env = make_vec_env("Pendulum-v1", 1, seed=0)
+    mean, variance = np.array([0.1, 0.2, 3.0]), np.array([1.0, 4.0, 9.0])
+    (tmp_path / "stats.pkl").write_bytes(gym_era.dumps(gym_era.statistics(env, mean, variance)))
+    wrapped = load_vec_normalize(tmp_path / "stats.pkl", env)
+    raw = wrapped.venv.reset()
+    np.testing.assert_allclose(wrapped.normalize_obs(raw), (raw - mean) / np.sqrt(variance + 1e-8), rtol=1e-6)
+    wrapped.step(np.zeros((1, 1)))

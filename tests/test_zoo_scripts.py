@@ -9,6 +9,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import gym_era
 import huggingface_hub
 import huggingface_sb3
 import numpy as np
@@ -16,6 +17,8 @@ import pytest
 from commands import ENVIRONMENT, output_of
 from commands import ROOT as REPOSITORY
 from matplotlib import image
+from stable_baselines3 import DDPG
+from stable_baselines3.common.env_util import make_vec_env
 from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
@@ -191,6 +194,23 @@ def test_hub_and_back(folder, monkeypatch):
     run_script("load-from-hub", ["--env", "Pendulum-v1", "-f", "downloaded", "-orga", "someone"])
     there = ScratchDDPG.load(folder / "downloaded" / "scratch_ddpg" / "Pendulum-v1_1" / "Pendulum-v1.zip")
     assert there._n_updates == 380
+
+
+def test_an_agent_of_the_gym_era_is_played(tmp_path, monkeypatch, capsys):
+    """In the layout of RL Zoo's public collection: as SB3 plays it, given what it cannot read."""
+    monkeypatch.chdir(tmp_path)
+    model = DDPG("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, seed=2, device="cpu", buffer_size=10)
+    mean, variance = np.array([0.1, 0.2, 0.5]), np.array([0.5, 2.0, 9.0])
+    gym_era.write_agent(tmp_path / "rl-trained-agents", model, mean, variance)
+    run_script("enjoy", ["--algo", "ddpg", "--env", "Pendulum-v1", "--no-render", "-n", "400", "--device", "cpu"])
+    played = [float(value) for value in re.findall(r"Episode Reward: (\S+)", capsys.readouterr().out)]
+    env = make_vec_env("Pendulum-v1", 1, seed=0)
+    observations, rewards = env.reset(), []
+    for _ in range(400):
+        normalized = np.clip((observations - mean) / np.sqrt(variance + 1e-8), -10, 10).astype(np.float32)
+        observations, reward, _, _ = env.step(model.predict(normalized, deterministic=True)[0])
+        rewards.append(reward[0])
+    assert played == pytest.approx([sum(rewards[:200]), sum(rewards[200:])], abs=0.01)
 
 
 def test_agents_are_played_back_with_little_memory(folder, monkeypatch):

@@ -7,7 +7,6 @@ import importlib
 import sys
 import sysconfig
 from collections import OrderedDict, deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 import torch as th
 from numpy.random import bit_generator
 
-from sb3_ddpg_scratch.model_file import arrays
+from sb3_ddpg_scratch.model_file import arrays, functions
+from sb3_ddpg_scratch.model_file.functions import Call
 
 # Instances of these are rebuilt from their attributes, without calling a constructor.
 BUILT: dict[str, tuple[str, ...]] = {
@@ -50,15 +50,16 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "stable_baselines3.common.sb2_compat.rmsprop_tf_like": ("RMSpropTFLike",),
 }
 # Number types, and argument types of the calls below. They may be named anywhere and are never called.
-_PLAIN = [np.ndarray, np.random.PCG64, np.random.PCG64DXSM, np.random.SFC64, np.random.SeedSequence, np.bool_]
+_PLAIN = [
+    np.ndarray,
+    np.random.PCG64,
+    np.random.PCG64DXSM,
+    np.random.MT19937,
+    np.random.SFC64,
+    np.random.SeedSequence,
+    np.bool_,
+]
 _PLAIN += [kind for name, kind in vars(np).items() if isinstance(kind, type) and issubclass(kind, np.number)]
-
-
-@dataclass(frozen=True)
-class Call:
-    """Something a pickle may call. It is not callable itself, so that no attribute it is stored in can call it later."""
-
-    function: Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,13 @@ def _deque(items: Any = (), maxlen: Any = None) -> deque[Any]:
     return deque(items, maxlen)
 
 
+def _set(items: Any = ()) -> set[Any]:
+    # How protocols before 4 write a set.
+    if not isinstance(items, list):
+        raise ValueError("a set is not as Python writes it")
+    return set(items)
+
+
 def _device(kind: Any, index: Any = None) -> th.device:
     if not isinstance(kind, str) or not (index is None or isinstance(index, int)):
         raise ValueError("a device is not as torch writes it")
@@ -94,33 +102,39 @@ def _enum_member(kind: Any, name: Any) -> Enum:
     return kind[name]
 
 
-CALLS: dict[tuple[str, str], Call] = {
+CALLS: dict[tuple[str, str], Call] = functions.CALLS | {
     ("builtins", "getattr"): Call(_enum_member),
+    ("builtins", "set"): Call(_set),
     ("collections", "OrderedDict"): Call(_ordered_dict),
     ("collections", "deque"): Call(_deque),
+    ("gym.utils.seeding", "RandomNumberGenerator._generator_ctor"): Call(arrays.make_generator),
     ("numpy", "dtype"): Call(arrays.make_dtype),
     ("numpy._core.multiarray", "_reconstruct"): Call(arrays.empty_array),
     ("numpy._core.multiarray", "scalar"): Call(arrays.make_scalar),
     ("numpy._core.numeric", "_frombuffer"): Call(arrays.array_from_buffer),
     ("numpy.random._pickle", "__bit_generator_ctor"): Call(arrays.make_bit_generator),
     ("numpy.random._pickle", "__generator_ctor"): Call(arrays.make_generator),
+    ("numpy.random._pickle", "__randomstate_ctor"): Call(arrays.make_random_state),
+    ("numpy.random", "__RandomState_ctor"): Call(arrays.make_random_state),
     (bit_generator.__name__, "__pyx_unpickle_SeedSequence"): Call(arrays.make_seed_sequence),
     ("torch", "device"): Call(_device),
 }
 _ANYWHERE: dict[tuple[str, str], Any] = CALLS | {(kind.__module__, kind.__qualname__): kind for kind in _PLAIN}
+_ANYWHERE["builtins", "float"] = Handle(float)  # in the annotations of functions
 _TORCH = {
     (kind.__module__, kind.__qualname__): kind
     for module, base in ((th.nn, th.nn.Module), (th.optim, th.optim.Optimizer))
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, base)
 }
+_RENAMED = {"gym.spaces.": "gymnasium.spaces.", "numpy.core.": "numpy._core."}
 _KNOWN_PACKAGES = ("cloudpickle", "gymnasium", "numpy", "rl_zoo3", "sb3_ddpg_scratch", "stable_baselines3", "torch")
 
 
 def look_up(module: str, name: str, classes_are_values: bool) -> Any:
     """A :class:`Call`, a :class:`Handle`, or a class; ``None`` for anything that is not on the list."""
-    if module.startswith("numpy.core."):
-        module = "numpy._core." + module.removeprefix("numpy.core.")
+    for old, new in _RENAMED.items():
+        module = new + module.removeprefix(old) if module.startswith(old) else module
     if (module, name) in _ANYWHERE:
         return _ANYWHERE[module, name]
     listed = name in BUILT.get(module, ()) or (classes_are_values and name in _SETTINGS.get(module, ()))

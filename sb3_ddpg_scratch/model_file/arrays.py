@@ -8,11 +8,12 @@ import re
 from typing import Any
 
 import numpy as np
-from numpy.random import PCG64, PCG64DXSM, SFC64, BitGenerator, Generator, SeedSequence
+from numpy.random import MT19937, PCG64, PCG64DXSM, SFC64, BitGenerator, Generator, RandomState, SeedSequence
 from numpy.random.bit_generator import BitGenerator as _BitGenerator
 
 _PLAIN_DTYPE = re.compile(r"[<>=|]?([biufc]\d{1,2}|[?bBhHiIlLqQefdg]|[SU]\d{1,6}|O8?)")
-_GENERATORS: dict[str, type[_BitGenerator]] = {kind.__name__: kind for kind in (PCG64, PCG64DXSM, SFC64)}
+_GENERATORS: dict[str, type[_BitGenerator]] = {kind.__name__: kind for kind in (MT19937, PCG64, PCG64DXSM, SFC64)}
+_MT19937_KEY = (624,)
 _MAX_POOL = 64
 
 
@@ -76,6 +77,8 @@ def set_bit_generator_state(generator: BitGenerator, state: Any) -> None:
     """Set the state, a dict or (since NumPy 2) a dict and the seed sequence."""
     numbers, sequence = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
     _expect(isinstance(numbers, dict) and (sequence is None or type(sequence) is SeedSequence), "a generator's state")
+    if isinstance(generator, MT19937):
+        _check_position(numbers["state"]["key"], numbers["state"]["pos"])
     if sequence is None:
         generator.state = numbers
     else:
@@ -89,6 +92,27 @@ def make_generator(bit_generator: Any = "PCG64", constructor: Any = None) -> Gen
 def set_generator_state(generator: Generator, state: Any) -> None:
     if state is not None:
         set_bit_generator_state(generator.bit_generator, state)
+
+
+def make_random_state(bit_generator: Any = "MT19937", constructor: Any = None) -> RandomState:
+    """NumPy's older generator, around a bit generator since NumPy 1.24."""
+    return RandomState(bit_generator if isinstance(bit_generator, BitGenerator) else make_bit_generator(bit_generator))
+
+
+def set_random_state(random_state: RandomState, state: Any) -> None:
+    """Set the state, a dict or (before NumPy 1.17) a tuple."""
+    if isinstance(state, tuple):
+        _check_position(*state[1:3])
+    elif state is not None:
+        _check_position(state["state"]["key"], state["state"]["pos"])
+    if state is not None:
+        random_state.set_state(state)
+
+
+def _check_position(key: Any, position: Any) -> None:
+    # NumPy reads the key at any position that it is given.
+    fits = isinstance(key, np.ndarray) and key.dtype == np.uint32 and key.shape == _MT19937_KEY
+    _expect(fits and _is_whole(position) and position <= _MT19937_KEY[0], "a generator's position")
 
 
 def make_seed_sequence(kind: Any, checksum: Any, state: Any) -> SeedSequence:

@@ -18,24 +18,30 @@ from struct import unpack
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
-from numpy.random import BitGenerator, Generator, SeedSequence
+from gymnasium import spaces
+from numpy.random import BitGenerator, Generator, RandomState, SeedSequence
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.save_util import load_from_pkl, open_path
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import arrays
-from sb3_ddpg_scratch.model_file.allowlist import Call, Handle, look_up
+from sb3_ddpg_scratch.model_file.allowlist import Handle, look_up
+from sb3_ddpg_scratch.model_file.functions import Call, StoredFunction
 
 _STATE_SETTERS: tuple[tuple[type, Any], ...] = (
     (np.ndarray, arrays.set_array_state),
     (np.dtype, arrays.set_dtype_state),
     (BitGenerator, arrays.set_bit_generator_state),
     (Generator, arrays.set_generator_state),
+    (RandomState, arrays.set_random_state),
     (SeedSequence, arrays.set_seed_sequence_state),
 )
 # In the C version, instructions cannot be replaced.
 _PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined,unused-ignore]
+_GYM_NAMES = {"shape": "_shape", "np_random": "_np_random"}
+_FUNCTION = "it is a function, so that the file holds its code"
 _BEFORE_THE_NAME = ("_make_skeleton_class", "builtins", "type", "abc", "ABCMeta")
 TRUST = "If you trust whoever made the file, {}, which loads as SB3 does and runs code from the file."
 
@@ -178,6 +184,12 @@ def _restore(target: Any, state: Any) -> None:
         # An attribute would shadow the method of that name.
         if name.startswith("__") or callable(getattr(kind, name, None)):
             raise RefusedError(f"it replaces {_name(target)}.{name}")
+    if isinstance(target, spaces.Space):
+        # As gym named them. Its generator, of NumPy's older kind, is of no use to Gymnasium; None makes a new one.
+        state = {_GYM_NAMES.get(name, name): value for name, value in state.items()}
+        state["_np_random"] = generator if isinstance(generator := state.get("_np_random"), Generator) else None
+    elif kind in (NormalActionNoise, OrnsteinUhlenbeckActionNoise):
+        state = {"_dtype": np.float32} | state  # before SB3 1.8
     set_state = getattr(kind, "__setstate__", None)
     # Buffers are completed once a model has checked what they hold.
     if set_state is not None and not isinstance(target, ReplayBuffer):
@@ -194,7 +206,10 @@ def _name(thing: Any) -> str:
 def unpickle(file: BinaryIO, size: int, classes_are_values: bool, path: Any, member: str, key: str, advice: str) -> Any:
     """The value of a data-only pickle; ``advice`` is what to do if it is refused."""
     try:
-        return DataUnpickler(file, size, classes_are_values).load()
+        value = DataUnpickler(file, size, classes_are_values).load()
+        if isinstance(value, StoredFunction) and (value := value.as_schedule()) is None:
+            raise RefusedError(_FUNCTION)
+        return value
     except RefusedError as error:
         raise UnsafeFileError(path, str(error), member, key, advice) from error
     # A damaged pickle can cause any error in its reader.
@@ -219,9 +234,7 @@ def _code_in(texts: list[str]) -> str:
         after = [text for text in texts[texts.index("_make_skeleton_class") :] if text not in _BEFORE_THE_NAME]
         place = after[after.index("__module__") + 1] if "__module__" in after[:-1] else "a function"
         return f"class {after[0]} is defined in {place}, so that the file holds its code: move it to a module and import that"
-    if "_make_function" in texts:
-        return "it is a function, so that the file holds its code"
-    return ""
+    return _FUNCTION if {"_make_function", "LambdaType"} & set(texts) else ""
 
 
 def unpickle_value(content: bytes, classes_are_values: bool, path: Any, member: str, key: str) -> Any:

@@ -95,10 +95,10 @@ def hub_metadata() -> Iterator[None]:
 
 
 @contextmanager
-def loading_with(**options: Any) -> Iterator[None]:
+def loading_with(*names: str, **options: Any) -> Iterator[None]:
     """
     The scripts load models by ``ALGOS[algo].load``: without our ``trusted``, and with a buffer for one transition only for
-    algorithms that they know by name. While this lasts, our entry loads with these options.
+    algorithms that they know by name. While this lasts, these entries are our algorithm and load with these options.
     """
     algorithm: Any = ALGOS[ALGO]
 
@@ -109,7 +109,7 @@ def loading_with(**options: Any) -> Iterator[None]:
         algorithm.load_replay_buffer(self, *args, **({"trusted": options.get("trusted", False)} | kwargs))
 
     methods = {"load": classmethod(load), "load_replay_buffer": load_replay_buffer, "__module__": algorithm.__module__}
-    with mock.patch.dict(ALGOS, {ALGO: type(algorithm.__name__, (algorithm,), methods)}):
+    with mock.patch.dict(ALGOS, dict.fromkeys(names, type(algorithm.__name__, (algorithm,), methods))):
         yield
 
 

@@ -86,7 +86,9 @@ def _enter_patches(command: str, parsed: argparse.Namespace, stack: ExitStack) -
         stack.enter_context(patches.safe_reading())
     small = {"buffer_size": 1, "optimize_memory_usage": False} if command in _PLAY_BACK else {}
     if trusted or small:
-        stack.enter_context(patches.loading_with(trusted=trusted, **small))
+        # Agents of SB3's own DDPG and TD3 are played without running code from their files too.
+        also = ("ddpg", "td3") if command in ("enjoy", "record-video") and not trusted else ()
+        stack.enter_context(patches.loading_with(ALGO, *also, trusted=trusted, **small))
     if command in ("benchmark", "record-training"):
         stack.enter_context(patches.own_subprocesses(parsed.gym_packages))
     if command in _DRAW:
