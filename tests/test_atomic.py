@@ -50,3 +50,47 @@ def test_the_name_comes_after_the_disk(tmp_path, monkeypatch):
     assert (named_at_first, named_then) == (False, True)
     assert first.endswith(".tmp")
     assert second == str(tmp_path)
+
+
+def test_a_symbolic_link_stays_one(tmp_path):
+    (tmp_path / "store").mkdir()
+    for name, target in (("link", "store/file"), ("relative", "link"), ("dangling", "store/new")):
+        (tmp_path / name).symlink_to(target)
+        write_whole(tmp_path / name, f"by {name}")
+        assert (tmp_path / name).is_symlink()
+        assert os.readlink(tmp_path / name) == target
+        assert (tmp_path / target).read_text() == f"by {name}"
+    assert sorted(os.listdir(tmp_path / "store")) == ["file", "new"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o400])
+def test_a_file_keeps_its_permissions(tmp_path, mode):
+    file = tmp_path / "file"
+    file.write_text("before")
+    file.chmod(mode)
+    with whole_file(file) as opened:
+        (temporary,) = set(tmp_path.iterdir()) - {file}
+        assert temporary.stat().st_mode & 0o777 & ~mode == 0  # nobody else can read it meanwhile
+        opened.write(b"after")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("after", mode)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_a_new_file_gets_the_usual_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "file", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX has pipes with names")
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(tmp_path / "pipe", "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()

@@ -721,6 +721,18 @@ def test_settings_that_have_defaults_may_be_missing(tmp_path):
     assert (loaded.gamma, loaded.verbose) == (0.99, 0)
 
 
+def test_save_keeps_links_and_permissions(tmp_path):
+    model = ScratchDDPG("MlpPolicy", PointEnv(), **OURS)
+    model.save(tmp_path / "real.zip")
+    (tmp_path / "real.zip").chmod(0o600)
+    (tmp_path / "link.zip").symlink_to("real.zip")
+    model.gamma = 0.5
+    model.save(tmp_path / "link")
+    assert (tmp_path / "link.zip").is_symlink()
+    assert (tmp_path / "real.zip").stat().st_mode & 0o777 == 0o600
+    assert ScratchDDPG.load(tmp_path / "real").gamma == 0.5
+
+
 # ------------------------------------------------------------------------------------------------ Classes of one's own
 
 PROGRAM = """
