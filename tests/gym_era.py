@@ -52,6 +52,11 @@ class _Writer(pickle._Pickler):  # type: ignore[name-defined,misc]
             if value.state is not None:
                 self.save(value.state)
                 self.write(pickle.BUILD)
+        elif isinstance(value, (set, frozenset)) and any(isinstance(item, Made) for item in value):
+            self.write(pickle.EMPTY_SET + pickle.MARK if isinstance(value, set) else pickle.MARK)
+            for item in value:
+                self.save(item)
+            self.write(pickle.ADDITEMS if isinstance(value, set) else pickle.FROZENSET)
         elif isinstance(value, np.ndarray):
             empty = (Named("numpy", "ndarray"), (0,), b"b")
             state = (1, value.shape, value.dtype, False, value.tobytes())

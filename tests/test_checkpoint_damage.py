@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ddpg_scratch import CheckpointError, ModelFileError, ResumableCheckpoint, ScratchDDPG
+from sb3_ddpg_scratch.checkpoint.object_state import capture_generators, restore_generators
 from sb3_ddpg_scratch.checkpoint.replay_segments import LARGEST_JOINED, SegmentLog, head_of, layout_of, restore_buffer
 from sb3_ddpg_scratch.checkpoint.serialization import Encoder, NotDataError, decode
 from sb3_ddpg_scratch.checkpoint.storage import MANIFEST, STATE, newest_whole, read_checkpoint
@@ -289,3 +290,19 @@ def test_generators_come_back_as_they_were():
 def test_what_is_more_than_data_is_refused(value):
     with pytest.raises(NotDataError, match="more than data"):
         Encoder().encode(value)
+
+
+@pytest.mark.parametrize("position", [-1, 10**6])
+def test_positions_beyond_a_generators_numbers_are_refused(position):
+    """NumPy would read memory there."""
+    old = np.random.RandomState(1).get_state()
+    twister, philox = np.random.MT19937(1).state, np.random.Philox(1).state
+    twister["state"]["pos"] = philox["buffer_pos"] = position
+    contents = {"random_state": (*old[:2], position, *old[3:])}
+    for kind, state in [*contents.items(), ("generator", twister), ("generator", philox)]:
+        encoder = Encoder()
+        tree = {kind: encoder.encode(state)}
+        with pytest.raises(ValueError, match="a generator's position"):
+            decode(tree, encoder.arrays)
+    with pytest.raises(ValueError, match="a generator's position"):
+        restore_generators(capture_generators(th.device("cpu")) | {"numpy": contents["random_state"]}, th.device("cpu"))

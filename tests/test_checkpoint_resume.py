@@ -539,3 +539,29 @@ def test_error_of_a_diverged_training_names_the_last_good_checkpoint(tmp_path):
     with pytest.raises(DivergenceError, match=r"step 47.*last good checkpoint is .*step_0*40\b"):
         model.learn(100, callback=ResumableCheckpoint(tmp_path, every=20))
     assert ScratchDDPG.resume(tmp_path, Breaks(gym.make("Pendulum-v1"))).num_timesteps == 40
+
+
+class WithFolder(gym.Wrapper):
+    def __init__(self, env, folder):
+        super().__init__(env)
+        self.folder, self.count = folder, 0
+
+    def step(self, action):
+        self.count += 1
+        return super().step(action)
+
+
+def test_no_path_of_a_checkpoint_is_written_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = {"learning_starts": 10, "buffer_size": 50, "policy_kwargs": {"net_arch": [2]}, "device": "cpu"}
+    env = WithFolder(gym.make("Pendulum-v1"), "one/folder")
+    model = ScratchDDPG("MlpPolicy", env, tensorboard_log=str(tmp_path / "logs"), **made)
+    model.learn(20, callback=ResumableCheckpoint("checkpoints"))
+    assert ScratchDDPG.resume("checkpoints", env).tensorboard_log == str(tmp_path / "logs")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    env = WithFolder(gym.make("Pendulum-v1"), "another/folder")
+    with pytest.warns(UserWarning, match=r"give tensorboard_log='.*logs'"):
+        resumed = ScratchDDPG.resume(tmp_path / "checkpoints", env)
+    assert resumed.tensorboard_log is None
+    assert (env.folder, env.count) == ("another/folder", 20)

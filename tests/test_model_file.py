@@ -9,7 +9,9 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from collections import deque
 from contextlib import suppress
+from enum import Enum
 
 import gym_era
 import gymnasium as gym
@@ -25,9 +27,15 @@ from sb3_contrib import TQC
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
-from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.noise import (
+    ActionNoise,
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+    VectorizedActionNoise,
+)
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule, get_linear_fn
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule, get_linear_fn
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.td3.policies import TD3Policy
 
@@ -179,6 +187,174 @@ def test_own_classes_give_data_and_are_not_called(model_zip, tmp_path):
     with pytest.raises(UnsafeFileError, match="which is not a BaseFeaturesExtractor"):
         ScratchDDPG.load(with_settings(model_zip, tmp_path / "own.zip", {"policy_kwargs": extractor}))
     assert Attribute.calls == 0
+
+
+class Recorded(th.nn.Module):
+    """A class of the program's that must not be called while a file is read."""
+
+    calls = 0
+
+    def __init__(self, *arguments, **named):
+        type(self).calls += 1
+        super().__init__()
+
+    def __call__(self, *arguments, **named):
+        type(self).calls += 1
+
+    __hash__ = __eq__ = __iter__ = __getitem__ = __float__ = __lt__ = __ge__ = __bool__ = __call__
+
+
+class OwnSchedule:
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self, progress):
+        return self.size * progress
+
+
+def built(kind, **attributes):
+    return gym_era.instance(kind.__module__, kind.__name__, **attributes)
+
+
+def named(kind):
+    return gym_era.Named(kind.__module__, kind.__name__)
+
+
+@pytest.fixture
+def uncalled(monkeypatch):
+    """The class and an instance of it, as files name them."""
+    monkeypatch.setattr(Recorded, "calls", 0)
+    yield named(Recorded), built(Recorded)
+    assert Recorded.calls == 0
+
+
+SETTINGS_THAT_ARE_CLASSES = [
+    "features_extractor_class",
+    "activation_fn",
+    "optimizer_class",
+    "replay_buffer_class",
+    "policy_class",
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS_THAT_ARE_CLASSES)
+def test_settings_that_are_classes_are_of_their_kind(model_zip, tmp_path, uncalled, setting):
+    own, instance = uncalled
+    wrong = [
+        instance,
+        built(FloatSchedule, value_schedule=own),
+        built(LinearSchedule, start=1.0, end=1.0, end_fraction=1.0),
+        3,
+    ]
+    wrong += [named(NormalActionNoise), named(np.float32), gym_era.function("1.6", gym_era.SB3_UTILS, "constant_fn", val=1.0)]
+    wrong += [] if setting == "activation_fn" else [own]
+    for value in wrong:
+        inside = {"net_arch": [8], setting: value}
+        key, content = (
+            ("policy_kwargs", inside) if setting not in ("replay_buffer_class", "policy_class") else (setting, value)
+        )
+        path = with_settings(model_zip, tmp_path / "x.zip", {key: gym_era.dumps(content)})
+        with pytest.raises(ModelFileError) as caught:
+            ScratchDDPG.load(path)
+        assert (caught.value.key, setting in str(caught.value)) == (key, True)
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "qf_learning_rate"])
+def test_schedules_hold_numbers(model_zip, tmp_path, uncalled, key):
+    own, instance = uncalled
+    zoo = gym_era.instance("rl_zoo3.utils", "SimpleLinearSchedule", initial_value=instance)
+    wrong = [
+        own,
+        instance,
+        named(FloatSchedule),
+        named(np.float32),
+        built(NormalActionNoise),
+        built(ConstantSchedule, val=own),
+        zoo,
+    ]
+    wrong += [built(FloatSchedule, value_schedule=value) for value in (own, instance, built(FloatSchedule))]
+    wrong += [built(LinearSchedule, start=1.0, end=own, end_fraction=1.0), built(FloatSchedule), True, [1.0]]
+    for value in wrong:
+        with pytest.raises(ModelFileError) as caught:
+            ScratchDDPG.load(with_settings(model_zip, tmp_path / "x.zip", {key: gym_era.dumps(value)}))
+        assert caught.value.key == key
+
+
+def test_a_schedule_of_the_users_own_loads(model_zip, tmp_path):
+    for value in (built(OwnSchedule, size=1e-3), built(FloatSchedule, value_schedule=built(OwnSchedule, size=1e-3))):
+        loaded = ScratchDDPG.load(with_settings(model_zip, tmp_path / "x.zip", {"learning_rate": gym_era.dumps(value)}))
+        assert (loaded.lr_schedule(0.5), loaded.actor.optimizer.param_groups[0]["lr"]) == (5e-4, 1e-3)
+
+
+def test_instances_of_own_classes_are_not_hidden_where_their_members_are_called(model_zip, tmp_path, uncalled):
+    own, instance = uncalled
+    noise = built(NormalActionNoise, _mu=np.zeros(2), _sigma=np.ones(2))
+    space = gym_era.box(spaces.Box(-1, 1, (2,)))
+    vectorized = {"n_envs": 1, "_base_noise": noise}
+    hidden = {
+        "action_noise": [
+            instance,
+            built(NormalActionNoise, _mu=instance, _sigma=np.ones(2)),
+            built(OUNoise, _generator=instance),
+            built(VectorizedActionNoise, **vectorized, _noises=[instance]),
+            built(VectorizedActionNoise, **vectorized, _noises=[built(VectorizedActionNoise, **vectorized, _noises=[noise])]),
+            built(VectorizedActionNoise, n_envs=1, _base_noise=instance, _noises=[noise]),
+        ],
+        "action_space": [instance, gym_era.box(spaces.Box(-1, 1, (2,)), instance), built(spaces.Dict, spaces={"a": instance})],
+        "observation_space": [built(spaces.Dict, spaces={"a": space, "b": instance}), built(spaces.Box, low=instance)],
+        "ep_info_buffer": [deque([{"r": instance, "l": 1, "t": 1.0}], maxlen=3), instance],
+        "train_freq": [instance, built(TrainFrequencyUnit), gym_era.Made(named(TrainFrequencyUnit), (instance,))],
+        "num_timesteps": [instance, own],
+        "gamma": [instance, own],
+        "extra": [{instance: 1}, {(1, instance): 1}, {1: 2, (instance,): 3}, {instance, 1}, frozenset([instance])],
+    }
+    for key, values in hidden.items():
+        for value in values:
+            with pytest.raises(ModelFileError) as caught:
+                ScratchDDPG.load(with_settings(model_zip, tmp_path / "x.zip", {key: gym_era.dumps(value)}))
+            assert caught.value.key == key
+    for content in (
+        b"\x80\x04(" + gym_era.dumps(instance)[2:-1] + b"K\x01d.",
+        b"(" + gym_era.dumps(instance)[2:-1] + b"K\x01d.",
+    ):
+        with pytest.raises(UnsafeFileError, match="looks something up by"):
+            ScratchDDPG.load(with_settings(model_zip, tmp_path / "x.zip", {"extra": content}))
+
+
+class OwnEnum(Enum):
+    A = 1
+
+    @classmethod
+    def _missing_(cls, value):
+        Recorded.calls += 1
+        return cls.A
+
+
+@pytest.mark.parametrize("value", [1, 2])
+def test_members_of_an_enum_are_looked_up_and_not_made(model_zip, tmp_path, uncalled, value):
+    path = with_settings(model_zip, tmp_path / "x.zip", {"extra": gym_era.dumps(gym_era.Made(named(OwnEnum), (value,)))})
+    if value == 1:
+        assert ScratchDDPG.load(path).extra is OwnEnum.A
+    else:
+        with pytest.raises(ModelFileError):
+            ScratchDDPG.load(path)
+
+
+def test_no_file_is_logged_to_where_a_model_says(model_zip, tmp_path, monkeypatch):
+    here, outside = tmp_path / "here", tmp_path / "outside"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for folder in (str(outside), "../outside"):
+        path = with_settings(model_zip, tmp_path / "x.zip", {"tensorboard_log": folder})
+        with pytest.warns(UserWarning, match=r"x\.zip was logged to a folder outside.*give tensorboard_log='.*outside'"):
+            ScratchDDPG.load(path, env=PointEnv()).learn(3)
+        assert not outside.exists()
+    assert ScratchDDPG.load(path, tensorboard_log=str(outside)).tensorboard_log == str(outside)
+    with pytest.warns(UserWarning, match="outside"):
+        assert ScratchDDPG.load(path).tensorboard_log is None
+    path = with_settings(model_zip, tmp_path / "x.zip", {"tensorboard_log": "inside"})
+    ScratchDDPG.load(path, env=PointEnv()).learn(3)
+    assert list(here.rglob("events.*"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The state of an object, restored into a new one made in the same way, and the process's random generators."""
 
 import functools
+import os
 import random
 import types
 from typing import Any
@@ -15,6 +16,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_ddpg_scratch.checkpoint.serialization import Encoder, NotDataError
+from sb3_ddpg_scratch.model_file.arrays import set_random_state
 
 # Gymnasium's names for constructor arguments and the render mode.
 _MADE_WITH = ("_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "render_mode")
@@ -62,7 +64,9 @@ def capture_attributes(holder: Any, skipped: tuple[str, ...] = ()) -> tuple[dict
 
 
 def restore_attributes(holder: Any, captured: dict[str, Any]) -> None:
-    vars(holder).update(captured["values"])
+    # Paths stay those that the environment was made with.
+    paths = {name for name, value in captured["values"].items() if isinstance(value, str) and {"/", os.sep} & set(value)}
+    vars(holder).update({name: value for name, value in captured["values"].items() if name not in paths})
     for name, content in captured["opened"].items():
         _close(getattr(holder, name), content)
     for name, generators in captured["spaces"].items():
@@ -163,7 +167,7 @@ def capture_generators(device: th.device) -> dict[str, Any]:
 
 def restore_generators(states: dict[str, Any], device: th.device) -> None:
     random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
+    set_random_state(np.random.mtrand._rand, states["numpy"])
     th.set_rng_state(states["torch"])
     if device.type == "cuda" and "cuda" in states:
         th.cuda.set_rng_state(states["cuda"], device)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from sb3_ddpg_scratch.model_file.arrays import set_bit_generator_state, set_random_state
+
 Tree = Any
 
 _PLAIN = (type(None), bool, int, float, str)
@@ -109,13 +111,13 @@ def _tensor(array: np.ndarray, tree: dict[str, Tree]) -> th.Tensor:
 
 def _generator(state: Any, tree: dict[str, Tree]) -> np.random.Generator:
     bit_generator = _BIT_GENERATORS[state["bit_generator"]]()
-    bit_generator.state = state
+    set_bit_generator_state(bit_generator, state)
     return np.random.Generator(bit_generator)
 
 
 def _random_state(state: Any, tree: dict[str, Tree]) -> np.random.RandomState:
     random_state = np.random.RandomState()
-    random_state.set_state(state)
+    set_random_state(random_state, state)
     return random_state
 
 

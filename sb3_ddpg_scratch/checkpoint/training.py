@@ -28,6 +28,7 @@ from sb3_ddpg_scratch.checkpoint.storage import Checkpoint, newest_whole
 from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError, ModelFileError
 from sb3_ddpg_scratch.learn_setup import InterruptedLearn
 from sb3_ddpg_scratch.machine import processor_fingerprint
+from sb3_ddpg_scratch.model_file.loading import folder_within
 from sb3_ddpg_scratch.model_file.tensors import check_module
 
 Model = TypeVar("Model", bound=OffPolicyAlgorithm)
@@ -202,6 +203,8 @@ def resume_model(model_class: type[Model], path: str | Path, env: GymEnv | str, 
         saved = settings_from(checkpoint.state["settings"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(checkpoint.folder, f"has settings that are not understood ({error})") from error
+    if "tensorboard_log" not in settings:
+        saved["tensorboard_log"] = folder_within(saved.get("tensorboard_log"), checkpoint.folder)
     model = model_class(env=env, **saved | settings)
     restore_training(model, checkpoint)
     return model

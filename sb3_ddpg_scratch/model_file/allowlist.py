@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from numpy.random import bit_generator
+from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_ddpg_scratch.model_file import arrays, functions
 from sb3_ddpg_scratch.model_file.functions import Call
@@ -41,7 +42,8 @@ BUILT: dict[str, tuple[str, ...]] = {
     "stable_baselines3.her.goal_selection_strategy": ("GoalSelectionStrategy",),
     "stable_baselines3.her.her_replay_buffer": ("HerReplayBuffer",),
 }
-# These classes may also be a setting's value themselves.
+# Settings that are classes are of one of these kinds, in these modules, torch's or the user's own.
+_VALUES = (th.nn.Module, th.optim.Optimizer, ReplayBuffer)
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "sb3_ddpg_scratch.hindsight": ("PackedHerReplayBuffer",),
     "sb3_ddpg_scratch.policies": ("CnnPolicy", "MultiInputPolicy", "ScratchDDPGPolicy"),
@@ -131,17 +133,24 @@ _RENAMED = {"gym.spaces.": "gymnasium.spaces.", "numpy.core.": "numpy._core."}
 _KNOWN_PACKAGES = ("cloudpickle", "gymnasium", "numpy", "rl_zoo3", "sb3_ddpg_scratch", "stable_baselines3", "torch")
 
 
-def look_up(module: str, name: str, classes_are_values: bool) -> Any:
+def look_up(module: str, name: str, classes_are_values: bool, own_classes: bool = True) -> Any:
     """A :class:`Call`, a :class:`Handle`, or a class; ``None`` for anything that is not on the list."""
     for old, new in _RENAMED.items():
         module = new + module.removeprefix(old) if module.startswith(old) else module
     if (module, name) in _ANYWHERE:
         return _ANYWHERE[module, name]
-    listed = name in BUILT.get(module, ()) or (classes_are_values and name in _SETTINGS.get(module, ()))
-    kind = getattr(importlib.import_module(module), name) if listed else own_class(module, name)
-    if classes_are_values:
-        return kind or _TORCH.get((module, name))
-    return kind and Handle(kind)
+    if name in BUILT.get(module, ()) or (classes_are_values and name in _SETTINGS.get(module, ())):
+        kind = getattr(importlib.import_module(module), name)
+    else:
+        kind = (
+            (own_class(module, name) if own_classes else None) or (classes_are_values and _TORCH.get((module, name))) or None
+        )
+    return kind if kind is None or (classes_are_values and issubclass(kind, _VALUES)) else Handle(kind)
+
+
+def is_own(kind: type) -> bool:
+    """Whether a class is the user's."""
+    return kind.__module__.partition(".")[0] not in ("builtins", "collections", *_KNOWN_PACKAGES)
 
 
 def own_class(module: str, name: str) -> type | None:

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import numpy as np
-from numpy.random import MT19937, PCG64, PCG64DXSM, SFC64, BitGenerator, Generator, RandomState, SeedSequence
+from numpy.random import MT19937, PCG64, PCG64DXSM, SFC64, BitGenerator, Generator, Philox, RandomState, SeedSequence
 from numpy.random.bit_generator import BitGenerator as _BitGenerator
 
 _PLAIN_DTYPE = re.compile(r"[<>=|]?([biufc]\d{1,2}|[?bBhHiIlLqQefdg]|[SU]\d{1,6}|O8?)")
@@ -79,6 +79,10 @@ def set_bit_generator_state(generator: BitGenerator, state: Any) -> None:
     _expect(isinstance(numbers, dict) and (sequence is None or type(sequence) is SeedSequence), "a generator's state")
     if isinstance(generator, MT19937):
         _check_position(numbers["state"]["key"], numbers["state"]["pos"])
+    elif isinstance(generator, Philox):
+        _expect(
+            _is_whole(numbers["buffer_pos"]) and numbers["buffer_pos"] <= len(numbers["buffer"]) == 4, "a generator's position"
+        )
     if sequence is None:
         generator.state = numbers
     else:

@@ -15,14 +15,15 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import TrainFreq
-from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.utils import FloatSchedule, get_device
 
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
+from sb3_ddpg_scratch.model_file.allowlist import Handle, is_own
 from sb3_ddpg_scratch.model_file.archive import MAX_BYTES, read_members
 from sb3_ddpg_scratch.model_file.pickles import TRUST, texts_in, unpickle_value
 from sb3_ddpg_scratch.model_file.tensors import read_tensors
@@ -49,6 +50,7 @@ _POLICIES = re.compile(r"(stable_baselines3|sb3_contrib|sbx)\.(\w+)\.policies")
 _HOLD_CLASSES = ("policy_class", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
 _NEEDED = ("policy_class", "observation_space", "action_space")
 
+_NUMBERS = (int, float, np.number)
 _OBSERVATIONS = (np.ndarray, dict, type(None))
 # Types of settings that are not just numbers or strings.
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -67,7 +69,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "_last_original_obs": _OBSERVATIONS,
     "_last_episode_starts": _OBSERVATIONS,
 }
+_TYPES |= dict.fromkeys(
+    ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates"), _NUMBERS
+)
+_TYPES |= dict.fromkeys(("_current_progress_remaining", "start_time", "n_envs", "sde_sample_freq"), _NUMBERS)
+# These may hold instances of the user's own classes, which their other settings and their own attributes may too.
+_HOLD_OWN = (*_HOLD_CLASSES, "action_noise", "replay_buffer")
 _SCHEDULES = ("learning_rate", "qf_learning_rate")
+_SCHEDULE_NAMES = ("ConstantSchedule", "LinearSchedule", "SimpleLinearSchedule")
 # What the classes must derive from.
 _BASES: dict[str, type] = {
     "policy_class": BasePolicy,
@@ -189,27 +198,51 @@ def _read_setting(key: str, entry: Any, path: Any, arguments: set[str]) -> Any:
             content = base64.b64decode(entry[":serialized:"], validate=True)
         except (binascii.Error, ValueError, TypeError, AttributeError) as error:
             raise ModelFileError(path, f"it is not in base64 ({error})", _DATA, key) from error
-        value = unpickle_value(content, key in _HOLD_CLASSES, path, _DATA, key)
-    _check_type(key, value, pickled and key in arguments, path)
+        allowed = (key in _HOLD_CLASSES, key not in _TYPES or key in _HOLD_OWN)
+        value = unpickle_value(content, allowed, path, _DATA, key)
     _check_classes(key, value, path)
+    _check_type(key, value, pickled and key in arguments, path)
     return value
 
 
 def _check_type(key: str, value: Any, pickled_argument: bool, path: Any) -> None:
     if key in _SCHEDULES:
-        fits = isinstance(value, (int, float, np.number)) or value is None or (callable(value) and not isinstance(value, type))
+        fits = value is None or _is_schedule(vars(value).get("value_schedule") if isinstance(value, FloatSchedule) else value)
     elif key in _TYPES:
         fits = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
+        if isinstance(value, VectorizedActionNoise):
+            fits = all(isinstance(one, ActionNoise) and not isinstance(one, VectorizedActionNoise) for one in _noises(value))
     else:
         # Any other argument is a number or a string, from JSON or NumPy; other attributes are not checked.
         fits = not pickled_argument or isinstance(value, np.generic)
     if not fits:
-        raise ModelFileError(path, f"it is {type(value).__name__}, which this setting cannot be", _DATA, key)
+        raise ModelFileError(path, f"it is {_described(value)}, which this setting cannot be", _DATA, key)
+
+
+def _noises(noise: VectorizedActionNoise) -> list[Any]:
+    return [vars(noise).get("_base_noise"), *vars(noise).get("_noises", [None])]
+
+
+def _is_schedule(value: Any) -> bool:
+    """Whether this is a number, a schedule of numbers, or an instance of a user's class that is called with one number."""
+    kind = type(value)
+    if isinstance(value, _NUMBERS):
+        return kind is not bool
+    if not is_own(kind):
+        return kind.__name__ in _SCHEDULE_NAMES and all(isinstance(number, _NUMBERS) for number in vars(value).values())
+    code = getattr(kind.__call__, "__code__", None) if callable(value) else None
+    return code is not None and code.co_argcount == 2 and not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
 
 
 def _check_classes(key: str, value: Any, path: Any) -> None:
-    for name, kind in ({key: value} | (value if key == "policy_kwargs" else {})).items():
-        base = _BASES.get(name)
-        if base is not None and isinstance(kind, type) and not issubclass(kind, base):
-            reason = f"{name} is {kind.__module__}.{kind.__qualname__}, which is not a {base.__name__}"
-            raise UnsafeFileError(path, reason, _DATA, key)
+    settings = {key: value} | (value if key == "policy_kwargs" and isinstance(value, dict) else {})
+    for name in _BASES.keys() & settings.keys():
+        given, base = settings[name], _BASES[name]
+        named = given is None or (name == "activation_fn" and isinstance(given, str))
+        if not named and not (isinstance(given, type) and issubclass(given, base)):
+            raise UnsafeFileError(path, f"{name} is {_described(given)}, which is not a {base.__name__}", _DATA, key)
+
+
+def _described(value: Any) -> str:
+    kind = value.kind if isinstance(value, Handle) else value
+    return f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else type(kind).__name__

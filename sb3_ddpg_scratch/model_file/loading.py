@@ -60,9 +60,11 @@ def load_model(
     contents = _read_contents(path, model_class, options)
     data = contents.data
     _settle_policy_kwargs(data, changes)
+    if not (options.trusted or "tensorboard_log" in {**changes, **(options.custom_objects or {})}):
+        data["tensorboard_log"] = folder_within(data.get("tensorboard_log"), path)
     if env is not None:
         env = model_class._wrap_env(env, data.get("verbose", 0))
-        check_for_correct_spaces(env, data["observation_space"], data["action_space"])
+        _check_spaces(env, data, path)
         if options.force_reset:
             data["_last_obs"] = None
         data["n_envs"] = env.num_envs
@@ -175,6 +177,26 @@ def _read_contents(path: Any, model_class: type, options: LoadOptions) -> ModelC
         # Written when gymnasium was gym.
         data[key] = _convert_space(data[key])
     return ModelContents(data, params)
+
+
+def folder_within(folder: Any, path: Any) -> str | None:
+    """A folder for TensorBoard that a file names, if it is in the current folder."""
+    if folder is None or (isinstance(folder, str) and Path(folder).resolve().is_relative_to(Path.cwd())):
+        return folder
+    advice = f"To log there again, give tensorboard_log={folder!r}."
+    warnings.warn(
+        f"{path} was logged to a folder outside of the current one, which loading does not adopt. {advice}", stacklevel=5
+    )
+    return None
+
+
+def _check_spaces(env: Any, data: dict[str, Any], path: Any) -> None:
+    try:
+        check_for_correct_spaces(env, data["observation_space"], data["action_space"])
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ModelFileError(path, f"its spaces are not whole ({type(error).__name__}: {error})", "data") from error
 
 
 def _settle_policy_kwargs(data: dict[str, Any], kwargs: dict[str, Any]) -> None:

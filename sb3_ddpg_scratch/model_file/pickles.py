@@ -21,13 +21,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.random import BitGenerator, Generator, RandomState, SeedSequence
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.save_util import load_from_pkl, open_path
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import arrays
-from sb3_ddpg_scratch.model_file.allowlist import Handle, look_up
+from sb3_ddpg_scratch.model_file.allowlist import Handle, is_own, look_up
 from sb3_ddpg_scratch.model_file.functions import Call, StoredFunction
 
 _STATE_SETTERS: tuple[tuple[type, Any], ...] = (
@@ -41,6 +42,8 @@ _STATE_SETTERS: tuple[tuple[type, Any], ...] = (
 # In the C version, instructions cannot be replaced.
 _PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined,unused-ignore]
 _GYM_NAMES = {"shape": "_shape", "np_random": "_np_random"}
+# Known classes whose attributes may be of a class of the user's own, and what that derives from.
+_OWN_PARTS = {FloatSchedule: object, VectorizedActionNoise: ActionNoise}
 _FUNCTION = "it is a function, so that the file holds its code"
 _BEFORE_THE_NAME = ("_make_skeleton_class", "builtins", "type", "abc", "ABCMeta")
 TRUST = "If you trust whoever made the file, {}, which loads as SB3 does and runs code from the file."
@@ -69,15 +72,15 @@ class DataUnpickler(_PythonUnpickler):  # type: ignore[misc]
 
     dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
 
-    def __init__(self, file: BinaryIO, size: int, classes_are_values: bool = False) -> None:
+    def __init__(self, file: BinaryIO, size: int, classes_are_values: bool = False, own_classes: bool = True) -> None:
         super().__init__(_Bounded(file, size), fix_imports=False)
         self._size = size
-        self._classes_are_values = classes_are_values
+        self._allowed = (classes_are_values, own_classes)
         # Instances whose attributes are not set yet, by identity; kept alive so that no other object gets the same id.
         self._unset: dict[int, Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        found = look_up(module, name, self._classes_are_values)
+        found = look_up(module, name, *self._allowed)
         if found is None:
             unknown = f"it names {module}.{name}, which is not among the types that are read as data"
             hint = "" if module in sys.modules else f", and {module} is not imported: if it is your own, import it first"
@@ -93,7 +96,9 @@ class DataUnpickler(_PythonUnpickler):  # type: ignore[misc]
         if isinstance(target, Call):
             self.stack[-1] = target.function(*arguments)
         elif isinstance(kind, type) and issubclass(kind, Enum) and len(arguments) == 1:
-            self.stack[-1] = kind(arguments[0])
+            # Calling an Enum may call methods of its own.
+            _check_keys(arguments)
+            self.stack[-1] = kind._value2member_map_[arguments[0]]
         else:
             raise RefusedError(f"it calls {_name(kind)}, which is not called to read data")
 
@@ -132,15 +137,26 @@ class DataUnpickler(_PythonUnpickler):  # type: ignore[misc]
 
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
+        _check_keys([key])
         self._container(dict, OrderedDict)[key] = value
 
     def _set_items(self) -> None:
         items = self.pop_mark()
+        _check_keys(items[::2])
         self._container(dict, OrderedDict).update(zip(items[::2], items[1::2], strict=True))
 
     def _add_items(self) -> None:
         items = self.pop_mark()
+        _check_keys(items)
         self._container(set).update(items)
+
+    def _dict(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_dict()
+
+    def _frozenset(self) -> None:
+        _check_keys(self.stack)
+        super().load_frozenset()
 
     def _container(self, *kinds: type) -> Any:
         target = self.stack[-1]
@@ -168,12 +184,23 @@ class DataUnpickler(_PythonUnpickler):  # type: ignore[misc]
     dispatch[pickle.SETITEM[0]] = _set_item
     dispatch[pickle.SETITEMS[0]] = _set_items
     dispatch[pickle.ADDITEMS[0]] = _add_items
+    dispatch[pickle.DICT[0]] = _dict
+    dispatch[pickle.FROZENSET[0]] = _frozenset
     dispatch[pickle.BYTEARRAY8[0]] = _bytearray
     for _code in (
         *(pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
         *(pickle.PERSID, pickle.BINPERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
     ):
         dispatch[_code[0]] = _refuse
+
+
+def _check_keys(keys: Any) -> None:
+    """Refuse keys and items of sets that call a method of the user's own to be stored."""
+    for key in keys:
+        if type(key) in (tuple, frozenset):
+            _check_keys(key)
+        elif not (key is None or isinstance(key, (str, int, float, bytes, np.generic, Enum))):
+            raise RefusedError(f"it looks something up by {_name(key)}")
 
 
 def _restore(target: Any, state: Any) -> None:
@@ -184,6 +211,10 @@ def _restore(target: Any, state: Any) -> None:
         # An attribute would shadow the method of that name.
         if name.startswith("__") or callable(getattr(kind, name, None)):
             raise RefusedError(f"it replaces {_name(target)}.{name}")
+        # The methods of a known class call those of its attributes.
+        value = state[name]
+        if is_own(type(value)) and not is_own(kind) and not isinstance(value, _OWN_PARTS.get(kind, ())):
+            raise RefusedError(f"{_name(target)}.{name} cannot be {_name(value)}")
     if isinstance(target, spaces.Space):
         # As gym named them. Its generator, of NumPy's older kind, is of no use to Gymnasium; None makes a new one.
         state = {_GYM_NAMES.get(name, name): value for name, value in state.items()}
@@ -203,10 +234,10 @@ def _name(thing: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def unpickle(file: BinaryIO, size: int, classes_are_values: bool, path: Any, member: str, key: str, advice: str) -> Any:
+def unpickle(file: BinaryIO, size: int, allowed: tuple[bool, bool], path: Any, member: str, key: str, advice: str) -> Any:
     """The value of a data-only pickle; ``advice`` is what to do if it is refused."""
     try:
-        value = DataUnpickler(file, size, classes_are_values).load()
+        value = DataUnpickler(file, size, *allowed).load()
         if isinstance(value, StoredFunction) and (value := value.as_schedule()) is None:
             raise RefusedError(_FUNCTION)
         return value
@@ -237,10 +268,11 @@ def _code_in(texts: list[str]) -> str:
     return _FUNCTION if {"_make_function", "LambdaType"} & set(texts) else ""
 
 
-def unpickle_value(content: bytes, classes_are_values: bool, path: Any, member: str, key: str) -> Any:
+def unpickle_value(content: bytes, allowed: tuple[bool, bool], path: Any, member: str, key: str) -> Any:
+    """A setting's value; ``allowed`` are classes as values, and classes of the user's own."""
     advice = f"Give custom_objects={{{key!r}: ...}} in its place. {TRUST.format('pass trusted=True')}"
     try:
-        return unpickle(io.BytesIO(content), len(content), classes_are_values, path, member, key, advice)
+        return unpickle(io.BytesIO(content), len(content), allowed, path, member, key, advice)
     except UnsafeFileError as error:
         code = _code_in(texts_in(content))
         if code:
@@ -266,7 +298,7 @@ def read_pickle(path: str | Path | io.BufferedIOBase, verbose: int = 0, trusted:
         begin = file.tell()
         size = file.seek(0, os.SEEK_END) - begin
         file.seek(begin)
-        return unpickle(file, size, False, path, "", "", TRUST.format("pass trusted=True"))
+        return unpickle(file, size, (False, True), path, "", "", TRUST.format("pass trusted=True"))
     finally:
         if isinstance(path, (str, Path)):
             file.close()
