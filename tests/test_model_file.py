@@ -6,8 +6,10 @@ import itertools
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections import deque
 from contextlib import suppress
@@ -20,9 +22,21 @@ import pytest
 import torch as th
 from conftest import POLICY_OF, PointEnv
 from gymnasium import spaces
-from hostile import Reduces, calls, global_of, payloads, pickled, rewrite, tensors_with, text, with_settings
+from hostile import (
+    Reduces,
+    calls,
+    forged_model,
+    nothing_called,
+    payloads,
+    pickled,
+    rewrite,
+    tensors_with,
+    text,
+    with_settings,
+)
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pickle_writer import global_of
 from sb3_contrib import TQC
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -328,6 +342,12 @@ class OwnEnum(Enum):
     def _missing_(cls, value):
         Recorded.calls += 1
         return cls.A
+
+
+def test_an_own_class_is_not_asked_to_restore_itself(model_zip, tmp_path, monkeypatch):
+    stored = gym_era.dumps(gym_era.instance("hostile", "Recorded", x=1))
+    with nothing_called(monkeypatch), pytest.raises(UnsafeFileError, match=r"hostile\.Recorded\.__setstate__ is code"):
+        ScratchDDPG.load(with_settings(model_zip, tmp_path / "x.zip", {"extra": stored}))
 
 
 @pytest.mark.parametrize("value", [1, 2])
@@ -654,6 +674,23 @@ def test_no_bytes_bring_the_unpickler_down(tmp_path_factory, junk, place, length
     path.write_bytes(whole[:place] + junk + whole[place + length :])
     with suppress(ModelFileError):
         read_pickle(path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_forged_model_runs_or_writes_anything(model_zip, tmp_path, monkeypatch, seed):
+    monkeypatch.chdir(tmp_path)
+    rng, loaded = random.Random(seed), 0
+    with nothing_called(monkeypatch), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in range(300):
+            path = forged_model(rng, model_zip, tmp_path / "forged.zip")
+            env = rng.choice([None, PointEnv()])
+            with suppress(ModelFileError, ArgumentError):
+                model = ScratchDDPG.load(path, env=env, device="cpu")
+                model.predict(np.zeros((1, 3), np.float32))
+                loaded += 1
+            assert [file.name for file in tmp_path.iterdir()] == ["forged.zip"], number
+    assert 0 < loaded < 300
 
 
 # ----------------------------------------------------------------------------------------------------------------- ordinary
@@ -1124,3 +1161,14 @@ def test_statistics_of_the_gym_era(tmp_path):
     raw = wrapped.venv.reset()
     np.testing.assert_allclose(wrapped.normalize_obs(raw), (raw - mean) / np.sqrt(variance + 1e-8), rtol=1e-6)
     wrapped.step(np.zeros((1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance"),
+    [(["a"] * 3, [1.0] * 3), ([0.0] * 2, [1.0] * 2), ([0.0] * 3, [1.0, -1.0, 1.0]), ([np.nan] * 3, [1.0] * 3)],
+)
+def test_statistics_that_are_none(tmp_path, mean, variance):
+    env = make_vec_env("Pendulum-v1", 1, seed=0)
+    (tmp_path / "stats.pkl").write_bytes(gym_era.dumps(gym_era.statistics(env, mean, variance)))
+    with pytest.raises(ModelFileError, match=r"stats\.pkl: its statistics are not those of its spaces"):
+        load_vec_normalize(tmp_path / "stats.pkl", env)

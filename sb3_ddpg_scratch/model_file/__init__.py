@@ -10,7 +10,8 @@ from sb3_ddpg_scratch.model_file.loading import (
     read_parameters,
     whole_model_file,
 )
-from sb3_ddpg_scratch.model_file.pickles import load_vec_normalize, read_pickle
+from sb3_ddpg_scratch.model_file.normalization import load_vec_normalize
+from sb3_ddpg_scratch.model_file.pickles import read_pickle
 
 __all__ = [
     "MAX_BYTES",

@@ -69,10 +69,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "_last_original_obs": _OBSERVATIONS,
     "_last_episode_starts": _OBSERVATIONS,
 }
-_TYPES |= dict.fromkeys(
-    ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates"), _NUMBERS
-)
-_TYPES |= dict.fromkeys(("_current_progress_remaining", "start_time", "n_envs", "sde_sample_freq"), _NUMBERS)
+_COUNTS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "n_envs", "verbose")
+_TYPES |= dict.fromkeys(_COUNTS, (int, np.integer)) | dict.fromkeys(("_current_progress_remaining", "start_time"), _NUMBERS)
 # These may hold instances of the user's own classes, which their other settings and their own attributes may too.
 _HOLD_OWN = (*_HOLD_CLASSES, "action_noise", "replay_buffer")
 _SCHEDULES = ("learning_rate", "qf_learning_rate")
@@ -210,13 +208,24 @@ def _check_type(key: str, value: Any, pickled_argument: bool, path: Any) -> None
         fits = value is None or _is_schedule(vars(value).get("value_schedule") if isinstance(value, FloatSchedule) else value)
     elif key in _TYPES:
         fits = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
-        if isinstance(value, VectorizedActionNoise):
+        if isinstance(value, spaces.Space):
+            fits = fits and _is_whole_space(value)
+        elif isinstance(value, VectorizedActionNoise):
             fits = all(isinstance(one, ActionNoise) and not isinstance(one, VectorizedActionNoise) for one in _noises(value))
     else:
         # Any other argument is a number or a string, from JSON or NumPy; other attributes are not checked.
         fits = not pickled_argument or isinstance(value, np.generic)
     if not fits:
         raise ModelFileError(path, f"it is {_described(value)}, which this setting cannot be", _DATA, key)
+
+
+def _is_whole_space(space: spaces.Space[Any]) -> bool:
+    try:
+        parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+        return space == space and all(isinstance(part, spaces.Space) for part in parts)
+    # Attributes may be missing, or of any type.
+    except Exception:
+        return False
 
 
 def _noises(noise: VectorizedActionNoise) -> list[Any]:

@@ -77,10 +77,10 @@ def load_model(
         vars(model).update(data)
         vars(model).update(changes)
         model._setup_model()
-    except (ArgumentError, MemoryError):
+    except ArgumentError:
         raise
     except Exception as error:
-        if options.trusted:
+        if options.trusted or (isinstance(error, MemoryError) and "buffer_size" in changes):
             raise
         reason = f"no model can be built from its settings ({type(error).__name__}: {str(error)[:300]})"
         raise ModelFileError(path, reason, "data") from error

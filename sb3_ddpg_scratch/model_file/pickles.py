@@ -24,7 +24,6 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.save_util import load_from_pkl, open_path
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import arrays
@@ -221,6 +220,8 @@ def _restore(target: Any, state: Any) -> None:
         state["_np_random"] = generator if isinstance(generator := state.get("_np_random"), Generator) else None
     elif kind in (NormalActionNoise, OrnsteinUhlenbeckActionNoise):
         state = {"_dtype": np.float32} | state  # before SB3 1.8
+    if any(is_own(cls) and "__setstate__" in vars(cls) for cls in kind.__mro__):
+        raise RefusedError(f"{_name(target)}.__setstate__ is code of your own, which is not called for a file")
     set_state = getattr(kind, "__setstate__", None)
     # Buffers are completed once a model has checked what they hold.
     if set_state is not None and not isinstance(target, ReplayBuffer):
@@ -302,21 +303,3 @@ def read_pickle(path: str | Path | io.BufferedIOBase, verbose: int = 0, trusted:
     finally:
         if isinstance(path, (str, Path)):
             file.close()
-
-
-def load_vec_normalize(path: str | Path, venv: VecEnv | None, trusted: bool = False) -> VecNormalize:
-    """
-    ``VecNormalize.load`` without running code from the file.
-
-    :param path: what ``VecNormalize.save`` wrote
-    :param venv: the environments to wrap; ``None`` for the statistics alone
-    :param trusted: read anything it contains, and run code from it
-    :return: the wrapper with its statistics
-    :raises ModelFileError: if it holds anything else, or is damaged
-    """
-    statistics = read_pickle(path, trusted=trusted)
-    if not isinstance(statistics, VecNormalize):
-        raise ModelFileError(path, f"it holds {type(statistics).__name__} and no VecNormalize")
-    if venv is not None:
-        statistics.set_venv(venv)
-    return statistics

@@ -20,6 +20,7 @@ from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import DivergenceError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
+from sb3_ddpg_scratch.zoo.saved_settings import check_run
 from sb3_ddpg_scratch.zoo.yaml_settings import (
     ALGO,
     CHECKPOINTS,
@@ -124,6 +125,8 @@ class ScratchExperimentManager(CommandManager):
         """The settings that the file and the command line gave to an interrupted run."""
         print(f"Loading hyperparameters from: {config}")
         settings = as_data(read_saved(config), str(config))
+        if not self._option("trusted"):
+            check_run(settings, config)
         check_settings(settings, str(config))
         return deepcopy(settings), OrderedDict(sorted(settings.items()))
 

@@ -10,7 +10,8 @@ import importlib
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,17 @@ from unittest import mock
 
 import numpy as np
 import yaml
+from rl_zoo3 import utils
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.atomic import whole_file
-from sb3_ddpg_scratch.errors import ArgumentError, UnsafeFileError
+from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
-from sb3_ddpg_scratch.model_file.allowlist import own_class
 from sb3_ddpg_scratch.zoo.manager import ScratchExperimentManager
-from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, SavedYamlLoader, mapping_from_text
-
-ADVICE = "If you trust whoever made the folder, give --trusted, which reads as the Zoo does and runs code from files."
-# Modules of wrappers that an agent's settings may name without being trusted.
-_WRAPPERS = ("gymnasium.wrappers.", "rl_zoo3.wrappers.", "sb3_contrib.common.wrappers.", "stable_baselines3.common.")
+from sb3_ddpg_scratch.zoo.saved_settings import ADVICE, check_saved
+from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, SavedYamlLoader, check_size
 
 
 def choose_manager() -> None:
@@ -123,36 +121,58 @@ def safe_reading() -> Iterator[None]:
             return load_yaml(stream, Loader)
         path = getattr(stream, "name", "YAML")
         try:
-            return _without_code(load_yaml(stream, SavedYamlLoader), path)
-        except (yaml.YAMLError, AssertionError, TypeError, ValueError) as error:
-            if isinstance(error, UnsafeFileError):
-                raise
+            content = load_yaml(stream, SavedYamlLoader)
+            check_size(content)
+            return check_saved(content, path)
+        except UnsafeFileError:
+            raise
+        # Also for deep nesting, and for text that the Zoo would evaluate.
+        except (yaml.YAMLError, AssertionError, TypeError, ValueError, IndexError, RecursionError) as error:
             raise UnsafeFileError(path, f"it is not plain YAML ({error})", advice=ADVICE) from error
 
+    def wrappers(settings: dict[str, Any], key: str = "env_wrapper") -> Any:
+        wrap = get_wrapper_class(settings, key)
+        return wrap and _naming(wrap, key, settings[key])
+
+    def environments(*args: Any, env_kwargs: dict[str, Any], **options: Any) -> Any:
+        make = _naming(make_vec_env, "env_kwargs", env_kwargs) if env_kwargs else make_vec_env
+        return make(*args, env_kwargs=env_kwargs, **options)
+
+    get_wrapper_class, make_vec_env = (getattr(utils, name) for name in ("get_wrapper_class", "make_vec_env"))
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(yaml, "load", read_yaml))
+        stack.enter_context(mock.patch.object(utils, "get_wrapper_class", wrappers))
+        stack.enter_context(mock.patch.object(utils, "make_vec_env", environments))
         stack.enter_context(mock.patch.object(VecNormalize, "load", staticmethod(load_vec_normalize)))
         yield
 
 
-def _without_code(settings: Any, path: str) -> Any:
-    if not isinstance(settings, dict):
-        return settings
-    if isinstance(settings.get("normalize"), str):  # the Zoo would evaluate it
-        settings["normalize"] = mapping_from_text(f"{path}: normalize", settings["normalize"])
-    for key in ("env_wrapper", "vec_env_wrapper"):
-        for name in _class_names(settings.get(key)):
-            module, _, kind = name.rpartition(".")
-            if not name.startswith(_WRAPPERS) and own_class(module, kind) is None:
-                reason = f"it names {name}, which is neither a known wrapper nor imported already"
-                raise UnsafeFileError(path, reason, key=key, advice=ADVICE)
-    return settings
+@contextmanager
+def explained(folder: str) -> Iterator[None]:
+    """One sentence for what the Zoo and SB3 themselves find wrong with an agent that they play."""
+    try:
+        yield
+    except (ArgumentError, ModelFileError):
+        raise
+    except (AssertionError, ValueError) as error:
+        finder = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts
+        if not {"rl_zoo3", "stable_baselines3"} & set(finder):
+            raise
+        raise ArgumentError("--folder", folder, f"one with an agent whose settings fit its model ({error})") from error
 
 
-def _class_names(value: Any) -> list[str]:
-    if isinstance(value, (list, tuple)):
-        return [name for item in value for name in _class_names(item)]
-    return [str(name) for name in value] if isinstance(value, Mapping) else [str(value)] if value else []
+def _naming(function: Callable[..., Any], key: str, value: Any) -> Callable[..., Any]:
+    """The function, with the setting in its errors."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except ArgumentError:
+            raise
+        except Exception as error:
+            raise ArgumentError(key, value, f"one that fits the environment ({type(error).__name__}: {error})") from error
+
+    return call
 
 
 @contextmanager

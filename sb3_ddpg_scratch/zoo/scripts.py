@@ -89,6 +89,8 @@ def _enter_patches(command: str, parsed: argparse.Namespace, stack: ExitStack) -
         # Agents of SB3's own DDPG and TD3 are played without running code from their files too.
         also = ("ddpg", "td3") if command in ("enjoy", "record-video") and not trusted else ()
         stack.enter_context(patches.loading_with(ALGO, *also, trusted=trusted, **small))
+    if command in _PLAY_BACK:
+        stack.enter_context(patches.explained(parsed.folder))
     if command in ("benchmark", "record-training"):
         stack.enter_context(patches.own_subprocesses(parsed.gym_packages))
     if command in _DRAW:

@@ -18,10 +18,11 @@ from stable_baselines3.common.utils import set_random_seed
 from sb3_ddpg_scratch.checkpoint.storage import checkpoints_in
 from sb3_ddpg_scratch.errors import ArgumentError, require
 from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager
+from sb3_ddpg_scratch.zoo.saved_settings import check_run_arguments
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, CHECKPOINTS, preset_file, preset_names, read_saved, saved_file
 
 # Options allowed with --resume; all others are the interrupted run's.
-_FREE = ("resume", "checkpoint_every", "keep", "verbose", "progress")
+_FREE = ("resume", "checkpoint_every", "keep", "verbose", "progress", "trusted")
 _SWITCH: dict[str, Any] = {"action": "store_true", "default": False}
 _NUMBER: dict[str, Any] = {"type": int}
 _MAPPING: dict[str, Any] = {"type": str, "nargs": "+", "action": StoreDict, "metavar": "KEY:VALUE"}
@@ -160,7 +161,13 @@ def adopt_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
     if not checkpoints_in(run / CHECKPOINTS):
         advice = "Train with --checkpoint-every first."
         raise ArgumentError("--resume", arguments.resume, "the folder of a run with checkpoints", advice)
-    for name, value in read_saved(saved_file(run, "args.yml")).items():
+    saved = read_saved(saved_file(run, "args.yml"))
+    if saved.pop("algo", ALGO) != ALGO:
+        raise ArgumentError("--resume", arguments.resume, f"a run of {ALGO}, which this is not")
+    saved.pop("trusted", None)
+    if not arguments.trusted:
+        check_run_arguments(saved, saved_file(run, "args.yml"))
+    for name, value in saved.items():
         if name not in _FREE or getattr(arguments, name) == parser.get_default(name):
             setattr(arguments, name, value)
     arguments.resume = str(run)

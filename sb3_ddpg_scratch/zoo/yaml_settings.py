@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ _SET_BY_OPTION = {
 }
 _LEARNING_RATES = ("learning_rate", "qf_learning_rate")
 _MAPPINGS = ("policy_kwargs", "replay_buffer_kwargs", "normalize", "monitor_kwargs", "env_kwargs")
+_LARGEST = 100_000
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
@@ -80,11 +82,28 @@ def read_mapping(
     problem: object = "no mapping"
     try:
         content = yaml.load(path.read_text(), loader)  # a SafeLoader
+        check_size(content)
         if isinstance(content, dict):
             return content
-    except (OSError, yaml.YAMLError, TypeError, ValueError, IndexError) as error:
+    except (OSError, yaml.YAMLError, TypeError, ValueError, IndexError, RecursionError) as error:
         problem = error
     raise ArgumentError(name, str(path), f"{allowed} ({problem})", advice)
+
+
+def check_size(content: Any) -> None:
+    """Raise ``ValueError`` for references that repeat one part a great many times, or that lead back to themselves."""
+    sizes: dict[int, float] = {}
+
+    def size(value: Any) -> float:
+        if not isinstance(value, (dict, list, tuple, set)):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = math.inf
+            sizes[id(value)] = 1 + sum(map(size, [*value, *(value.values() if isinstance(value, dict) else ())]))
+        return sizes[id(value)]
+
+    if size(content) > _LARGEST:
+        raise ValueError("its references repeat themselves")
 
 
 def read_settings(path: Path) -> dict[str, dict[str, Any]]:
