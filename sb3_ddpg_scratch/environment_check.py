@@ -1,14 +1,16 @@
 """Checks of an environment's outputs: shape and dtype at the first step, finite numbers at every step."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from types import NoneType
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.errors import DivergenceError, EnvironmentOutputError
 from sb3_ddpg_scratch.observations import Observations
@@ -22,6 +24,26 @@ def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
         if array.dtype.kind == "f" and not (math.isfinite(np.vdot(array, array)) or np.isfinite(array).all()):
             return False
     return True
+
+
+# What an environment's methods return, and how many values that are.
+_INTERFACE = {"reset": "observation, info", "step": "observation, reward, terminated, truncated, info"}
+
+
+def check_finite(
+    outputs: tuple[Observations, np.ndarray],
+    infos: list[dict[str, Any]],
+    any_done: bool,
+    normalizer: VecNormalize | None,
+    step: int,
+    last_checkpoint: str | None,
+) -> None:
+    """Check what a step returned, and before it what ``VecNormalize`` may have clipped, or spread to all environments."""
+    if normalizer is not None and not all_finite(normalizer.old_obs, normalizer.old_reward):
+        stop_if_not_finite(normalizer.old_obs, normalizer.old_reward, [{} for _ in infos], step, last_checkpoint)
+    # The last observations of ended episodes are checked one by one.
+    if any_done or not all_finite(*outputs):
+        stop_if_not_finite(*outputs, infos, step, last_checkpoint)
 
 
 def stop_if_not_finite(
@@ -70,6 +92,14 @@ def checked_outputs(env: VecEnv, method: str) -> Iterator[None]:
         vars(check.env).setdefault(method, check)
     try:
         yield
+        infos = getattr(inner, "reset_infos", ())
+        if method == "reset" and not all(isinstance(info, (Mapping, NoneType)) for info in infos):
+            _fail_by_interface("An environment", method)
+    except (EOFError, ConnectionError) as error:
+        if not isinstance(inner, SubprocVecEnv):
+            raise
+        problem = f"An environment's process failed in its first {method} and printed why. If values could not be unpacked,"
+        _fail_by_interface(f"{problem} the environment", method, error)
     finally:
         for check in checks:
             check.remove()
@@ -87,7 +117,18 @@ class _CheckedCall:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.remove()
-        returned = getattr(self.env, self.method)(*args, **kwargs)
+        expected = _INTERFACE[self.method].count(",") + 1
+        try:
+            returned = getattr(self.env, self.method)(*args, **kwargs)
+        except ValueError as error:
+            # A wrapper unpacks what the environment returned.
+            if re.search(rf"values to unpack \(expected {expected}\b", str(error)):
+                _fail_by_interface(self.who, self.method, error)
+            raise
+        # SB3 accepts a reset's None.
+        infos = Mapping if self.method == "step" else (Mapping, NoneType)
+        if not isinstance(returned, (tuple, list)) or len(returned) != expected or not isinstance(returned[-1], infos):
+            _fail_by_interface(self.who, self.method)
         _check_observation(self.env.observation_space, returned[0], (), self.who)
         if self.method == "step":
             reward = np.asarray(returned[1])
@@ -109,11 +150,16 @@ def _check_observation(space: spaces.Space[Any], observation: Any, lead: tuple[i
     shape, dtype = (*lead, *(space.shape or ())), space.dtype
     if array.shape != shape or array.dtype.kind not in "fiub" or not np.can_cast(array.dtype, dtype or float, "same_kind"):
         got = f"an observation{name} of shape {array.shape} and dtype {array.dtype}"
-        _fail(who, got, f"shape {shape} and dtype {dtype}, by its observation space {space}")
+        _fail(who, got, f"shape {shape} and dtype {dtype}, as in its observation space {space}")
 
 
-def _fail(who: str, got: str, expected: str, advice: str = "Correct the environment, or its observation space.") -> None:
-    raise EnvironmentOutputError(f"{who} returned {got}, but it must be {expected}. {advice}")
+def _fail(who: str, got: str, expected: str, advice: str = "Correct the environment, or its observation space.") -> NoReturn:
+    raise EnvironmentOutputError(f"{who} returned {got} instead of {expected}. {advice}")
+
+
+def _fail_by_interface(who: str, method: str, cause: Exception | None = None) -> NoReturn:
+    rule = f"{who}'s {method} must return ({_INTERFACE[method]}). gym's old interface was different: see"
+    raise EnvironmentOutputError(f"{rule} https://gymnasium.farama.org/introduction/migration_guide.") from cause
 
 
 def _row(observations: Observations, index: int) -> Any:

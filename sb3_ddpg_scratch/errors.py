@@ -14,16 +14,17 @@ class ArgumentError(ValueError):
     :param value: its value; ``None`` if it is missing
     :param allowed: what it must be, in words; ``"given"`` for a missing required argument
     :param advice: what to do about it
+    :param problem: what is wrong, phrased to follow the name, where "must be ..., got ..." does not say it
     """
 
-    def __init__(self, name: str, value: Any, allowed: str, advice: str = "") -> None:
+    def __init__(self, name: str, value: Any, allowed: str = "", advice: str = "", problem: str = "") -> None:
         # Exceptions are pickled with the arguments of the base class.
-        super().__init__(name, value, allowed, advice)
-        self.name, self.value, self.allowed, self.advice = name, value, allowed, advice
+        super().__init__(name, value, allowed, advice, problem)
+        self.name, self.value, self.allowed, self.advice, self.problem = name, value, allowed, advice, problem
 
     def __str__(self) -> str:
         missing = self.value is None and self.allowed == "given"
-        problem = "is required" if missing else f"must be {self.allowed}, got {self.value!r}"
+        problem = self.problem or ("is required" if missing else f"must be {self.allowed}, got {self.value!r}")
         return f"{self.name} {problem}. {self.advice}".rstrip()
 
 

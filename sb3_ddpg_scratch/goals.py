@@ -1,12 +1,14 @@
 """Environments with goals: what hindsight replay requires of them and of its arguments."""
 
+import math
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, GoalSelectionStrategy
 
-from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.errors import ArgumentError, EnvironmentOutputError
 from sb3_ddpg_scratch.validation import check_whole_number
 
 GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
@@ -18,13 +20,32 @@ def missing_goals(observation_space: spaces.Space[Any]) -> list[str]:
 
 
 def check_goal_env(env: VecEnv, observation_space: spaces.Space[Any]) -> None:
-    allowed = "an environment with goals (gymnasium_robotics.GoalEnv)"
     missing = missing_goals(observation_space)
-    if missing:
-        raise ArgumentError("env", env, allowed, f"Its observation lacks {', '.join(missing)}: {observation_space}.")
-    if not env.has_attr("compute_reward"):
-        advice = "It lacks compute_reward(achieved_goal, desired_goal, info), which gives the rewards of a batch of goals."
-        raise ArgumentError("env", env, allowed, advice)
+    problem = f"has no goals: its observation {observation_space} lacks {', '.join(missing)}" if missing else ""
+    if not missing and not env.has_attr("compute_reward"):
+        problem = "lacks compute_reward(achieved_goal, desired_goal, info), which gives the rewards of a batch of goals"
+    if problem:
+        raise ArgumentError("env", env, advice="Hindsight needs a gymnasium_robotics.GoalEnv.", problem=problem)
+
+
+def check_goal_rewards(buffer: Any, env: VecEnv, observations: Any, info: dict[str, Any]) -> None:
+    """Require ``compute_reward`` to take a batch, with the goals of a first observation: it is used many steps later."""
+    # More than a goal has numbers, of which a function for one goal could return as many.
+    count = np.size(observations["achieved_goal"][0]) + 1
+    goals = [np.stack([observations[key][0]] * count) for key in ("achieved_goal", "desired_goal")]
+    cause: Exception | None = None
+    try:
+        infos = [dict(info) if buffer.copy_info_dict else {} for _ in range(count)]
+        shape = np.shape(env.env_method("compute_reward", *goals, infos, indices=[0])[0])
+        problem = "" if math.prod(shape) == count else f"returned an array of shape {shape}"
+    except Exception as error:
+        cause, problem = error, f"failed with {type(error).__name__}: {error}"
+    if problem:
+        advice = "It must compute along their first axis, as in -np.linalg.norm(achieved_goal - desired_goal, axis=-1)."
+        if isinstance(cause, KeyError):
+            advice = "If it needs what is in infos, give replay_buffer_kwargs=dict(copy_info_dict=True)."
+        given = f"for {count} goals at once, as hindsight asks, in arrays of shape {goals[0].shape}"
+        raise EnvironmentOutputError(f"The environment's compute_reward {problem} {given}. {advice}") from cause
 
 
 def check_holds_an_episode(buffer_size: int, env: VecEnv) -> None:

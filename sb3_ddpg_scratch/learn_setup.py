@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.environment_check import checked_outputs
@@ -33,6 +35,7 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     if model.env is None:
         raise ArgumentError("env", None, "given", "Call set_env(env) before learn().")
     statistics = model.get_vec_normalize_env()
+    _check_wrapper_order(model.env, statistics)
     # Saved with the model: the policy must not be exported without the statistics.
     model.observations_normalized = statistics is not None and statistics.norm_obs
     reset_num_timesteps = reset_num_timesteps and model._interrupted_learn is None
@@ -86,6 +89,24 @@ def _let_sb3_truncate(buffer: PackedReplayBuffer, stack: ExitStack) -> None:
         # SB3's warning applies only to its own buffer.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "The last trajectory in the replay buffer will be truncated")
+
+
+def _check_wrapper_order(env: VecEnv, statistics: VecNormalize | None) -> None:
+    """Require VecNormalize's original observations, which are stored, to have the shapes that the policy takes."""
+    if statistics is None or _shapes(env) == _shapes(statistics):
+        return
+    above, layer = [], env
+    while isinstance(layer, VecEnvWrapper) and layer is not statistics:
+        above.append(type(layer).__name__)
+        layer = layer.venv
+    changed = f"changes the shape of its observations from {_shapes(statistics)} to {_shapes(env)}"
+    problem = f"has VecNormalize below {' and '.join(above)}, which {changed}"
+    raise ArgumentError("env", env, advice=f"Wrap the other way around: VecNormalize({above[-1]}(env, ...)).", problem=problem)
+
+
+def _shapes(env: VecEnv) -> Any:
+    space = env.observation_space
+    return {key: part.shape for key, part in space.spaces.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
 def warn_of_settings(model: Any) -> None:

@@ -10,8 +10,10 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_ddpg_scratch.environment_check import all_finite, check_outputs, stop_if_not_finite
+from sb3_ddpg_scratch.environment_check import check_finite, check_outputs, stop_if_not_finite
+from sb3_ddpg_scratch.goals import check_goal_rewards
 from sb3_ddpg_scratch.known_code import only_known_code, watches_rollouts
 from sb3_ddpg_scratch.learning_rates import are_constant, set_learning_rates
 from sb3_ddpg_scratch.noise import GaussianNoise, OUNoise, check_noise_sample
@@ -166,11 +168,12 @@ def store_packed(
             # Normalized observations are float32, whatever the environment's space.
             observations, rewards = normalizer.get_original_obs(), normalizer.get_original_reward()
         check_outputs(model.observation_space, observations, rewards, model.n_envs)
+        if isinstance(replay_buffer, HerReplayBuffer):
+            check_goal_rewards(replay_buffer, model.env, observations, infos[0])
         model._outputs_checked = True
     any_done = np.count_nonzero(dones) > 0
-    # The last observations of ended episodes are checked one by one.
-    if any_done or not all_finite(new_obs, reward):
-        stop_if_not_finite(new_obs, reward, infos, model.num_timesteps, model.last_checkpoint)
+    outputs, normalizer = (new_obs, reward), model._vec_normalize_env
+    check_finite(outputs, infos, bool(any_done), normalizer, model.num_timesteps, model.last_checkpoint)
     if model._vec_normalize_env is not None or not isinstance(replay_buffer, PackedReplayBuffer):
         return False
     next_obs = last_observations(new_obs, dones, infos) if any_done else new_obs

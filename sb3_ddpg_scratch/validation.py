@@ -27,12 +27,14 @@ def check_action_space(action_space: spaces.Space[Any]) -> None:
         advice = "Declare a Box of float32 with these bounds, and round the action in the environment's step()."
         raise ActionSpaceError("action_space", action_space, "of floating-point numbers", advice)
     if not np.all(np.isfinite(action_space.low) & np.isfinite(action_space.high)):
-        advice = "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or declare its real bounds."
-        raise ActionSpaceError("action_space", action_space, "bounded: every low and high finite", advice)
-    if not np.all(action_space.low < action_space.high):
-        raise ActionSpaceError(
-            "action_space", action_space, "of positive size: low below high in every dimension", "Drop the fixed dimensions."
+        advice = (
+            "Declare the actuators' real bounds, as in self.action_space = Box(-2.0, 2.0, (1,)), and remove gymnasium's "
+            "ClipAction, which makes the space unbounded: actions never leave the bounds anyway."
         )
+        raise ActionSpaceError("action_space", action_space, advice=advice, problem=f"{action_space} is unbounded")
+    if not np.all(action_space.low < action_space.high):
+        problem = f"{action_space} has dimensions without any choice, whose low is not below their high"
+        raise ActionSpaceError("action_space", action_space, advice="Leave those out of the actions.", problem=problem)
 
 
 def check_observation_space(observation_space: spaces.Space[Any]) -> None:

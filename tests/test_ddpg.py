@@ -152,11 +152,14 @@ def test_bad_arguments_are_refused_at_construction(settings, words):
     [
         (spaces.Discrete(2), ["action_space must be", "got Discrete(2)", "Box"]),
         (spaces.MultiBinary(2), ["action_space", "Box"]),
-        (spaces.Box(-np.inf, np.inf, (2,), np.float32), ["action_space", "bounded"]),
+        (
+            spaces.Box(-np.inf, np.inf, (2,), np.float32),
+            ["action_space", "is unbounded", "real bounds", "remove", "ClipAction"],
+        ),
+        (spaces.Box(np.array([-1, -np.inf], np.float32), np.ones(2, np.float32)), ["action_space", "is unbounded"]),
+        (spaces.Box(np.array([0, 1], np.float32), np.ones(2, np.float32)), ["action_space", "dimensions without any choice"]),
         (spaces.Box(-3, 3, (2,), np.int32), ["action_space must be of floating-point numbers", "int32", "round"]),
         (spaces.Box(0, 255, (2,), np.uint8), ["action_space must be of floating-point numbers", "float32"]),
-        (spaces.Box(np.array([-1, -np.inf], np.float32), np.ones(2, np.float32)), ["action_space", "bounded"]),
-        (spaces.Box(np.array([0, 1], np.float32), np.ones(2, np.float32)), ["action_space", "positive size"]),
     ],
 )
 def test_bad_action_spaces_are_refused_at_construction(space, words):
@@ -183,6 +186,18 @@ def test_observations_without_an_axis_are_refused_with_a_cure_that_works(is_dict
     env = gym.wrappers.FlattenObservation(Observing(space))
     model = ScratchDDPG("MlpPolicy", env, **settings).learn(20)
     assert model.predict(env.reset()[0])[0].shape == (2,)
+
+
+def test_the_advice_for_unbounded_actions_works():
+    """RescaleAction cannot scale an unbounded space, and ClipAction makes one: neither may be recommended."""
+    clipped = gym.wrappers.ClipAction(PointEnv())
+    with pytest.raises(ArgumentError) as error:
+        make_model(clipped)
+    assert "RescaleAction" not in str(error.value)
+    assert "must be" not in str(error.value)
+    with pytest.raises(ValueError, match="unbounded"):
+        gym.wrappers.RescaleAction(clipped, -1.0, 1.0)
+    make_model(clipped.env)  # ClipAction is removed
 
 
 def test_bad_policies_are_refused():

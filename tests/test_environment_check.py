@@ -4,14 +4,23 @@ import copy
 import pickle
 
 import cloudpickle
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import POLICY_OF, PointEnv
+from gymnasium import spaces
 from stable_baselines3 import DDPG
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+    VecNormalize,
+    VecTransposeImage,
+)
 
-from sb3_ddpg_scratch import DivergenceError, ScratchDDPG
+from sb3_ddpg_scratch import ArgumentError, DivergenceError, ScratchDDPG
 from sb3_ddpg_scratch.environment_check import all_finite
 from sb3_ddpg_scratch.errors import EnvironmentOutputError
 
@@ -84,10 +93,55 @@ def test_in_the_last_observation_of_an_episode():
         run()
 
 
-def test_behind_normalization():
-    _, run = learn(lambda: Bad(5, lambda observation, reward: (observation, np.nan)), wrap=VecNormalize)
-    with pytest.raises(DivergenceError, match="Environment 0 returned reward"):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("training", [True, False])
+def test_behind_normalization(value, training):
+    """Statistics that train become nan by an infinite number, in all environments; others clip it to a finite one."""
+
+    def wrap(env):
+        return VecNormalize(env, training=training)
+
+    _, run = learn(PointEnv, lambda: Bad(5, lambda observation, reward: (observation, value)), wrap=wrap)
+    with pytest.raises(DivergenceError, match=f"Environment 1 returned reward = {value} at environment step 10"):
         run()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_observation_behind_normalization(training):
+    def wrap(env):
+        return VecNormalize(env, training=training)
+
+    model, run = learn(PointEnv, lambda: Bad(5, spoiled(np.inf)), wrap=wrap)
+    with pytest.raises(DivergenceError, match=r"Environment 1 returned observation\[2\] = inf at environment step 10"):
+        run()
+    assert model.replay_buffer.size() == 4
+
+
+def test_a_dict_behind_normalization():
+    def wrap(env):
+        return VecNormalize(VecTransposeImage(env), norm_obs_keys=["vector"])
+
+    _, run = learn(lambda: Bad(5, spoiled(np.inf, "vector"), "dict"), wrap=wrap)
+    with pytest.raises(DivergenceError, match=r"observation\['vector'\]\[2\] = inf"):
+        run()
+
+
+@pytest.mark.parametrize("kind", ["vector", "dict", "image"])
+def test_normalization_below_a_wrapper_that_changes_shapes(kind):
+    arguments = {"norm_obs_keys": ["vector"]} if kind == "dict" else {}
+
+    def wrap(env):
+        return VecFrameStack(VecNormalize(env, norm_obs=kind != "image", **arguments), 2)
+
+    _, run = learn(lambda: PointEnv(kind), wrap=wrap)
+    with pytest.raises(ArgumentError, match=r"env has VecNormalize below .*VecFrameStack.*VecNormalize\(VecFrameStack\(env"):
+        run()
+
+    def advised(env):
+        return VecNormalize(VecFrameStack(env, 2), norm_obs=kind != "image", **arguments)
+
+    if kind == "vector":
+        learn(PointEnv, wrap=advised)[1]()
 
 
 def test_large_numbers_are_finite():
@@ -100,7 +154,7 @@ def test_large_numbers_are_finite():
 
 
 WRONG = {
-    "broadcast": (lambda observation, reward: (observation[:1], reward), r"shape \(1,\).*must be shape \(3,\)"),
+    "broadcast": (lambda observation, reward: (observation[:1], reward), r"shape \(1,\).* instead of shape \(3,\)"),
     "too long": (lambda observation, reward: (np.append(observation, 0), reward), r"shape \(4,\)"),
     "object": (lambda observation, reward: (observation.astype(object), reward), "dtype object"),
     "complex": (lambda observation, reward: (observation.astype(complex), reward), "dtype complex128"),
@@ -125,6 +179,68 @@ def test_wrong_outputs_at_the_reset():
     _, run = learn(lambda: Bad(0, WRONG["broadcast"][0]))
     with pytest.raises(EnvironmentOutputError, match=r"Environment 0 returned an observation of shape \(1,\)"):
         run()
+
+
+class Old(PointEnv):
+    """gym's old interface: no info from reset, four values from step."""
+
+    def reset(self, **kwargs):
+        return super().reset(**kwargs)[0]
+
+    def step(self, action):
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, info
+
+
+class HalfOld(Old):
+    def reset(self, **kwargs):
+        return PointEnv.reset(self, **kwargs)
+
+
+class TwoNumbers(Old):
+    """Two values can be unpacked from its observation too."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Box(-10, 10, (2,), np.float32)
+
+    def _observe(self):
+        return super()._observe()[:2]
+
+
+RESET, STEP = (
+    r"reset must return \(observation, info\)",
+    r"step must return \(observation, reward, terminated, truncated, info\)",
+)
+OLD = [(Old, RESET), (HalfOld, STEP), (TwoNumbers, RESET), (lambda: Old("dict"), RESET)]
+OLD += [(lambda: gym.wrappers.NormalizeObservation(Old()), RESET), (lambda: gym.wrappers.TimeLimit(HalfOld(), 5), STEP)]
+
+
+@pytest.mark.parametrize(("make", "rule"), OLD)
+def test_environments_of_the_old_interface(make, rule):
+    for wrap in (lambda: make(), lambda: DummyVecEnv([make])):
+        policy = POLICY_OF[make().unwrapped.kind]
+        with pytest.raises(EnvironmentOutputError, match=f"Environment 0's {rule}.*migration_guide"):
+            ScratchDDPG(policy, wrap(), **SMALL).learn(5)
+
+
+@pytest.mark.parametrize(("make", "rule"), [(Old, RESET), (HalfOld, STEP), (TwoNumbers, RESET)])
+def test_environments_of_the_old_interface_in_a_process(make, rule, capfd):
+    env = SubprocVecEnv([make], start_method="fork")
+    with pytest.raises(EnvironmentOutputError, match=f"environment's {rule}"):
+        ScratchDDPG("MlpPolicy", env, **SMALL).learn(5)
+    assert make is TwoNumbers or "values to unpack" in capfd.readouterr().err
+    for process in env.processes:
+        process.kill()
+
+
+def test_an_error_about_unpacking_of_the_environments_own_stays():
+    def change(observation, reward):
+        return [one + four for one, _, _, four in [observation]], reward
+
+    with pytest.raises(ValueError, match=r"expected 4, got 3") as error:
+        learn(lambda: Bad(1, change))[1]()
+    assert type(error.value) is ValueError
 
 
 def test_floats_for_an_image_of_bytes():

@@ -15,7 +15,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
-from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
+from sb3_ddpg_scratch import ArgumentError, EnvironmentOutputError, ScratchDDPG
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, read_recording, write_report
 from sb3_ddpg_scratch.diagnostics.probes import ProbeStates
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
@@ -384,8 +384,8 @@ class NoReward(Reach):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"env": NoGoals()}, "Its observation lacks desired_goal"),
-        ({"env": NoReward()}, r"It lacks compute_reward\("),
+        ({"env": NoGoals()}, r"env has no goals: its observation .* lacks desired_goal\."),
+        ({"env": NoReward()}, r"env lacks compute_reward\("),
         (
             {"replay_buffer_kwargs": {"goal_selection_strategy": "past"}},
             "goal_selection_strategy must be .*'future', .*got 'past'",
@@ -401,6 +401,38 @@ class NoReward(Reach):
 def test_bad_input_is_named_before_anything_is_trained(updater, change, message):
     with pytest.raises(ArgumentError, match=message):
         model_of(updater=updater, **change)
+
+
+class OneGoal(Reach):
+    """Its compute_reward takes one goal at a time, in one of several ways."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return self.function(achieved_goal, desired_goal, info)
+
+
+ONE_GOAL = {
+    "equal": (lambda a, d, info: np.float32(0 if np.array_equal(a, d) else -1), r"returned an array of shape \(\)"),
+    "norm": (lambda a, d, info: -np.linalg.norm(a - d), r"returned an array of shape \(\)"),
+    "branch": (lambda a, d, info: 0.0 if np.linalg.norm(a - d, axis=-1) < 0.3 else -1.0, "failed with ValueError"),
+    "index": (lambda a, d, info: -abs(a[0] - d[0]), r"returned an array of shape \(2,\)"),
+    "float": (lambda a, d, info: -float(np.linalg.norm(a - d, axis=-1)), "failed with TypeError"),
+    "info": (lambda a, d, info: [-one["none"] for one in info], "failed with KeyError.*copy_info_dict=True"),
+}
+
+
+@pytest.mark.parametrize("updater", ["auto", "autograd"])
+@pytest.mark.parametrize("name", list(ONE_GOAL))
+def test_rewards_for_one_goal_at_a_time_are_refused_at_the_first_step(updater, name):
+    function, message = ONE_GOAL[name]
+    model = model_of(env=OneGoal(lambda a, d, info: -0.5 if np.ndim(a) == 1 else function(a, d, info)), updater=updater)
+    with pytest.raises(EnvironmentOutputError, match=f"compute_reward {message}") as error:
+        model.learn(1000)
+    assert "for 3 goals at once, as hindsight asks, in arrays of shape (3, 2)." in str(error.value)
+    assert model.num_timesteps == 1
 
 
 def test_a_buffer_smaller_than_an_episode(monkeypatch):
