@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+import signal
 import time
 
 import gymnasium as gym
@@ -10,6 +11,10 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import KVWriter
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in `nohup make test &`: the tests of Ctrl-C, and the processes that they start, need Python's own handler.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What forked processes need not import: those of SB3's SubprocVecEnv, and those of ``commands``.
 multiprocessing.set_forkserver_preload(["stable_baselines3", "gymnasium", "numba", "optuna", "scipy.stats", "yaml"])

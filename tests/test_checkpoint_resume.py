@@ -323,6 +323,30 @@ def test_an_environment_without_a_state_begins_a_new_episode(tmp_path):
     assert resumed._n_updates == 140
 
 
+def test_where_a_new_episode_began_is_known_after_a_second_resumption(tmp_path):
+    """The newest transition in a segment changes when the next learn begins: no return may go on from it."""
+    settings = SMALL | {"buffer_size": 1000, "learning_starts": 1000, "n_steps": 3}
+    with pytest.warns(UserWarning, match="new episode"):
+        ScratchDDPG("MlpPolicy", envs("HiddenState-v0"), **settings).learn(
+            110, callback=ResumableCheckpoint(tmp_path, every=500)
+        )
+    # Fewer steps than before, so that the earlier segment is kept as it is.
+    for steps in (140, 155):
+        with pytest.warns(UserWarning, match="begins a new episode"):
+            model = ScratchDDPG.resume(tmp_path, envs("HiddenState-v0"))
+        with pytest.warns(UserWarning, match="schedules follow"):
+            model.learn(steps, callback=ResumableCheckpoint(tmp_path, every=500))
+    with pytest.warns(UserWarning, match="begins a new episode"):
+        again = ScratchDDPG.resume(tmp_path, envs("HiddenState-v0")).replay_buffer
+    assert_equal(columns_of(again), columns_of(model.replay_buffer))
+    # By hand: episodes have 30 steps, and the resumptions cut one after steps 110 and 140.
+    cut = {30, 60, 90, 110, 140}
+    first = again._samples(np.arange(150), None)
+    for step in range(150):
+        last = min([end - 1 for end in cut if end > step] + [step + 2])
+        np.testing.assert_array_equal(first.next_observations[step], again.next_observations[last, 0])
+
+
 def test_box2d_begins_a_new_episode(tmp_path):
     pytest.importorskip("Box2D")
     model = ScratchDDPG("MlpPolicy", envs("LunarLanderContinuous-v3"), **SMALL)

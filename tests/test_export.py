@@ -111,15 +111,34 @@ def test_exports_act_as_predict_does(tmp_path, name):
     assert (spread > 0).any(), "every observation has the same action, which would prove nothing"
 
 
-def test_actions_stay_within_their_bounds(tmp_path):
-    model = trained(PointEnv())
+class Inexact(PointEnv):
+    """Bounds at which rounding matters: in float32, low + (high - low) exceeds high."""
+
+    def __init__(self):
+        super().__init__()
+        low, high = np.array([-3.3, -1.1], np.float32), np.array([1.1, 0.3], np.float32)
+        assert (low + (high - low) > high).all()
+        self.action_space = spaces.Box(low, high)
+
+    def step(self, action):
+        return super().step(np.clip(action, self.action_space.low, self.action_space.high))
+
+
+@pytest.mark.parametrize("env", [PointEnv, Inexact])
+def test_actions_stay_within_their_bounds(tmp_path, env):
+    model = trained(env())
     with th.no_grad():
         model.actor.mu[-2].weight.mul_(1e6)
     model.export_onnx(tmp_path / "policy.onnx")
-    actions = onnx_actions(tmp_path / "policy.onnx", raw_observations(model, 50))
-    low, high = model.action_space.low, model.action_space.high
-    assert ((actions >= low) & (actions <= high)).all()
-    assert set(np.unique(actions)) <= {*low, *high}
+    model.export_torch(tmp_path / "policy.pt2")
+    low, high, raw = model.action_space.low, model.action_space.high, raw_observations(model, 50)
+    for actions in (onnx_actions(tmp_path / "policy.onnx", raw), torch_actions(tmp_path / "policy.pt2", model, raw)):
+        assert ((actions >= low) & (actions <= high)).all()
+        assert set(np.unique(actions)) <= {*low, *high}
+    with th.no_grad():
+        model.actor.mu[-2].bias.fill_(1e9)
+    model.export_onnx(tmp_path / "policy.onnx")
+    np.testing.assert_array_equal(onnx_actions(tmp_path / "policy.onnx", raw), np.tile(high, (50, 1)))
 
 
 def test_a_loaded_model_takes_statistics_from_a_file(tmp_path):

@@ -56,7 +56,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from sb3_ddpg_scratch import ArgumentError, GaussianNoise, OUNoise, ScratchDDPG
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
-from sb3_ddpg_scratch.model_file.allowlist import BUILT
+from sb3_ddpg_scratch.model_file.allowlist import BUILT, own_class
 from sb3_ddpg_scratch.model_file.arrays import array_from_buffer
 from sb3_ddpg_scratch.model_file.pickles import DataUnpickler
 from sb3_ddpg_scratch.parity import compare_models
@@ -375,6 +375,24 @@ def test_no_file_is_logged_to_where_a_model_says(model_zip, tmp_path, monkeypatc
     path = with_settings(model_zip, tmp_path / "x.zip", {"tensorboard_log": "inside"})
     ScratchDDPG.load(path, env=PointEnv()).learn(3)
     assert list(here.rglob("events.*"))
+
+
+Renamed = Attribute
+NotAClass = 5
+
+
+def test_only_what_a_module_of_ones_own_defines_is_an_own_class(model_zip, tmp_path):
+    """Not what it imported, what it calls by another name, or an object; and no module of Python's or an installed package."""
+    here = Attribute.__module__
+    assert own_class(here, "Attribute") is Attribute
+    foreign = [(here, name) for name in ("PointEnv", "Reduces", "TQC", "Renamed", "NotAClass", "np", "missing")]
+    foreign += [("json.decoder", "JSONDecoder"), ("rich.console", "Console"), ("never_imported", "Attribute")]
+    foreign += [("sb3_ddpg_scratch.parity", "ParityResult"), ("builtins", "object")]
+    for module, name in foreign:
+        assert own_class(module, name) is None, (module, name)
+        built = b"\x80\x04" + global_of(module, name) + b")\x81."
+        with pytest.raises(UnsafeFileError):
+            ScratchDDPG.load(with_settings(model_zip, tmp_path / "own.zip", {"extra": built}))
 
 
 @pytest.mark.parametrize(

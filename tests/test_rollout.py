@@ -95,9 +95,18 @@ def test_callbacks_see_what_they_see_in_sb3(n_envs, train_freq, updater):
     assert ours == theirs
 
 
+class Both(ShortEnv):
+    """Episodes end by a termination just when the time limit is reached."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated or truncated, terminated or truncated, info
+
+
+@pytest.mark.parametrize("env", [ShortEnv, Both])
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_a_step_is_that_of_the_dummy_vec_env(n_envs):
-    ours, theirs = (DummyVecEnv([ShortEnv] * n_envs) for _ in range(2))
+def test_a_step_is_that_of_the_dummy_vec_env(n_envs, env):
+    ours, theirs = (DummyVecEnv([env] * n_envs) for _ in range(2))
     for env in (ours, theirs):
         env.reset()
     generator = np.random.default_rng(0)
