@@ -1,8 +1,8 @@
 """A pytest plugin: SB3's tests of HerReplayBuffer meet PackedHerReplayBuffer, with any algorithm (see ``make test-sb3``)."""
 
 import pytest
+import sb3_replaced  # noqa: F401  # with ScratchDDPG among the algorithms
 import stable_baselines3
-from sb3_replaced import pytest_collection_modifyitems as skip_what_is_not_ours
 
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 
@@ -10,7 +10,6 @@ stable_baselines3.HerReplayBuffer = PackedHerReplayBuffer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    skip_what_is_not_ours(items)
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if parameters.get("image_obs_space"):
