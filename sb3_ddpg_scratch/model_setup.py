@@ -129,8 +129,8 @@ def _set_up_hindsight(model: Any, packed: bool) -> None:
         )
         given = model.replay_buffer_kwargs
         if chosen is HerReplayBuffer and "n_steps" in given:
-            advice = "With updater='autograd', or observations that are not vectors, hindsight replay has no n-step returns."
-            raise ArgumentError("replay_buffer_kwargs['n_steps']", given["n_steps"], "left out", advice)
+            problem = "cannot be combined with updater='autograd' or observations that are not vectors: SB3's buffer lacks it"
+            raise ArgumentError("replay_buffer_kwargs['n_steps']", given["n_steps"], problem=problem)
         check_keywords(chosen.__init__, given, "replay_buffer_kwargs")
         made_for = {"env": model.env, "device": model.device, "n_envs": model.n_envs}
         if "n_steps" in given:

@@ -91,6 +91,11 @@ Constructor = TypeVar("Constructor", bound=Callable[..., None])
 _SYNONYMS = {"lr": "learning_rate", "critic": "qf", "actor": "", "discount": "gamma", "polyak": "tau", "replay": "buffer"}
 
 
+def near_argument(name: str, names: Iterable[str]) -> str:
+    """:func:`near`, also for an argument that other libraries call differently."""
+    return near("_".join(filter(None, (_SYNONYMS.get(word, word) for word in name.split("_")))), names)
+
+
 def check_keywords(function: Callable[..., Any], given: Iterable[str], owner: str, elsewhere: str = "") -> None:
     """Reject unknown keywords; ``elsewhere`` is the advice if no known one is similar."""
     parameters = inspect.signature(function).parameters
@@ -98,8 +103,7 @@ def check_keywords(function: Callable[..., Any], given: Iterable[str], owner: st
         return
     for name in given:
         if name not in parameters:
-            ours = "_".join(filter(None, (_SYNONYMS.get(word, word) for word in name.split("_"))))
-            raise UnknownArgumentError(name, owner, near(ours, [key for key in parameters if key != "self"]) or elsewhere)
+            raise UnknownArgumentError(name, owner, near_argument(name, parameters.keys() - {"self"}) or elsewhere)
 
 
 def with_hints_for_keywords(init: Constructor) -> Constructor:

@@ -57,7 +57,7 @@ def test_arm_from_text():
         ("a=ddpg:gamma=0.9,gamma=0.8", "given twice"),
         ("a=ddpg:policy_kwargs={net_arch: [8", "YAML understands"),
         ("a=ddpg:gamma=!!python/object/apply:os.system [id]", "YAML understands"),
-        ("a=scratch_ddpg:preset=tch_rs,yaml=ddpg", "left out beside yaml"),
+        ("a=scratch_ddpg:preset=tch_rs,yaml=ddpg", "preset cannot be combined with yaml"),
     ],
 )
 def test_bad_arm(text, message):

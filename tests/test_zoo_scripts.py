@@ -288,8 +288,8 @@ def test_runs_are_tracked(tmp_path, monkeypatch):
     ("name", "arguments", "message"),
     [
         ("train", ["--preset", "tchrs"], "--preset must be .*got 'tchrs'.*Did you mean 'tch_rs'"),
-        ("train", ["--preset", "tch_rs", "--algo", "td3"], "left out with --algo td3"),
-        ("train", ["--preset", "tch_rs", "-conf", "a.yml"], "left out beside --conf-file"),
+        ("train", ["--preset", "tch_rs", "--algo", "td3"], "--preset cannot be combined with --algo td3"),
+        ("train", ["--preset", "tch_rs", "-conf", "a.yml"], "--preset cannot be combined with --conf-file"),
         (
             "train",
             ["--preset", "tch_rs", "--env", "Hopper-v5"],

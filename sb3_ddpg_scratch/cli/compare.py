@@ -76,7 +76,7 @@ def compare(
     from sb3_ddpg_scratch.compare.plan import plan_comparison
 
     if ray_address is not None and executor != "ray":
-        raise ArgumentError("--ray-address", ray_address, "left out without --executor ray")
+        raise ArgumentError("--ray-address", ray_address, problem="needs --executor ray")
     options: dict[str, Any] = {
         **{"arms": arm, "envs": env, "seeds": seeds, "out": out, "steps": steps, "evaluations": evaluations},
         **{"eval_episodes": eval_episodes, "jobs": jobs, "threads": threads, "device": device, "margin": margin},

@@ -173,7 +173,7 @@ def _arm(name: str, content: Any) -> Arm:
         if not isinstance(value, (str, type(None))):
             raise ArgumentError(f"arm {name}: {key}", value, "a string")
     if arm.preset is not None and arm.yaml is not None:
-        raise ArgumentError(f"arm {name}: preset", arm.preset, "left out beside yaml", "Give one of the two.")
+        raise ArgumentError(f"arm {name}: preset", arm.preset, problem="cannot be combined with yaml")
     return arm
 
 

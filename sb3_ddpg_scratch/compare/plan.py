@@ -88,7 +88,7 @@ def arm_settings(arm: Arm, env_id: str) -> dict[str, Any]:
     where = f"arm {arm.name}"
     if "n_timesteps" in arm.overrides:
         value = arm.overrides["n_timesteps"]
-        raise ArgumentError(f"{where}: n_timesteps", value, "left out", "Give --steps for all arms instead.")
+        raise ArgumentError(f"{where}: n_timesteps", value, problem="cannot differ between arms: give --steps for all of them")
     path = _settings_file(arm)
     section, settings = settings_for(path, env_id)
     settings = as_data(deepcopy(settings), f"{path}: {section}")

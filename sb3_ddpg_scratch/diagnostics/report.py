@@ -45,7 +45,7 @@ def write_report(
     """
     folders, html_path = [Path(folder) for folder in dirs], Path(html_path)
     if model is not None and (not video or len(folders) != 1):
-        raise ArgumentError("model", str(model), "given with video and one run", "Name one run's folder and add --video.")
+        raise ArgumentError("model", str(model), problem="needs --video and a single run's folder")
     report = Report(html_path)
     found = []
     for folder in dict.fromkeys(folders):

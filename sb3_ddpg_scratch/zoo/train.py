@@ -157,7 +157,7 @@ def adopt_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         advice = "A resumed run keeps the settings that it began with."
-        raise ArgumentError("--resume", arguments.resume, f"given without {names}", advice)
+        raise ArgumentError("--resume", arguments.resume, advice=advice, problem=f"cannot be combined with {names}")
     if not checkpoints_in(run / CHECKPOINTS):
         advice = "Train with --checkpoint-every first."
         raise ArgumentError("--resume", arguments.resume, "the folder of a run with checkpoints", advice)
@@ -177,7 +177,7 @@ def check_train_options(arguments: argparse.Namespace) -> None:
     """Check the complete arguments of ``train`` before anything is created, and choose the preset's file."""
     if arguments.diagnostics and arguments.optimize_hyperparameters:
         advice = "Train with the best trial's settings, then look."
-        raise ArgumentError("--diagnostics", True, "left out beside -optimize", advice)
+        raise ArgumentError("--diagnostics", True, advice=advice, problem="cannot be combined with -optimize")
     if arguments.diagnostics:
         require("--diagnostics", "report", "plotly")
     if arguments.tensorboard_log:
@@ -187,9 +187,9 @@ def check_train_options(arguments: argparse.Namespace) -> None:
     if arguments.preset is not None and arguments.resume is None:
         path = preset_file(arguments.preset)
         if arguments.algo != ALGO:
-            raise ArgumentError("--preset", arguments.preset, f"left out with --algo {arguments.algo}")
+            raise ArgumentError("--preset", arguments.preset, problem=f"cannot be combined with --algo {arguments.algo}")
         if arguments.conf_file is not None:
-            raise ArgumentError("--preset", arguments.preset, "left out beside --conf-file", "Give one of the two.")
+            raise ArgumentError("--preset", arguments.preset, problem="cannot be combined with --conf-file")
         arguments.conf_file = str(path)
     agent = Path(arguments.trained_agent)
     if arguments.trained_agent and not (agent.suffix == ".zip" and agent.is_file()):
@@ -200,12 +200,12 @@ def _check_checkpoints(arguments: argparse.Namespace) -> None:
     every = arguments.checkpoint_every
     if every is None:
         if arguments.keep is not None:
-            raise ArgumentError("--keep", arguments.keep, "left out without --checkpoint-every")
+            raise ArgumentError("--keep", arguments.keep, problem="needs --checkpoint-every")
         return
     for name, value in (("--checkpoint-every", every), ("--keep", arguments.keep)):
         if value is not None and value < 1:
             raise ArgumentError(name, value, "at least 1")
     if arguments.algo != ALGO:
-        raise ArgumentError("--checkpoint-every", every, f"left out with --algo {arguments.algo}")
+        raise ArgumentError("--checkpoint-every", every, problem=f"cannot be combined with --algo {arguments.algo}")
     if arguments.optimize_hyperparameters:
-        raise ArgumentError("--checkpoint-every", every, "left out beside -optimize")
+        raise ArgumentError("--checkpoint-every", every, problem="cannot be combined with -optimize")

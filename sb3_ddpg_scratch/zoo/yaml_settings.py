@@ -18,6 +18,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.policies import ACTIVATIONS, ScratchDDPGPolicy
+from sb3_ddpg_scratch.validation import near_argument
 
 ALGO = "scratch_ddpg"
 CHECKPOINTS = "checkpoints"
@@ -150,15 +151,14 @@ def check_settings(settings: Mapping[str, Any], where: str, algorithm: type[Base
     """Reject unknown and missing keys up front; ``where``, file and environment, is for the error."""
     for key in settings:
         if key in _SET_BY_OPTION:
-            raise ArgumentError(f"{where}: {key}", settings[key], "left out here", f"Give {_SET_BY_OPTION[key]} instead.")
+            problem = f"is not a setting: give the option {_SET_BY_OPTION[key]} instead"
+            raise ArgumentError(f"{where}: {key}", settings[key], problem=problem)
     _check_keys(settings, allowed_keys(algorithm), where, f"a setting of {algorithm.__name__} or of RL Zoo")
     for key in ("policy", "n_timesteps"):
         if key not in settings:
             raise ArgumentError(f"{where}: {key}", None, "given")
     if settings.get("noise_type") is not None and "action_noise" in settings:
-        raise ArgumentError(
-            f"{where}: noise_type", settings["noise_type"], "left out beside action_noise", "Keep one of the two."
-        )
+        raise ArgumentError(f"{where}: noise_type", settings["noise_type"], problem="cannot be combined with action_noise")
     policy_kwargs = settings.get("policy_kwargs")
     # A user's own policy may take other arguments.
     policy = algorithm.policy_aliases.get(settings["policy"])
@@ -169,7 +169,7 @@ def check_settings(settings: Mapping[str, Any], where: str, algorithm: type[Base
 def _check_keys(settings: Mapping[str, Any], allowed: set[str], where: str, what: str) -> None:
     for key in settings:
         if key not in allowed:
-            advice = near(str(key), allowed) or f"There are: {', '.join(sorted(allowed))}."
+            advice = near_argument(str(key), allowed) or f"There are: {', '.join(sorted(allowed))}."
             raise ArgumentError(f"{where}: key", key, what, advice)
 
 
