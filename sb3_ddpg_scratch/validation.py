@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
@@ -58,6 +59,14 @@ def check_number(name: str, value: Any, low: float, high: float = np.inf, low_al
     if not fits or not low <= value <= high or (value == low and not low_allowed):
         interval = f"{'[' if low_allowed else '('}{low:g}, {high:g}{']' if np.isfinite(high) else ')'}"
         raise ArgumentError(name, value, f"a number in {interval}")
+
+
+def check_device(name: str, value: Any) -> None:
+    if value != "auto":
+        try:
+            th.device(value)
+        except RuntimeError as error:
+            raise ArgumentError(name, value, "auto, cpu, cuda, cuda:1, or another device of PyTorch") from error
 
 
 def check_learning_rate(name: str, value: Any) -> None:

@@ -1,5 +1,7 @@
 """The command itself: its errors as users read them, in terminals of any width."""
 
+import re
+
 import pytest
 from commands import command
 from rich.console import Console
@@ -42,6 +44,39 @@ def test_a_name_above_a_table_is_never_broken_across_lines(capsys):
     result = ParityResult({"env": LONG_NAME, "steps": 10}, 5, {"policy/weight": 0.0})
     _show(Console(width=30), result)
     assert f"{LONG_NAME}: 10 steps, 5 updates\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("bench --env CartPole-v1", "action_space must be a gymnasium.spaces.Box"),
+        ("parity --net-arch=-4", "--net-arch must be widths joined by commas, as in 64,64, got '-4'"),
+        ("report run --model missing.zip", "model needs --video and a single run's folder"),
+        ("report run --video --model missing.zip", "model must be a saved model, got 'missing.zip'"),
+        ("export missing.zip --out a.pt2", "MODEL must be a saved model, got 'missing.zip'"),
+        ("export a.zip --out a.txt", "--out must be a file that ends in .onnx or .pt2, got 'a.txt'"),
+        ("compare missing.yml", "experiment must be one of hindsight, .*No such file"),
+        ("compare --env Pendulum-v1 --seeds 2 --out o --device gpu", "device must be auto, cpu, .*, got 'gpu'"),
+        ("compare --env Pendulum-v1 --seeds 2 --out o --ray-address x", "--ray-address needs --executor ray"),
+        ("compare --env Pendulum-v1 --seeds 2 --out o --arm a=ddpg:lr=3", "got 'lr'. Did you mean 'learning_rate'"),
+        ("presets --out o --device gpu", "device must be auto, cpu, .*, got 'gpu'"),
+        ("demo --out file/run", "--out must be a folder that can be written to"),
+        ("parity --steps 120 --net-arch 8 --json file/out.json", "file: File exists"),
+    ],
+)
+def test_a_wrong_value_is_one_line(monkeypatch, capsys, tmp_path, arguments, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    status, _, errors = run(monkeypatch, capsys, *arguments.split())
+    assert status == 2
+    assert re.fullmatch(f"Error: .*{problem}.*\n", errors), errors
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("arguments", ["parity --seed 99999999999", "demo --seed 99999999999", "parity --steps x", "nothing"])
+def test_a_wrong_option_is_a_usage_error(monkeypatch, capsys, arguments):
+    status, _, errors = run(monkeypatch, capsys, *arguments.split())
+    assert (status, "Traceback" in errors) == (2, False)
 
 
 def test_interruption(monkeypatch, capsys):

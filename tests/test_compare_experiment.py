@@ -120,7 +120,7 @@ def test_steps_are_the_baselines_for_every_arm():
         ),
         ({"arms": ["a=ddpg:policy_kwargs.norm=layer", "b=td3"]}, "policy_kwargs: key must be .*, got 'norm'"),
         ({"arms": ["a=ddpg:policy_kwargs=print(1)", "b=td3"]}, "never run as code"),
-        ({"arms": ["a=ddpg:n_timesteps=5", "b=td3"]}, "Give --steps for all arms"),
+        ({"arms": ["a=ddpg:n_timesteps=5", "b=td3"]}, "give --steps for all of them"),
         ({"arms": ["a=ddpg", "a=td3"]}, "arms must be different names, got 'a'"),
         ({"arms": ["a=scratch_ddpg:preset=tchrs", "b=td3"]}, "Did you mean 'tch_rs'"),
         ({"arms": ["a=td3:yaml=nowhere.yml", "b=ddpg"]}, "nowhere.yml"),

@@ -13,10 +13,13 @@ import gym_era
 import huggingface_hub
 import huggingface_sb3
 import numpy as np
+import optuna
 import pytest
 from commands import ENVIRONMENT, output_of
 from commands import ROOT as REPOSITORY
 from matplotlib import image
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from stable_baselines3 import DDPG
 from stable_baselines3.common.env_util import make_vec_env
 from typer.testing import CliRunner
@@ -144,14 +147,21 @@ def test_optimize_and_train_with_a_trial(tmp_path, monkeypatch, capsys):
     assert "params_noise_kind" in report.read_text()
 
     # The search itself took the folder of the first run.
-    best = ["--trial-id", "1", "-n", "60", "--eval-freq", "-1", "-params", "learning_starts:50"]
     monkeypatch.chdir(tmp_path)
-    run_script("train", [*study, *best])
-    output = capsys.readouterr().out
-    assert "Loading from Optuna study" in output
-    model = ScratchDDPG.load(run_folder(tmp_path, 2) / "Pendulum-v1.zip")
-    assert f"('learning_rate', {model.learning_rate(1.0)})" in output
-    assert model.gradient_steps == -1
+    found = optuna.load_study(study_name="pendulum", storage=JournalStorage(JournalFileBackend(study[1]))).trials
+    for number in (0, 1):
+        run_script(
+            "train", [*study, "--trial-id", str(number), "-n", "60", "--eval-freq", "-1", "-params", "learning_starts:50"]
+        )
+        assert "Loading from Optuna study" in capsys.readouterr().out
+        model = ScratchDDPG.load(run_folder(tmp_path, 2 + number) / "Pendulum-v1.zip")
+        assert model.learning_rate(1.0) == found[number].params["learning_rate"]
+        assert model.gradient_steps == -1
+    with pytest.raises(ArgumentError, match="--trial-id must be a trial of the study pendulum: 0, 1, got 77"):
+        run_script("train", [*study, "--trial-id", "77"])
+    with pytest.raises(ArgumentError, match=r"--study-name must be a study in study/journal.log .*, got 'other'"):
+        run_script("train", [*study[:3], "other", "--trial-id", "1"])
+    assert not run_folder(tmp_path, 4).exists()
 
 
 def test_benchmark_plays_an_agent(folder, monkeypatch):
@@ -299,6 +309,48 @@ def test_runs_are_tracked(tmp_path, monkeypatch):
         ("train", ["-i", "missing.zip"], "--trained-agent must be .*, got 'missing.zip'"),
         ("train", ["-conf", "missing.yml"], "No such file"),
         ("enjoy", ["--env", "Pendulm-v1"], "'Pendulum-v1'"),
+        ("train", ["-params", "lr:0.1"], "got 'lr'. Did you mean 'learning_rate'"),
+        ("train", ["-params", "lr"], "-params must be key:value, .*, got 'lr'. SyntaxError"),
+        ("train", ["-params", "gamma:foo"], "-params must be key:value, .*, got 'gamma:foo'. NameError.*needs quotes"),
+        ("train", ["-params", "n_envs:0"], "n_envs must be a whole number, at least 1, got 0"),
+        ("train", ["-params", "n_timesteps:'x'"], "n_timesteps must be a whole number"),
+        ("train", ["-params", "frame_stack:'x'"], "frame_stack must be a whole number"),
+        ("train", ["-params", "policy:3"], "policy must be the name of a policy, got 3"),
+        ("train", ["-params", "policy_kwargs:3"], "policy_kwargs must be a mapping, got 3"),
+        ("train", ["-params", "normalize:3"], "normalize must be a mapping, got 3"),
+        (
+            "train",
+            ["-params", "normalize:True", "frame_stack:2"],
+            "normalize cannot be combined with frame_stack, .*vec_env_wrapper: .*VecFrameStack: {n_stack: 2}",
+        ),
+        ("train", ["-params", "env_wrapper:'missing.Wrapper'"], "cannot be imported .No module named 'missing'"),
+        ("train", ["-params", "callback:'gymnasium.Missing'"], "cannot be imported .*'Missing'"),
+        ("train", ["-conf", "missing"], "--conf-file must be a module that can be imported .*'missing'"),
+        (
+            "train",
+            ["--checkpont-every", "5"],
+            "unrecognized arguments: --checkpont-every 5. Did you mean '--checkpoint-every'",
+        ),
+        ("train", ["-n", "x"], "train: argument -n/--n-timesteps: invalid int value: 'x'"),
+        ("train", ["-n", "0"], "--n-timesteps cannot be 0"),
+        ("train", ["--log-interval", "0"], "--log-interval cannot be 0"),
+        ("train", ["--eval-episodes", "0"], "--eval-episodes must be at least 1, got 0"),
+        ("train", ["-optimize", "--n-trials", "-1"], "--n-trials must be at least 1, got -1"),
+        ("train", ["--seed", "4294967296"], "--seed must be .* below 4294967296, got 4294967296"),
+        ("train", ["--device", "gpu"], "--device must be auto, cpu, .*, got 'gpu'"),
+        ("train", ["--truncate-last-trajectory", "no"], "true or false, not 'no'"),
+        ("train", ["--keep", "2"], "--keep needs --checkpoint-every"),
+        ("train", ["--diagnostics", "-optimize"], "--diagnostics cannot be combined with -optimize. Train"),
+        ("train", ["--checkpoint-every", "5", "-optimize"], "--checkpoint-every cannot be combined with -optimize"),
+        ("train", ["--checkpoint-every", "5", "--algo", "td3"], "--checkpoint-every cannot be combined with --algo td3"),
+        ("train", ["--resume", "run", "--seed", "3"], "--resume cannot be combined with --seed. A resumed run"),
+        ("train", ["--trial-id", "3"], "--trial-id needs --storage and --study-name"),
+        ("train", ["--trial-id", "3", "--storage", "a.log", "--study-name", "s"], "--storage must be the storage of a study"),
+        ("enjoy", ["--env-kwargs", "size"], "--env-kwargs must be key:value"),
+        ("enjoy", ["--n-envs", "0"], "--n-envs must be at least 1, got 0"),
+        ("enjoy", ["--seed", "-5"], "--seed must be at least 0"),
+        ("enjoy", ["--device", "gpu"], "--device must be auto"),
+        ("record-training", [], "a folder with trained agents in logs/scratch_ddpg"),
         ("enjoy", [], "a folder with trained agents in logs/scratch_ddpg"),
         ("record-video", [], "a folder with trained agents in logs/scratch_ddpg"),
         (
@@ -316,13 +368,68 @@ def test_bad_input_makes_nothing(tmp_path, monkeypatch, name, arguments, message
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["enjoy", "record-video"])
+def test_what_was_chosen_and_is_not_there_is_named(folder, monkeypatch, command):
+    monkeypatch.chdir(folder)
+    saved, there = run_folder(folder, 1) / "rl_model_100_steps.zip", r"which does not exist. The checkpoints there: 100\."
+    with pytest.raises(ArgumentError, match=r"--load-last-checkpoint chooses .*rl_model_\*_steps.zip, .*--save-freq"):
+        run_script(command, ["--load-last-checkpoint", "--exp-id", "1"])
+    saved.touch()
+    try:
+        with pytest.raises(ArgumentError, match=f"--load-checkpoint chooses .*_1/rl_model_999_steps.zip, {there}"):
+            run_script(command, ["--load-checkpoint", "999", "--exp-id", "1"])
+    finally:
+        saved.unlink()
+    with pytest.raises(ArgumentError, match=r"--exp-id must be one of the runs in logs/scratch_ddpg: 1, 2, got 7"):
+        run_script(command, ["--exp-id", "7"])
+    (folder / "logs" / "scratch_ddpg" / "Pendulum-v1_3").mkdir()  # as a search leaves one
+    try:
+        with pytest.raises(ArgumentError, match=r"--exp-id chooses .*Pendulum-v1_3/Pendulum-v1.zip, which does not exist"):
+            run_script(command, [])
+    finally:
+        (folder / "logs" / "scratch_ddpg" / "Pendulum-v1_3").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "problem"),
+    [
+        ("train", ["-f", "other", "--env-kwargs", "size:3"], "--env-kwargs do not fit the environment: .*'size'"),
+        ("enjoy", ["--no-render", "--env-kwargs", "size:3"], "--env-kwargs do not fit the environment: .*'size'"),
+        (
+            "all-plots",
+            ["-e", "Pendulum-v1", "-f", "logs", "--no-display", "-k", "missing"],
+            "all-plots cannot draw this .*missing",
+        ),
+        (
+            "all-plots",
+            ["-e", "Pendulum-v1", "-f", "logs", "--no-display", "-max", "-5"],
+            "all-plots cannot draw this .IndexError",
+        ),
+    ],
+)
+def test_what_only_an_environment_or_a_plot_can_judge(folder, monkeypatch, command, arguments, problem):
+    monkeypatch.chdir(folder)
+    with pytest.raises(ArgumentError, match=problem):
+        run_script(command, arguments)
+
+
+def test_stacked_frames_are_normalized_as_the_error_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    stack = "vec_env_wrapper:[{'stable_baselines3.common.vec_env.VecFrameStack': {'n_stack': 2}}]"
+    run_script("train", ["-n", "60", "--eval-freq", "-1", *TINY, "normalize:True", stack])
+    model = ScratchDDPG.load(run_folder(tmp_path, 1) / "Pendulum-v1.zip")
+    assert (model.observation_space.shape, model.observations_normalized) == ((6,), True)
+    run_script("enjoy", ["--no-render", "-n", "200"])
+    assert "Mean reward" in capsys.readouterr().out
+
+
 def test_nothing_to_plot_makes_no_picture(folder, monkeypatch):
     """No run is as long as the window, and none is of that environment."""
     monkeypatch.chdir(folder)
     for arguments in (["-e", "Pendulum-v1", "-w", "50"], ["-e", "Ant-v5", "-w", "1"]):
-        with pytest.raises(ArgumentError, match=r"--exp-folder must be .*something to draw, got 'logs'. .*--episode-window"):
+        with pytest.raises(ArgumentError, match=r"--exp-folder logs has nothing to plot\. .*--episode-window"):
             run_script("plot-train", [*arguments, "-f", "logs", "--picture", "none.png"])
-    with pytest.raises(ArgumentError, match=r"--exp-folders must be .*something to draw, got \['logs'\]"):
+    with pytest.raises(ArgumentError, match=r"--exp-folders \['logs'\] has nothing to plot"):
         run_script("all-plots", ["-e", "Ant-v5", "-f", "logs", "--picture", "none.png"])
     assert not Path("none.png").exists()
 

@@ -57,6 +57,11 @@ def main() -> None:
     except REPORTED as error:
         console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(WRONG_INPUT) from error
+    except OSError as error:
+        # A path that cannot be read or written, a full disk, or no network.
+        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error) or repr(error)
+        console.print(f"[bold red]Error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+        raise SystemExit(WRONG_INPUT) from error
     except SystemExit as ending:
         if ending.code == INTERRUPTED:
             console.print("Interrupted.")

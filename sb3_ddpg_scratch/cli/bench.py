@@ -1,13 +1,16 @@
 """The subcommand ``bench``."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
+import gymnasium as gym
 import typer
 from rich.console import Console
 
 from sb3_ddpg_scratch.cli.options import GymPackages
 from sb3_ddpg_scratch.gym_packages import registered_env
+from sb3_ddpg_scratch.validation import check_action_space
 
 
 def bench(
@@ -22,6 +25,8 @@ def bench(
     from sb3_ddpg_scratch.bench.show import draw_bench_parts, run_bench
 
     registered = registered_env(env, gym_packages or ())
+    with closing(gym.make(registered.env_id)) as made:
+        check_action_space(made.action_space)
     if parts is not None:
         draw_bench_parts(registered, parts, Console())
         return

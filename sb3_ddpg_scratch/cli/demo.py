@@ -10,6 +10,7 @@ from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewar
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from sb3_ddpg_scratch.cli.options import MAX_SEED
 from sb3_ddpg_scratch.compare.random_policy import random_score
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
@@ -26,7 +27,7 @@ MAX_STEPS = 100_000
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the trained model.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED)] = 0,
 ) -> None:
     """Train on Pendulum-v1 until it is solved, print the score beside a random policy's, save the model, draw a report."""
     with hold_folder(out, "--out"):

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sb3_ddpg_scratch.cli.options import GymPackages
+from sb3_ddpg_scratch.cli.options import MAX_SEED, GymPackages
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.gym_packages import registered_env
 from sb3_ddpg_scratch.parity import Algorithm, Noise, ParityResult, run_parity
@@ -20,7 +20,7 @@ def parity(
     env: Annotated[str, typer.Option(help="A registered environment with bounded Box actions, or module:Id.")] = "Pendulum-v1",
     steps: Annotated[int, typer.Option(min=1, help="Environment steps for each side.")] = 1000,
     n_envs: Annotated[int, typer.Option(min=1, help="Environments; with several, one update per transition.")] = 1,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED)] = 0,
     algo: Annotated[Algorithm, typer.Option(help="SB3's DDPG, or its TD3 against our TD3 switches.")] = "ddpg",
     noise: Annotated[Noise, typer.Option(help="Action noise of both sides.")] = "gaussian",
     net_arch: Annotated[str, typer.Option(help="Hidden layers, as in 64,64; default: SB3's.")] = "",
@@ -28,12 +28,14 @@ def parity(
     gym_packages: GymPackages = None,
 ) -> None:
     """Train SB3's DDPG and ours with the same seed and noise; exit 0 if every parameter and optimizer entry is equal."""
-    layers = None
+    layers: tuple[int, ...] | None = None
     if net_arch:
         try:
             layers = tuple(int(width) for width in net_arch.split(","))
-        except ValueError as error:
-            raise ArgumentError("--net-arch", net_arch, "widths joined by commas, as in 64,64") from error
+        except ValueError:
+            layers = ()
+        if min(layers, default=0) < 1:
+            raise ArgumentError("--net-arch", net_arch, "widths joined by commas, as in 64,64")
     env_id = registered_env(env, gym_packages or ()).env_id
     console = Console()
     with progress_bars(console) as display:

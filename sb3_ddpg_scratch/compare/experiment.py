@@ -11,7 +11,7 @@ import yaml
 from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.machine import usable_cores
 from sb3_ddpg_scratch.runs.training_run import CHECKPOINT_EVERY
-from sb3_ddpg_scratch.validation import check_number, check_whole_number
+from sb3_ddpg_scratch.validation import check_device, check_number, check_whole_number
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, hyperparams_folder, plain_numbers, read_mapping
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -80,6 +80,7 @@ class Experiment:
         for key in ("jobs", "threads", "checkpoint_every"):
             if key != "checkpoint_every" or self.checkpoint_every is not None:
                 check_whole_number(key, getattr(self, key), 1)
+        check_device("device", self.device)
         check_number("margin", self.margin, 0, low_allowed=False)
         if not isinstance(self.diagnostics, bool):
             raise ArgumentError("diagnostics", self.diagnostics, "true or false")

@@ -18,7 +18,7 @@ from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.processes import RunProcesses
 from sb3_ddpg_scratch.runs.training_run import SCORED_EVALUATIONS, RunSpec, finished_result
 from sb3_ddpg_scratch.terminal import say
-from sb3_ddpg_scratch.validation import check_whole_number
+from sb3_ddpg_scratch.validation import check_device, check_whole_number
 from sb3_ddpg_scratch.zoo.registry import check_env
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, preset_file, preset_names, read_settings
 
@@ -42,6 +42,7 @@ def plan_runs(
         check_whole_number(name, value, 1)
     if steps is not None:
         check_whole_number("steps", steps, evaluations)
+    check_device("device", device)
     check_env(env_id)
     contents = {preset: read_settings(preset_file(preset)) for preset in presets or preset_names()}
     specs = []

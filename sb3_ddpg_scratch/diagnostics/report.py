@@ -46,6 +46,8 @@ def write_report(
     folders, html_path = [Path(folder) for folder in dirs], Path(html_path)
     if model is not None and (not video or len(folders) != 1):
         raise ArgumentError("model", str(model), problem="needs --video and a single run's folder")
+    if model is not None and not Path(model).is_file():
+        raise ArgumentError("model", str(model), "a saved model")
     report = Report(html_path)
     found = []
     for folder in dict.fromkeys(folders):

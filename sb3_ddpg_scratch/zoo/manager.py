@@ -17,8 +17,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ddpg_scratch.checkpoint.callback import ResumableCheckpoint
 from sb3_ddpg_scratch.checkpoint.training import read_newest, restore_training
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
-from sb3_ddpg_scratch.errors import DivergenceError
+from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
 from sb3_ddpg_scratch.folder_lock import hold_folder
+from sb3_ddpg_scratch.gym_packages import import_modules
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.zoo.saved_settings import check_run
 from sb3_ddpg_scratch.zoo.yaml_settings import (
@@ -44,7 +45,11 @@ _NOISE_STATE = ("state", "num_steps", "n_envs", "_generator")
 def check_file(arguments: Any) -> None:
     """Check the settings that ``train`` will read, given its parsed arguments, before it prints or creates anything."""
     config = arguments.conf_file or str(default_file())
-    if arguments.algo != ALGO or arguments.resume is not None or not config.endswith(YAML):
+    if arguments.resume is not None:
+        return
+    if not config.endswith((*YAML, ".py")):
+        import_modules([config], "--conf-file")
+    if arguments.algo != ALGO or not config.endswith(YAML):
         return
     # The file alone first: the command line must not hide its errors.
     section, where = _checked_section(config, arguments.env)
@@ -65,6 +70,18 @@ class CommandManager(ExperimentManager):
     def _option(self, name: str) -> Any:
         """One of our options; ``None`` if the arguments come from the Zoo's own parser."""
         return getattr(self.args, name, None)
+
+    def load_trial(self, storage: str, study_name: str, trial_id: Any = None, convert: bool = True) -> dict[str, Any]:
+        number = None if trial_id is None else int(trial_id)
+        trial: dict[str, Any] = super().load_trial(storage, study_name, number, convert)
+        return trial
+
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        try:
+            return super()._preprocess_hyperparams(hyperparams)
+        except (ImportError, AttributeError) as error:
+            problem = f"name a wrapper, policy or callback that cannot be imported ({error})"
+            raise ArgumentError("The settings", self.config, problem=problem) from error
 
     def create_log_folder(self) -> None:
         # Processes that share a study (-optimize) share its folder; a resumed run's is locked already.
@@ -103,7 +120,7 @@ class ScratchExperimentManager(CommandManager):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         given = inspect.signature(ExperimentManager.__init__).bind(self, *args, **kwargs).arguments
-        if given.get("config") is None:
+        if not given.get("config"):
             self.config = str(default_file())
         self._dict_observations = False
 

@@ -204,7 +204,7 @@ def shown_in(picture: str | None, option: str, read: Any) -> Iterator[None]:
         drawn = [figure for figure in figures if any(axes.has_data() for axes in figure.axes)]
         if not drawn:
             advice = "plot-train draws runs of at least --episode-window episodes, and all-plots draws evaluations."
-            raise ArgumentError(option, read, "one with something to draw", advice)
+            raise ArgumentError(option, read, advice=advice, problem=f"{read} has nothing to plot")
         if picture is None:
             original(*args, **kwargs)
             return

@@ -4,19 +4,27 @@ import argparse
 import importlib
 import runpy
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from rl_zoo3.utils import get_model_path
+from rl_zoo3.utils import StoreDict
 
-from sb3_ddpg_scratch.errors import ArgumentError, require
+from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError, near, require
 from sb3_ddpg_scratch.gym_packages import import_modules
 from sb3_ddpg_scratch.zoo import patches
 from sb3_ddpg_scratch.zoo.manager import FOLDERS_HELD, check_file
 from sb3_ddpg_scratch.zoo.registry import check_env, register
-from sb3_ddpg_scratch.zoo.train import add_train_options, adopt_run, check_train_options, train, train_parser
+from sb3_ddpg_scratch.zoo.train import (
+    KeyValues,
+    add_train_options,
+    adopt_run,
+    check_numbers,
+    check_train_options,
+    train,
+    train_parser,
+)
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO
 
 # Defaults that apply with our algorithm only.
@@ -49,8 +57,8 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
 
     :param command: one of :data:`SCRIPTS`
     :param arguments: its arguments
-    :raises ArgumentError: for an unknown preset, environment, or setting
-    :raises SystemExit: for ``--help``, or arguments that the script does not know
+    :raises ArgumentError: for an unknown preset, environment, setting or option, and for wrong values
+    :raises SystemExit: for ``--help``
     """
     register()
     if command in (*_DRAW, "benchmark"):
@@ -65,6 +73,7 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
             _enter_patches(command, parsed, stack)
             return parsed
 
+        stack.enter_context(_explained(command))
         stack.enter_context(FOLDERS_HELD)
         if command == "train":
             train(parse(train_parser(), argparse.ArgumentParser.parse_args))
@@ -78,6 +87,23 @@ def run_script(command: str, arguments: Sequence[str]) -> None:
             runpy.run_module(module, run_name="__main__")
         else:
             getattr(importlib.import_module(module), function)()
+
+
+@contextmanager
+def _explained(command: str) -> Iterator[None]:
+    """Name the command in errors that come from options which only an environment or a plot can judge."""
+    try:
+        yield
+    except TypeError as error:
+        problem, of_env, _ = str(error).partition(" was raised from the environment creator")
+        if not of_env:
+            raise
+        raise ArgumentError("--env-kwargs", None, problem=f"do not fit the environment: {problem}") from error
+    except (LookupError, ValueError, RuntimeError) as error:
+        if command not in _DRAW or isinstance(error, (ArgumentError, ModelFileError)):
+            raise
+        problem = f"cannot draw this ({type(error).__name__}: {error})"
+        raise ArgumentError(command, None, problem=problem, advice="Choose other options.") from error
 
 
 def _enter_patches(command: str, parsed: argparse.Namespace, stack: ExitStack) -> None:
@@ -103,6 +129,7 @@ def _enter_patches(command: str, parsed: argparse.Namespace, stack: ExitStack) -
 def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
     """Add our defaults and options to a script's parser; returns a function that completes the parsed arguments."""
     actions = {action.dest: action for action in parser._actions}
+    _report_errors(parser)
     for dest, default in (("algo", ALGO), ("algos", [ALGO])):
         if dest in actions:
             actions[dest].default, actions[dest].required = default, False
@@ -125,19 +152,34 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
                 chosen = OUR_DEFAULTS[dest] if arguments.algo == ALGO else default
                 kind = actions[dest].type
                 setattr(arguments, dest, kind(chosen) if callable(kind) else chosen)
+        check_numbers(arguments)
         _settle_env(command, arguments)
         if command == "train":
             check_train_options(arguments)
             check_file(arguments)
         elif command in _DRAW:
             _check_results(command, arguments)
-        elif command in _PLAY_BACK and command != "record-training":
-            _check_agent(arguments)
+        elif command in _PLAY_BACK:
+            _check_agent(command, arguments)
         elif command == "benchmark":
             # The hub has no agents of ours.
             arguments.no_hub |= (Path(arguments.log_dir) / ALGO).is_dir()
 
     return finish
+
+
+def _report_errors(parser: argparse.ArgumentParser) -> None:
+    """Have the parser raise an ArgumentError, in one line, instead of printing all of its usage."""
+    for action in parser._actions:
+        if isinstance(action, StoreDict):
+            action.__class__ = KeyValues
+
+    def error(message: str) -> NoReturn:
+        known = [option for action in parser._actions for option in action.option_strings]
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0] if message.startswith("unrecognized") else ""
+        raise ArgumentError(f"{parser.prog}:", None, problem=message, advice=near(unknown, known) if unknown else "")
+
+    parser.error = error  # type: ignore[method-assign]
 
 
 def _add_options(command: str, group: argparse._ArgumentGroup, takes_packages: bool) -> None:
@@ -175,13 +217,33 @@ def _check_results(command: str, arguments: argparse.Namespace) -> None:
         raise ArgumentError("--exp-folder", arguments.exp_folder, f"a folder with runs in {runs}", "Train first, or give -f.")
 
 
-def _check_agent(arguments: argparse.Namespace) -> None:
+def _check_agent(command: str, arguments: argparse.Namespace) -> None:
+    """Require the run and the model that the Zoo would choose."""
     if "rl-trained-agents" in arguments.folder:  # the Zoo downloads its own agents into a folder of that name
         return
-    choice = (arguments.load_best, arguments.load_checkpoint, arguments.load_last_checkpoint)
-    try:
-        with redirect_stdout(None):
-            get_model_path(arguments.exp_id, arguments.folder, arguments.algo, arguments.env, *choice)
-    except (AssertionError, ValueError) as error:
-        allowed = f"a folder with trained agents in {Path(arguments.folder) / arguments.algo} ({error})"
-        raise ArgumentError("--folder", arguments.folder, allowed, "Train one, or give -f.") from error
+    runs, env_id, number = Path(arguments.folder) / arguments.algo, arguments.env, arguments.exp_id
+    names = [path.name.removeprefix(f"{env_id}_") for path in runs.glob(f"{env_id}_*")]
+    numbers = sorted(int(name) for name in names if name.isdecimal())
+    if not runs.is_dir() or not (numbers or number < 0):
+        allowed = f"a folder with trained agents in {runs}, of which some for {env_id}"
+        raise ArgumentError("--folder", arguments.folder, allowed, "Train one, or give -f.")
+    if number > 0 and number not in numbers:
+        raise ArgumentError("--exp-id", number, f"one of the runs in {runs}: {', '.join(map(str, numbers))}")
+    if command != "record-training":
+        _check_model(runs if number < 0 else runs / f"{env_id}_{number or numbers[-1]}", arguments)
+
+
+def _check_model(run: Path, arguments: argparse.Namespace) -> None:
+    steps = sorted(int(path.name.split("_")[-2]) for path in run.glob("rl_model_*_steps.zip"))
+    there = f"The checkpoints there: {', '.join(map(str, steps))}." if steps else "Train with --save-freq for checkpoints."
+    if arguments.load_best:
+        option, name = "--load-best", "best_model.zip"
+    elif arguments.load_checkpoint is not None:
+        option, name = "--load-checkpoint", f"rl_model_{arguments.load_checkpoint}_steps.zip"
+    elif arguments.load_last_checkpoint:
+        option, name = "--load-last-checkpoint", f"rl_model_{steps[-1] if steps else '*'}_steps.zip"
+    else:
+        option, name = "--exp-id", f"{arguments.env}.zip"
+    if not (run / name).is_file():
+        value = getattr(arguments, option[2:].replace("-", "_"))
+        raise ArgumentError(option, value, advice=there, problem=f"chooses {run / name}, which does not exist")

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import stable_baselines3 as sb3
 import torch as th
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS, StoreDict
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_ddpg_scratch.checkpoint.storage import checkpoints_in
 from sb3_ddpg_scratch.errors import ArgumentError, require
+from sb3_ddpg_scratch.validation import check_device
 from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager
 from sb3_ddpg_scratch.zoo.saved_settings import check_run_arguments
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, CHECKPOINTS, preset_file, preset_names, read_saved, saved_file
@@ -25,13 +29,44 @@ from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, CHECKPOINTS, preset_file, p
 _FREE = ("resume", "checkpoint_every", "keep", "verbose", "progress", "trusted")
 _SWITCH: dict[str, Any] = {"action": "store_true", "default": False}
 _NUMBER: dict[str, Any] = {"type": int}
-_MAPPING: dict[str, Any] = {"type": str, "nargs": "+", "action": StoreDict, "metavar": "KEY:VALUE"}
+# The least value of options, of `train` and of scripts; 0 or a negative one has a meaning for others.
+_LEAST = {"n_envs": 1, "eval_episodes": 1, "n_eval_envs": 1, "n_trials": 1, "max_total_trials": 1, "n_evaluations": 1}
+_LEAST |= {"n_startup_trials": 0, "trial_id": 0, "checkpoint_every": 1, "keep": 1, "episode_window": 1, "fontsize": 1}
+_NOT_ZERO = ("n_timesteps", "log_interval", "n_jobs")
+
+
+class KeyValues(StoreDict):
+    """The Zoo's ``key:value ...``, each value an expression of Python; with an error that names the option."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        given: dict[str, Any] = {}
+        for item in values:
+            try:
+                super().__call__(parser, namespace, [item], option_string)  # type: ignore[no-untyped-call]
+            except Exception as error:
+                advice = f"{type(error).__name__}: {error}. Text needs quotes, as in name:'text'."
+                raise ArgumentError(str(option_string), item, "key:value, the value in Python", advice) from error
+            given |= getattr(namespace, self.dest)
+        setattr(namespace, self.dest, given)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+    return text.lower() == "true"
+
+
+_MAPPING: dict[str, Any] = {"type": str, "nargs": "+", "action": KeyValues, "metavar": "KEY:VALUE"}
 # The defaults are the Zoo's, as a test checks.
 _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any], str], ...] = (
     (("--env",), {"default": "CartPole-v1"}, "environment"),
     (("-tb", "--tensorboard-log"), {"default": ""}, "folder of TensorBoard's log"),
     (("-i", "--trained-agent"), {"default": ""}, "agent (.zip) to continue training"),
-    (("--truncate-last-trajectory",), {"type": bool, "default": True}, "with HER, whether a loaded buffer's episode ends"),
+    (
+        ("--truncate-last-trajectory",),
+        {"type": _yes_or_no, "default": True},
+        "with HER, whether a loaded buffer's episode ends",
+    ),
     (("-n", "--n-timesteps"), _NUMBER | {"default": -1}, "steps, instead of those in the settings"),
     (("--num-threads",), _NUMBER | {"default": -1}, "threads of PyTorch"),
     (("--log-interval",), _NUMBER | {"default": -1}, "episodes between two logs; -2 for no log"),
@@ -93,7 +128,7 @@ def train(arguments: argparse.Namespace) -> None:
     tracked = _track(arguments) if arguments.track else None
     accepted = inspect.signature(ExperimentManager.__init__).parameters
     manager_class = ScratchExperimentManager if arguments.algo == ALGO else CommandManager
-    manager = manager_class(
+    manager: Any = manager_class(
         args=arguments,
         env_id=arguments.env,
         n_eval_episodes=arguments.eval_episodes,
@@ -103,6 +138,9 @@ def train(arguments: argparse.Namespace) -> None:
         show_progress=arguments.progress,
         **{name: value for name, value in vars(arguments).items() if name in accepted},
     )
+    if manager.trial_id == 0:
+        # The Zoo takes 0 for none.
+        manager.trial_id = "0"
     experiment = manager.setup_experiment()
     if experiment is None:
         manager.hyperparameters_optimization()
@@ -173,6 +211,20 @@ def adopt_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) ->
     arguments.resume = str(run)
 
 
+def check_numbers(arguments: argparse.Namespace) -> None:
+    """Check what the numbers and the device among parsed options may be."""
+    for name, value in vars(arguments).items():
+        option = f"--{name.replace('_', '-')}"
+        if name in _LEAST and value is not None and value < _LEAST[name]:
+            raise ArgumentError(option, value, f"at least {_LEAST[name]}")
+        if name in _NOT_ZERO and value == 0:
+            raise ArgumentError(option, value, problem="cannot be 0")
+    # `train` chooses a seed for a negative one.
+    if not -(2**31) * hasattr(arguments, "preset") <= getattr(arguments, "seed", 0) < 2**32:
+        raise ArgumentError("--seed", arguments.seed, f"at least 0 and below {2**32}")
+    check_device("--device", getattr(arguments, "device", "auto"))
+
+
 def check_train_options(arguments: argparse.Namespace) -> None:
     """Check the complete arguments of ``train`` before anything is created, and choose the preset's file."""
     if arguments.diagnostics and arguments.optimize_hyperparameters:
@@ -180,6 +232,7 @@ def check_train_options(arguments: argparse.Namespace) -> None:
         raise ArgumentError("--diagnostics", True, advice=advice, problem="cannot be combined with -optimize")
     if arguments.diagnostics:
         require("--diagnostics", "report", "plotly")
+    _check_trial(arguments)
     if arguments.tensorboard_log:
         require("--tensorboard-log", "tensorboard", "tensorboard")
     _check_checkpoints(arguments)
@@ -196,15 +249,33 @@ def check_train_options(arguments: argparse.Namespace) -> None:
         raise ArgumentError("--trained-agent", arguments.trained_agent, "the .zip of a trained agent")
 
 
+def _check_trial(arguments: argparse.Namespace) -> None:
+    """Require a trial with settings if one is named, and what names its study."""
+    number, storage, name = arguments.trial_id, arguments.storage, arguments.study_name
+    if number is None:
+        return
+    if not (storage and name):
+        raise ArgumentError("--trial-id", number, problem="needs --storage and --study-name")
+    if arguments.optimize_hyperparameters:
+        raise ArgumentError("--trial-id", number, problem="cannot be combined with -optimize")
+    if storage.endswith(".log") and not Path(storage).is_file():  # Optuna would create it
+        raise ArgumentError("--storage", storage, "the storage of a study")
+    try:
+        backend = JournalStorage(JournalFileBackend(storage)) if storage.endswith(".log") else storage
+        trials = optuna.load_study(study_name=name, storage=backend).trials
+    except Exception as error:
+        raise ArgumentError("--study-name", name, f"a study in {storage} ({error})") from error
+    if number >= len(trials) or not trials[number].params:
+        known = ", ".join(str(trial.number) for trial in trials if trial.params)
+        raise ArgumentError("--trial-id", number, f"a trial of the study {name}: {known or 'it has none'}")
+
+
 def _check_checkpoints(arguments: argparse.Namespace) -> None:
     every = arguments.checkpoint_every
     if every is None:
         if arguments.keep is not None:
             raise ArgumentError("--keep", arguments.keep, problem="needs --checkpoint-every")
         return
-    for name, value in (("--checkpoint-every", every), ("--keep", arguments.keep)):
-        if value is not None and value < 1:
-            raise ArgumentError(name, value, "at least 1")
     if arguments.algo != ALGO:
         raise ArgumentError("--checkpoint-every", every, problem=f"cannot be combined with --algo {arguments.algo}")
     if arguments.optimize_hyperparameters:

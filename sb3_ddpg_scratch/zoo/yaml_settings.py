@@ -14,11 +14,12 @@ from rl_zoo3.utils import get_class_by_name
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.policies import ACTIVATIONS, ScratchDDPGPolicy
-from sb3_ddpg_scratch.validation import near_argument
+from sb3_ddpg_scratch.validation import check_whole_number, near_argument
 
 ALGO = "scratch_ddpg"
 CHECKPOINTS = "checkpoints"
@@ -157,6 +158,16 @@ def check_settings(settings: Mapping[str, Any], where: str, algorithm: type[Base
     for key in ("policy", "n_timesteps"):
         if key not in settings:
             raise ArgumentError(f"{where}: {key}", None, "given")
+    _check_kinds(settings, where)
+    if settings.get("normalize") and settings.get("frame_stack") and issubclass(algorithm, OffPolicyAlgorithm):
+        wrapper = f"stable_baselines3.common.vec_env.VecFrameStack: {{n_stack: {settings['frame_stack']}}}"
+        problem = "cannot be combined with frame_stack, which RL Zoo puts above it: the replay buffer needs it below"
+        raise ArgumentError(
+            f"{where}: normalize",
+            settings["normalize"],
+            advice=f"Instead of frame_stack give vec_env_wrapper: [{{{wrapper}}}].",
+            problem=problem,
+        )
     if settings.get("noise_type") is not None and "action_noise" in settings:
         raise ArgumentError(f"{where}: noise_type", settings["noise_type"], problem="cannot be combined with action_noise")
     policy_kwargs = settings.get("policy_kwargs")
@@ -164,6 +175,20 @@ def check_settings(settings: Mapping[str, Any], where: str, algorithm: type[Base
     policy = algorithm.policy_aliases.get(settings["policy"])
     if isinstance(policy_kwargs, Mapping) and policy is not None:
         _check_keys(policy_kwargs, allowed_policy_keys(policy), f"{where}: policy_kwargs", "an argument of the policy")
+
+
+def _check_kinds(settings: Mapping[str, Any], where: str) -> None:
+    """Check what the Zoo reads, and the constructor therefore cannot check."""
+    for key in ("n_envs", "n_timesteps", "frame_stack"):
+        value = settings.get(key)
+        if value is not None:
+            check_whole_number(f"{where}: {key}", int(value) if isinstance(value, float) and value.is_integer() else value, 1)
+    for key in _MAPPINGS:
+        value = settings.get(key)
+        if value is not None and not isinstance(value, Mapping) and not (key == "normalize" and isinstance(value, bool)):
+            raise ArgumentError(f"{where}: {key}", value, "a mapping")
+    if not isinstance(settings["policy"], (str, type)):
+        raise ArgumentError(f"{where}: policy", settings["policy"], "the name of a policy")
 
 
 def _check_keys(settings: Mapping[str, Any], allowed: set[str], where: str, what: str) -> None:
