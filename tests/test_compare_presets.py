@@ -99,11 +99,11 @@ def test_spoilt_result_counts_as_none(tmp_path):
 
 
 def test_failed_run_is_told_with_its_log(tmp_path):
-    arguments = ["--preset", "simple_rl", "--seeds", "1", "--steps", "100", "--device", "nonsense"]
+    arguments = ["--preset", "simple_rl", "--seeds", "1", "--steps", "100", "--device", "hpu"]
     result = CliRunner().invoke(app, ["presets", "--out", str(tmp_path), *arguments])
     assert result.exit_code == 1
     assert "Failed: simple_rl, seed 0" in result.output
-    assert "nonsense" in (tmp_path / "agents" / "simple_rl" / "Pendulum-v1" / "seed_0.log").read_text()
+    assert "hpu" in (tmp_path / "agents" / "simple_rl" / "Pendulum-v1" / "seed_0.log").read_text()
     assert not (tmp_path / "summary.json").exists()
 
 

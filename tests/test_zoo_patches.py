@@ -15,13 +15,14 @@ import yaml
 from conftest import PointEnv
 from hostile import Reduces
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import StoreDict
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch import ArgumentError, ModelFileError, ScratchDDPG, UnsafeFileError
 from sb3_ddpg_scratch.zoo import ALGO, patches
 from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
-from sb3_ddpg_scratch.zoo.train import train_parser
+from sb3_ddpg_scratch.zoo.train import _yes_or_no, train_parser
 
 
 class Done(Exception):  # noqa: N818
@@ -143,8 +144,8 @@ def test_train_has_the_options_of_the_zoos(monkeypatch):
                 action.default,
                 action.nargs,
                 action.choices,
-                action.type or str,
-                type(action),
+                {_yes_or_no: bool}.get(action.type, action.type or str),
+                StoreDict if isinstance(action, StoreDict) else type(action),
             )
             for action in parser._actions
         }

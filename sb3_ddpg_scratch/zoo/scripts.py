@@ -224,13 +224,15 @@ def _check_agent(command: str, arguments: argparse.Namespace) -> None:
     runs, env_id, number = Path(arguments.folder) / arguments.algo, arguments.env, arguments.exp_id
     names = [path.name.removeprefix(f"{env_id}_") for path in runs.glob(f"{env_id}_*")]
     numbers = sorted(int(name) for name in names if name.isdecimal())
-    if not runs.is_dir() or not (numbers or number < 0):
+    # Without numbered runs the Zoo looks for models beside each other.
+    if not runs.is_dir() or not (numbers or number < 0 or any(runs.glob("*.zip"))):
         allowed = f"a folder with trained agents in {runs}, of which some for {env_id}"
         raise ArgumentError("--folder", arguments.folder, allowed, "Train one, or give -f.")
     if number > 0 and number not in numbers:
         raise ArgumentError("--exp-id", number, f"one of the runs in {runs}: {', '.join(map(str, numbers))}")
     if command != "record-training":
-        _check_model(runs if number < 0 else runs / f"{env_id}_{number or numbers[-1]}", arguments)
+        number = number or max(numbers, default=0)
+        _check_model(runs / f"{env_id}_{number}" if number > 0 else runs, arguments)
 
 
 def _check_model(run: Path, arguments: argparse.Namespace) -> None:
