@@ -52,16 +52,8 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "stable_baselines3.common.sb2_compat.rmsprop_tf_like": ("RMSpropTFLike",),
 }
 # Number types, and argument types of the calls below. They may be named anywhere and are never called.
-_PLAIN = [
-    np.ndarray,
-    np.random.PCG64,
-    np.random.PCG64DXSM,
-    np.random.MT19937,
-    np.random.SFC64,
-    np.random.SeedSequence,
-    np.bool_,
-]
-_PLAIN += [kind for name, kind in vars(np).items() if isinstance(kind, type) and issubclass(kind, np.number)]
+_PLAIN = [np.ndarray, np.bool_, np.random.SeedSequence, *arrays.GENERATORS.values()]
+_PLAIN += [kind for kind in vars(np).values() if isinstance(kind, type) and issubclass(kind, np.number)]
 
 
 @dataclass(frozen=True)
@@ -139,12 +131,11 @@ def look_up(module: str, name: str, classes_are_values: bool, own_classes: bool 
         module = new + module.removeprefix(old) if module.startswith(old) else module
     if (module, name) in _ANYWHERE:
         return _ANYWHERE[module, name]
+    kind = own_class(module, name) if own_classes else None
     if name in BUILT.get(module, ()) or (classes_are_values and name in _SETTINGS.get(module, ())):
         kind = getattr(importlib.import_module(module), name)
-    else:
-        kind = (
-            (own_class(module, name) if own_classes else None) or (classes_are_values and _TORCH.get((module, name))) or None
-        )
+    elif kind is None and classes_are_values:
+        kind = _TORCH.get((module, name))
     return kind if kind is None or (classes_are_values and issubclass(kind, _VALUES)) else Handle(kind)
 
 
@@ -156,16 +147,11 @@ def is_own(kind: type) -> bool:
 def own_class(module: str, name: str) -> type | None:
     """The class, if the program has already imported it from its own code, not Python's or an installed package's."""
     loaded = sys.modules.get(module)
-    if (
-        loaded is None
-        or module.partition(".")[0] in _KNOWN_PACKAGES
-        or not is_own_module(module, getattr(loaded, "__file__", None))
-    ):
+    known = module.partition(".")[0] in _KNOWN_PACKAGES
+    if loaded is None or known or not is_own_module(module, getattr(loaded, "__file__", None)):
         return None
     kind = vars(loaded).get(name)
-    if not isinstance(kind, type) or kind.__module__ != module or kind.__qualname__ != name:
-        return None
-    return kind
+    return kind if isinstance(kind, type) and (kind.__module__, kind.__qualname__) == (module, name) else None
 
 
 def is_own_module(module: str, file: str | None) -> bool:

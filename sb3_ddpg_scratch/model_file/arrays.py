@@ -12,7 +12,7 @@ from numpy.random import MT19937, PCG64, PCG64DXSM, SFC64, BitGenerator, Generat
 from numpy.random.bit_generator import BitGenerator as _BitGenerator
 
 _PLAIN_DTYPE = re.compile(r"[<>=|]?([biufc]\d{1,2}|[?bBhHiIlLqQefdg]|[SU]\d{1,6}|O8?)")
-_GENERATORS: dict[str, type[_BitGenerator]] = {kind.__name__: kind for kind in (MT19937, PCG64, PCG64DXSM, SFC64)}
+GENERATORS: dict[str, type[_BitGenerator]] = {kind.__name__: kind for kind in (MT19937, PCG64, PCG64DXSM, SFC64)}
 _MT19937_KEY = (624,)
 _MAX_POOL = 64
 
@@ -67,10 +67,12 @@ def make_scalar(dtype: Any, content: Any) -> Any:
 
 
 def make_bit_generator(kind: Any = "PCG64") -> BitGenerator:
-    """A NumPy bit generator without a buffer, by class or name."""
+    """A NumPy bit generator without a buffer, by class or name, or one that was made already."""
+    if isinstance(kind, BitGenerator):
+        return kind
     kind = kind.__name__ if isinstance(kind, type) else kind
-    _expect(isinstance(kind, str) and kind in _GENERATORS, "a bit generator")
-    return _GENERATORS[kind](0)
+    _expect(isinstance(kind, str) and kind in GENERATORS, "a bit generator")
+    return GENERATORS[kind](0)
 
 
 def set_bit_generator_state(generator: BitGenerator, state: Any) -> None:
@@ -80,9 +82,8 @@ def set_bit_generator_state(generator: BitGenerator, state: Any) -> None:
     if isinstance(generator, MT19937):
         _check_position(numbers["state"]["key"], numbers["state"]["pos"])
     elif isinstance(generator, Philox):
-        _expect(
-            _is_whole(numbers["buffer_pos"]) and numbers["buffer_pos"] <= len(numbers["buffer"]) == 4, "a generator's position"
-        )
+        position = numbers["buffer_pos"]
+        _expect(_is_whole(position) and position <= len(numbers["buffer"]) == 4, "a generator's position")
     if sequence is None:
         generator.state = numbers
     else:
@@ -90,7 +91,7 @@ def set_bit_generator_state(generator: BitGenerator, state: Any) -> None:
 
 
 def make_generator(bit_generator: Any = "PCG64", constructor: Any = None) -> Generator:
-    return Generator(bit_generator if isinstance(bit_generator, BitGenerator) else make_bit_generator(bit_generator))
+    return Generator(make_bit_generator(bit_generator))
 
 
 def set_generator_state(generator: Generator, state: Any) -> None:
@@ -100,16 +101,13 @@ def set_generator_state(generator: Generator, state: Any) -> None:
 
 def make_random_state(bit_generator: Any = "MT19937", constructor: Any = None) -> RandomState:
     """NumPy's older generator, around a bit generator since NumPy 1.24."""
-    return RandomState(bit_generator if isinstance(bit_generator, BitGenerator) else make_bit_generator(bit_generator))
+    return RandomState(make_bit_generator(bit_generator))
 
 
 def set_random_state(random_state: RandomState, state: Any) -> None:
     """Set the state, a dict or (before NumPy 1.17) a tuple."""
-    if isinstance(state, tuple):
-        _check_position(*state[1:3])
-    elif state is not None:
-        _check_position(state["state"]["key"], state["state"]["pos"])
     if state is not None:
+        _check_position(*(state[1:3] if isinstance(state, tuple) else (state["state"]["key"], state["state"]["pos"])))
         random_state.set_state(state)
 
 

@@ -81,11 +81,8 @@ def _set_state(function: Any, state: Any) -> StoredFunction:
         function.module, function.name = names["__module__"], names["__qualname__"]
         function.values = tuple(value for cell in names["__closure__"] or () for value in cell)
     else:
-        function.module, function.name, function.values = (
-            state["module"],
-            state["qualname"],
-            tuple(state["closure_values"] or ()),
-        )
+        function.module, function.name = state["module"], state["qualname"]
+        function.values = tuple(state["closure_values"] or ())
     if len(function.values) != len(function.variables):
         raise ValueError("a function's variables lack values")
     return function
