@@ -219,10 +219,11 @@ def _check_type(key: str, value: Any, pickled_argument: bool, path: Any) -> None
         raise ModelFileError(path, f"it is {_described(value)}, which this setting cannot be", _DATA, key)
 
 
-def _is_whole_space(space: spaces.Space[Any]) -> bool:
+def _is_whole_space(space: Any) -> bool:
     try:
-        parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-        return space == space and all(isinstance(part, spaces.Space) for part in parts)
+        if isinstance(space, spaces.Dict):
+            return all(map(_is_whole_space, space.spaces.values()))
+        return isinstance(space, spaces.Space) and bool(space == space)
     # Attributes may be missing, or of any type.
     except Exception:
         return False

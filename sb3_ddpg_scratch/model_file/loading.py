@@ -64,7 +64,7 @@ def load_model(
         data["tensorboard_log"] = folder_within(data.get("tensorboard_log"), path)
     if env is not None:
         env = model_class._wrap_env(env, data.get("verbose", 0))
-        _check_spaces(env, data, path)
+        check_for_correct_spaces(env, data["observation_space"], data["action_space"])
         if options.force_reset:
             data["_last_obs"] = None
         data["n_envs"] = env.num_envs
@@ -188,15 +188,6 @@ def folder_within(folder: Any, path: Any) -> str | None:
         f"{path} was logged to a folder outside of the current one, which loading does not adopt. {advice}", stacklevel=5
     )
     return None
-
-
-def _check_spaces(env: Any, data: dict[str, Any], path: Any) -> None:
-    try:
-        check_for_correct_spaces(env, data["observation_space"], data["action_space"])
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ModelFileError(path, f"its spaces are not whole ({type(error).__name__}: {error})", "data") from error
 
 
 def _settle_policy_kwargs(data: dict[str, Any], kwargs: dict[str, Any]) -> None:
