@@ -44,19 +44,14 @@ class Members:
             self.refuse(name, "it is missing")
         return self.values[name]
 
-    def whole(self, name: str, low: int, high: int) -> int:
+    def number(self, name: str, low: float, high: float, kind: Any = Real, what: str = "number") -> float:
         value: Any = self.get(name)
-        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if not is_whole or not low <= value <= high:
-            self.refuse(name, f"it must be a whole number from {low} to {high}, and is {value!r:.60}")
-        return int(value)
+        if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+            self.refuse(name, f"it must be a {what} from {low} to {high}, and is {value!r:.60}")
+        return float(value) if kind is Real else value
 
-    def number(self, name: str, low: float, high: float) -> float:
-        value: Any = self.get(name)
-        is_real = isinstance(value, Real) and not isinstance(value, bool)
-        if not is_real or not low <= value <= high:
-            self.refuse(name, f"it must be a number from {low:g} to {high:g}, and is {value!r:.60}")
-        return float(value)
+    def whole(self, name: str, low: int, high: int) -> int:
+        return int(self.number(name, low, high, Integral, "whole number"))
 
     def flag(self, name: str) -> bool:
         value = self.get(name)
@@ -67,8 +62,8 @@ class Members:
     def array(self, name: str, dtype: Any, shape: tuple[int | None, ...], low: float = -inf, high: float = inf) -> np.ndarray:
         """A contiguous array whose numbers are finite and within these limits; ``None`` stands for any length."""
         value, dtype = self.get(name), np.dtype(dtype)
-        if type(value) is not np.ndarray or value.dtype != dtype or not _has_shape(value, shape):
-            is_array = type(value) is np.ndarray
+        is_array = type(value) is np.ndarray
+        if not is_array or value.dtype != dtype or not _has_shape(value, shape):
             found = f"is {value.dtype} of shape {value.shape}" if is_array else f"is {type(value).__name__}"
             wanted = ", ".join("any" if length is None else str(length) for length in shape)
             self.refuse(name, f"it must be an array of {dtype}, shape ({wanted}), and {found}")
@@ -125,8 +120,7 @@ def _checked(kind: type[ReplayBuffer], members: Members, model: Any) -> ReplayBu
     else:
         beside = members
     state = checked_state(members, beside, template, size, n_envs)
-    arrays = {name: part for name, part in _arrays_in(state)}
-    for (one, a), (other, b) in combinations(arrays.items(), 2):
+    for (one, a), (other, b) in combinations(_arrays_in(state), 2):
         if a.size and b.size and np.may_share_memory(a, b):
             members.refuse(one, f"it shares its memory with {other}")
     # Of a user's own class, the attributes that it adds.
