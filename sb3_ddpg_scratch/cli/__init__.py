@@ -24,7 +24,7 @@ WRONG_INPUT, INTERRUPTED = 2, 130
 
 REPORTED = (
     *(ArgumentError, CheckpointError, EnvironmentOutputError, ExportError, MissingPackageError, ModelFileError),
-    gym.error.Error,
+    *(gym.error.Error, OSError),
 )
 
 app = typer.Typer(
@@ -55,11 +55,9 @@ def main() -> None:
     try:
         app()
     except REPORTED as error:
-        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise SystemExit(WRONG_INPUT) from error
-    except OSError as error:
-        # A path that cannot be read or written, a full disk, or no network.
-        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error) or repr(error)
+        text = str(error) or repr(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
         console.print(f"[bold red]Error:[/] {escape(text)}", highlight=False, soft_wrap=True)
         raise SystemExit(WRONG_INPUT) from error
     except SystemExit as ending:
