@@ -12,7 +12,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -139,11 +139,11 @@ def safe_reading() -> Iterator[None]:
         return make(*args, env_kwargs=env_kwargs, **options)
 
     get_wrapper_class, make_vec_env = (getattr(utils, name) for name in ("get_wrapper_class", "make_vec_env"))
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(yaml, "load", read_yaml))
-        stack.enter_context(mock.patch.object(utils, "get_wrapper_class", wrappers))
-        stack.enter_context(mock.patch.object(utils, "make_vec_env", environments))
-        stack.enter_context(mock.patch.object(VecNormalize, "load", staticmethod(load_vec_normalize)))
+    with (
+        mock.patch.object(yaml, "load", read_yaml),
+        mock.patch.multiple(utils, get_wrapper_class=wrappers, make_vec_env=environments),
+        mock.patch.object(VecNormalize, "load", staticmethod(load_vec_normalize)),
+    ):
         yield
 
 

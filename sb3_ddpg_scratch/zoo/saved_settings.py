@@ -53,8 +53,6 @@ _BUILT: dict[str, tuple[dict[str, str], type]] = {
 # Options of `train` that write elsewhere than to the run's folder.
 _ELSEWHERE = ("optimization_log_path", "optimize_hyperparameters", "storage", "study_name", "tensorboard_log", "track")
 _MOST_FRAMES = 1000
-# Arguments of these that name a file.
-_WRITTEN = ("filename",)
 _SHORT = reprlib.Repr()
 _ENV_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -100,15 +98,15 @@ def _check_classes(key: str, value: Any, resumed: bool = False) -> Any:
         if not isinstance(name, str) or not isinstance(arguments, Mapping):
             raise _RefusedError(f"{_SHORT.repr(item)} is neither a name nor a name with arguments")
         kind: Any = _listed(modules, name)
-        if kind is None and resumed and _is_own_module(name):
-            continue
         if kind is None:
+            if resumed and _is_own_module(name):
+                continue
             kind = _imported(name, base)
             if kind is None:
                 raise _RefusedError(f"it names {name}, which is neither on the list of harmless classes nor imported already")
             _check_texts(name, arguments)
-        if set(_WRITTEN) & arguments.keys():
-            raise _RefusedError(f"{name} would write a file, {arguments.get(_WRITTEN[0])!r}")
+        if "filename" in arguments:
+            raise _RefusedError(f"{name} would write a file, {arguments['filename']!r}")
         try:
             inspect.signature(kind).bind(*([] if key == "callback" else [None]), **arguments)
         except (TypeError, ValueError) as error:
@@ -140,10 +138,9 @@ def _imported(name: str, base: type) -> type | None:
 
 def _check_texts(key: str, value: Any) -> Any:
     """Plain data without paths."""
-    for item in (
-        [*value.keys(), *value.values()] if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    ):
-        _check_texts(key, item)
+    parts = [*value, *value.values()] if isinstance(value, Mapping) else value
+    for part in parts if isinstance(parts, (list, tuple)) else ():
+        _check_texts(key, part)
     if isinstance(value, str) and (set("/\\") & set(value) or value.startswith("~")):
         raise _RefusedError(f"{key} has {value!r}, which may be a path")
     return value

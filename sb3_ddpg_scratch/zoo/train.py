@@ -62,11 +62,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any], str], ...] = (
     (("--env",), {"default": "CartPole-v1"}, "environment"),
     (("-tb", "--tensorboard-log"), {"default": ""}, "folder of TensorBoard's log"),
     (("-i", "--trained-agent"), {"default": ""}, "agent (.zip) to continue training"),
-    (
-        ("--truncate-last-trajectory",),
-        {"type": _yes_or_no, "default": True},
-        "with HER, whether a loaded buffer's episode ends",
-    ),
+    (("--truncate-last-trajectory",), {"type": _yes_or_no, "default": True}, "whether a loaded HER buffer's episode ends"),
     (("-n", "--n-timesteps"), _NUMBER | {"default": -1}, "steps, instead of those in the settings"),
     (("--num-threads",), _NUMBER | {"default": -1}, "threads of PyTorch"),
     (("--log-interval",), _NUMBER | {"default": -1}, "episodes between two logs; -2 for no log"),

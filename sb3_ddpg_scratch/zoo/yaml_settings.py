@@ -162,12 +162,8 @@ def check_settings(settings: Mapping[str, Any], where: str, algorithm: type[Base
     if settings.get("normalize") and settings.get("frame_stack") and issubclass(algorithm, OffPolicyAlgorithm):
         wrapper = f"stable_baselines3.common.vec_env.VecFrameStack: {{n_stack: {settings['frame_stack']}}}"
         problem = "cannot be combined with frame_stack, which RL Zoo puts above it: the replay buffer needs it below"
-        raise ArgumentError(
-            f"{where}: normalize",
-            settings["normalize"],
-            advice=f"Instead of frame_stack give vec_env_wrapper: [{{{wrapper}}}].",
-            problem=problem,
-        )
+        advice = f"Instead of frame_stack give vec_env_wrapper: [{{{wrapper}}}]."
+        raise ArgumentError(f"{where}: normalize", settings["normalize"], advice=advice, problem=problem)
     if settings.get("noise_type") is not None and "action_noise" in settings:
         raise ArgumentError(f"{where}: noise_type", settings["noise_type"], problem="cannot be combined with action_noise")
     policy_kwargs = settings.get("policy_kwargs")
