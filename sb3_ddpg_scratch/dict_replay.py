@@ -32,9 +32,10 @@ class PackedDictReplayBuffer(PackedReplayBuffer, DictReplayBuffer):  # type: ign
         return flatten(observations, self.observation_space)
 
     def _stored(self, observations: Any) -> np.ndarray:
-        shapes = {key: (self.n_envs, *shape) for key, shape in self.obs_shape.items()}
-        spaces = self.observation_space.spaces.items()
-        parts = [as_stored(observations[key], shapes[key], space.dtype).reshape(self.n_envs, -1) for key, space in spaces]
+        parts = [
+            as_stored(observations[key], (self.n_envs, *self.obs_shape[key]), space.dtype).reshape(self.n_envs, -1)
+            for key, space in self.observation_space.spaces.items()
+        ]
         return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
 
     def _split(self, flat: Any) -> dict[str, Any]:

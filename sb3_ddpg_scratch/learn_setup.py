@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
@@ -93,20 +93,18 @@ def _let_sb3_truncate(buffer: PackedReplayBuffer, stack: ExitStack) -> None:
 
 def _check_wrapper_order(env: VecEnv, statistics: VecNormalize | None) -> None:
     """Require VecNormalize's original observations, which are stored, to have the shapes that the policy takes."""
-    if statistics is None or _shapes(env) == _shapes(statistics):
+    if statistics is None:
+        return
+    taken, stored = (get_obs_shape(layer.observation_space) for layer in (env, statistics))
+    if taken == stored:
         return
     above, layer = [], env
     while isinstance(layer, VecEnvWrapper) and layer is not statistics:
         above.append(type(layer).__name__)
         layer = layer.venv
-    changed = f"changes the shape of its observations from {_shapes(statistics)} to {_shapes(env)}"
+    changed = f"changes the shape of its observations from {stored} to {taken}"
     problem = f"has VecNormalize below {' and '.join(above)}, which {changed}"
     raise ArgumentError("env", env, advice=f"Wrap the other way around: VecNormalize({above[-1]}(env, ...)).", problem=problem)
-
-
-def _shapes(env: VecEnv) -> Any:
-    space = env.observation_space
-    return {key: part.shape for key, part in space.spaces.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
 def warn_of_settings(model: Any) -> None:

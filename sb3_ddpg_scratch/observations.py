@@ -1,7 +1,7 @@
 """Observations as flat rows of numbers: which spaces support it, and where each entry of a Dict space is."""
 
 from collections.abc import Mapping
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,9 @@ def packable(observation_space: spaces.Space[Any]) -> bool:
 def why_not_packable(space: spaces.Space[Any]) -> str | None:
     """Why observations do not fit into packed rows, with the cure if there is one; ``None`` if they do."""
     if isinstance(space, spaces.Dict):
-        nested = (part for part in space.spaces.values() if isinstance(part, spaces.Dict))
-        reasons = (why_not_packable(part) for part in space.spaces.values())
-        first = next(filter(None, reasons), None) if space.spaces else "observations are empty"
-        return next((f"observations of {part} are no vectors" for part in nested), first)
+        parts = space.spaces.values()
+        nested = (f"observations of {part} are no vectors" for part in parts if isinstance(part, spaces.Dict))
+        return next(filter(None, chain(nested, map(why_not_packable, parts))), None) if parts else "observations are empty"
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return f"observations of {space} are no vectors (gymnasium.wrappers.FlattenObservation makes them one-hot)"
     if not isinstance(space, (spaces.Box, spaces.MultiBinary)) or is_image_space(space):

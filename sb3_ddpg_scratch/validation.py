@@ -40,10 +40,10 @@ def check_action_space(action_space: spaces.Space[Any]) -> None:
 
 def check_observation_space(observation_space: spaces.Space[Any]) -> None:
     """Reject single numbers without an axis, which no features extractor takes."""
-    is_dict = isinstance(observation_space, spaces.Dict)
-    for key, part in observation_space.items() if is_dict else [("", observation_space)]:  # type: ignore[attr-defined]
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
+    for key, part in parts.items():
         if isinstance(part, spaces.Box) and part.shape == ():
-            name = f"observation_space[{key!r}]" if is_dict else "observation_space"
+            name = "observation_space" if key is None else f"observation_space[{key!r}]"
             advice = "Declare the shape (1,), or wrap the environment in gymnasium.wrappers.FlattenObservation."
             raise ArgumentError(name, part, "of at least one axis", advice)
 
