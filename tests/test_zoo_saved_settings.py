@@ -131,7 +131,7 @@ def test_what_is_played(enjoy, config):
     ("config", "message"),
     [
         ({"env_wrapper": {"gymnasium.wrappers.TimeLimit": {"max_episode_steps": "x"}}}, "env_wrapper must be one that fits"),
-        ({"env_kwargs": {"unknown": 1}}, "env_kwargs must be one that fits the environment .*unknown"),
+        ({"env_kwargs": {"unknown": 1}}, "file's env_kwargs do not fit the environment: .*unknown"),
         ({"normalize": True}, "--folder must be one with an agent whose settings fit its model .*vecnormalize.pkl not found"),
         ({"frame_stack": 3, "normalize": False}, "--folder must be one with an agent .*observation shape"),
         ({"vec_env_wrapper": {f"{VEC}.VecExtractDictObs": {"key": "a"}}}, "vec_env_wrapper must be one that fits"),

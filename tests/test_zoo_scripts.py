@@ -393,8 +393,16 @@ def test_what_was_chosen_and_is_not_there_is_named(folder, monkeypatch, command)
 @pytest.mark.parametrize(
     ("command", "arguments", "problem"),
     [
-        ("train", ["-f", "other", "--env-kwargs", "size:3"], "--env-kwargs do not fit the environment: .*'size'"),
-        ("enjoy", ["--no-render", "--env-kwargs", "size:3"], "--env-kwargs do not fit the environment: .*'size'"),
+        (
+            "train",
+            ["-f", "other", "--env-kwargs", "size:3"],
+            "--env-kwargs or .* env_kwargs do not fit the environment: .*'size'",
+        ),
+        (
+            "enjoy",
+            ["--no-render", "--env-kwargs", "size:3"],
+            "--env-kwargs or .* env_kwargs do not fit the environment: .*'size'",
+        ),
         (
             "all-plots",
             ["-e", "Pendulum-v1", "-f", "logs", "--no-display", "-k", "missing"],

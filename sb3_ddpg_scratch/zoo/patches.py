@@ -31,6 +31,9 @@ from sb3_ddpg_scratch.zoo.manager import ScratchExperimentManager
 from sb3_ddpg_scratch.zoo.saved_settings import ADVICE, check_saved
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, SavedYamlLoader, check_size
 
+# Gymnasium's words about arguments that an environment does not take.
+BY_ENV = " was raised from the environment creator"
+
 
 def choose_manager() -> None:
     """The Zoo's scripts name ExperimentManager and may already have imported it, so the class itself must return ours."""
@@ -167,9 +170,9 @@ def _naming(function: Callable[..., Any], key: str, value: Any) -> Callable[...,
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except ArgumentError:
-            raise
         except Exception as error:
+            if isinstance(error, ArgumentError) or BY_ENV in str(error):
+                raise
             raise ArgumentError(key, value, f"one that fits the environment ({type(error).__name__}: {error})") from error
 
     return call

@@ -95,10 +95,11 @@ def _explained(command: str) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        problem, of_env, _ = str(error).partition(" was raised from the environment creator")
+        problem, of_env, _ = str(error).partition(patches.BY_ENV)
         if not of_env:
             raise
-        raise ArgumentError("--env-kwargs", None, problem=f"do not fit the environment: {problem}") from error
+        given = "--env-kwargs or a file's env_kwargs"
+        raise ArgumentError(given, None, problem=f"do not fit the environment: {problem}") from error
     except (LookupError, ValueError, RuntimeError) as error:
         if command not in _DRAW or isinstance(error, (ArgumentError, ModelFileError)):
             raise
