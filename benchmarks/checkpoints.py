@@ -57,6 +57,7 @@ def measure_checkpoints(env_id: str, transitions: int) -> dict[str, Cost]:
     generator = np.random.default_rng(0)
     for row in buffer.rows:
         row[:] = generator.random(len(row), np.float32)
+    buffer.rows[:, buffer.columns.continuation] = 1
     buffer.full = True
     with tempfile.TemporaryDirectory() as name:
         callback = _TimedCheckpoint(Path(name))

@@ -4,7 +4,7 @@ import optuna
 import pytest
 from conftest import PointEnv
 
-from sb3_ddpg_scratch import ScratchDDPG, ScratchDDPGPolicy
+from sb3_ddpg_scratch import ScratchDDPG
 from sb3_ddpg_scratch.updates import UPDATERS
 from sb3_ddpg_scratch.validation import check_arguments
 from sb3_ddpg_scratch.zoo import convert_scratch_ddpg_params, sample_scratch_ddpg_params
@@ -60,7 +60,7 @@ def test_every_trial_has_the_same_parameters(samples):
 def test_every_sample_makes_a_model(samples):
     for settings, _ in samples:
         model = ScratchDDPG("MlpPolicy", PointEnv(), buffer_size=50, device="cpu", _init_setup_model=False, **settings)
-        check_arguments(model, ScratchDDPGPolicy, UPDATERS)
+        check_arguments(model, UPDATERS)
     for settings, _ in samples[::16]:
         model = ScratchDDPG("MlpPolicy", PointEnv(), buffer_size=50, learning_starts=10, device="cpu", **settings)
         model.learn(15)
