@@ -15,6 +15,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from sb3_ddpg_scratch.errors import DivergenceError, EnvironmentOutputError
 from sb3_ddpg_scratch.observations import Observations
 
+# What the methods of an environment return.
+_INTERFACE = {"reset": "observation, info", "step": "observation, reward, terminated, truncated, info"}
+
 
 def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
     """Whether every number is finite, nearly always determined by a sum of squares, in some four microseconds."""
@@ -24,10 +27,6 @@ def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
         if array.dtype.kind == "f" and not (math.isfinite(np.vdot(array, array)) or np.isfinite(array).all()):
             return False
     return True
-
-
-# What an environment's methods return, and how many values that are.
-_INTERFACE = {"reset": "observation, info", "step": "observation, reward, terminated, truncated, info"}
 
 
 def check_finite(
@@ -77,9 +76,8 @@ def check_outputs(space: spaces.Space[Any], observations: Any, rewards: Any, n_e
     if rewards is not None:
         array = np.asarray(rewards)
         if array.shape != (n_envs,) or array.dtype.kind not in "fiub":
-            _fail(
-                "The environments", f"rewards of shape {array.shape} and dtype {array.dtype}", f"numbers of shape ({n_envs},)"
-            )
+            got = f"rewards of shape {array.shape} and dtype {array.dtype}"
+            _fail("The environments", got, f"numbers of shape ({n_envs},)")
 
 
 @contextmanager

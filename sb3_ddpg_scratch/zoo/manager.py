@@ -71,10 +71,8 @@ class CommandManager(ExperimentManager):
         """One of our options; ``None`` if the arguments come from the Zoo's own parser."""
         return getattr(self.args, name, None)
 
-    def load_trial(self, storage: str, study_name: str, trial_id: Any = None, convert: bool = True) -> dict[str, Any]:
-        number = None if trial_id is None else int(trial_id)
-        trial: dict[str, Any] = super().load_trial(storage, study_name, number, convert)
-        return trial
+    def load_trial(self, storage: str, study_name: str, trial_id: Any = None, convert: bool = True) -> Any:
+        return super().load_trial(storage, study_name, None if trial_id is None else int(trial_id), convert)
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         try:
