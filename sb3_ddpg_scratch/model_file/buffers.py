@@ -111,14 +111,13 @@ def _checked(kind: type[ReplayBuffer], members: Members, model: Any) -> ReplayBu
         added = {"handle_timeout_termination": False, "timeouts": np.zeros_like(members.get("dones"))}
         members.values = members.values | added
     template = _template(known, members, model)
+    beside = members
+    if isinstance(template, PackedHerReplayBuffer):
+        beside = Members(members.get("_table"), members.path, "_table/")
     if isinstance(template, PackedReplayBuffer):
-        table = members.get("_table") if isinstance(template, PackedHerReplayBuffer) else members.values
-        beside = Members(table, members.path, "_table/" if table is not members.values else "")
         needed, memory = template.nbytes * size * n_envs, psutil.virtual_memory().total
         if needed > memory:
             members.refuse("buffer_size", f"{size} steps of {n_envs} environments need {needed} bytes; there are {memory}")
-    else:
-        beside = members
     state = checked_state(members, beside, template, size, n_envs)
     for (one, a), (other, b) in combinations(_arrays_in(state), 2):
         if a.size and b.size and np.may_share_memory(a, b):
