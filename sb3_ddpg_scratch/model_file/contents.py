@@ -15,7 +15,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -43,7 +43,7 @@ _SB3_NOT_SAVED += ("_logger", "_custom_logger")
 NOT_SAVED = (
     *("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread", "_outputs_checked"),
     "_buffer_loaded",
-    *("last_checkpoint", "_interrupted_learn", "_resumed_from", "_after_learn"),
+    *("last_checkpoint", "_interrupted_learn", "_resumed_from", "_after_learn", "_work", "is_learning"),
 )
 # Modules of other algorithms' policies; PPO's and A2C's are in ``common``.
 _POLICIES = re.compile(r"(stable_baselines3|sb3_contrib|sbx)\.(\w+)\.policies")
@@ -210,8 +210,9 @@ def _check_type(key: str, value: Any, pickled_argument: bool, path: Any) -> None
         fits = isinstance(value, _TYPES[key]) and not isinstance(value, bool)
         if isinstance(value, spaces.Space):
             fits = fits and _is_whole_space(value)
-        elif isinstance(value, VectorizedActionNoise):
-            fits = all(isinstance(one, ActionNoise) and not isinstance(one, VectorizedActionNoise) for one in _noises(value))
+        elif _is_vectorized(value):
+            noises = [vars(value).get("_base_noise"), *vars(value).get("_noises", [None])]
+            fits = all(isinstance(one, ActionNoise) and not _is_vectorized(one) for one in noises)
     else:
         # Any other argument is a number or a string, from JSON or NumPy; other attributes are not checked.
         fits = not pickled_argument or isinstance(value, np.generic)
@@ -229,8 +230,8 @@ def _is_whole_space(space: Any) -> bool:
         return False
 
 
-def _noises(noise: VectorizedActionNoise) -> list[Any]:
-    return [vars(noise).get("_base_noise"), *vars(noise).get("_noises", [None])]
+def _is_vectorized(noise: Any) -> bool:
+    return type(noise).__name__ == "VectorizedActionNoise"
 
 
 def _is_schedule(value: Any) -> bool:

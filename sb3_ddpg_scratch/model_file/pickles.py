@@ -21,9 +21,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.random import BitGenerator, Generator, RandomState, SeedSequence
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.save_util import load_from_pkl, open_path
-from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import arrays
@@ -42,7 +41,7 @@ _STATE_SETTERS: tuple[tuple[type, Any], ...] = (
 _PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined,unused-ignore]
 _GYM_NAMES = {"shape": "_shape", "np_random": "_np_random"}
 # Known classes whose attributes may be of a class of the user's own, and what that derives from.
-_OWN_PARTS = {FloatSchedule: object, VectorizedActionNoise: ActionNoise}
+_OWN_PARTS: dict[str, type] = {"FloatSchedule": object, "VectorizedActionNoise": ActionNoise}
 _FUNCTION = "it is a function, so that the file holds its code"
 _BEFORE_THE_NAME = ("_make_skeleton_class", "builtins", "type", "abc", "ABCMeta")
 TRUST = "If you trust whoever made the file, {}, which loads as SB3 does and runs code from the file."
@@ -212,13 +211,13 @@ def _restore(target: Any, state: Any) -> None:
             raise RefusedError(f"it replaces {_name(target)}.{name}")
         # The methods of a known class call those of its attributes.
         value = state[name]
-        if is_own(type(value)) and not is_own(kind) and not isinstance(value, _OWN_PARTS.get(kind, ())):
+        if is_own(type(value)) and not is_own(kind) and not isinstance(value, _OWN_PARTS.get(kind.__name__, ())):
             raise RefusedError(f"{_name(target)}.{name} cannot be {_name(value)}")
     if isinstance(target, spaces.Space):
         # As gym named them. Its generator, of NumPy's older kind, is of no use to Gymnasium; None makes a new one.
         state = {_GYM_NAMES.get(name, name): value for name, value in state.items()}
         state["_np_random"] = generator if isinstance(generator := state.get("_np_random"), Generator) else None
-    elif kind in (NormalActionNoise, OrnsteinUhlenbeckActionNoise):
+    elif kind.__name__ in ("NormalActionNoise", "OrnsteinUhlenbeckActionNoise") and not is_own(kind):
         state = {"_dtype": np.float32} | state  # before SB3 1.8
     if any(is_own(cls) and "__setstate__" in vars(cls) for cls in kind.__mro__):
         raise RefusedError(f"{_name(target)}.__setstate__ is code of your own, which is not called for a file")
