@@ -6,17 +6,21 @@ from dataclasses import replace
 import pytest
 from rich.progress import Progress
 from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
 from typer.testing import CliRunner
 
 from sb3_ddpg_scratch.bench import parts, schedule
 from sb3_ddpg_scratch.bench import workload as workload_module
 from sb3_ddpg_scratch.bench.rounds import HEADINGS, Setting, table, write_measurements
 from sb3_ddpg_scratch.bench.schedule import plan
+from sb3_ddpg_scratch.bench.uses import guard_of, make_callback, rows_of
 from sb3_ddpg_scratch.bench.worker import make_model
-from sb3_ddpg_scratch.bench.workload import CONTENDERS, Workload, installed, measure, missing
+from sb3_ddpg_scratch.bench.workload import CALLBACK, CONTENDERS, DICT, USES, WRAPPER, Workload, installed, measure, missing
 from sb3_ddpg_scratch.cli import app
 from sb3_ddpg_scratch.gym_packages import RegisteredEnv
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
+from sb3_ddpg_scratch.known_code import only_known_code
 
 TINY = Workload("", (16, 12), 8, cores=1, seconds=0.05, filled=50)
 
@@ -190,6 +194,49 @@ def test_command(tmp_path, monkeypatch):
     assert "[64,64]/64, TD3: 1 round(s)" in result.output
     assert len(json.loads(path.read_text())["settings"]) == 4
     assert CliRunner().invoke(app, ["bench", "--env", "Nowhere-v0"]).exit_code != 0
+
+
+def test_uses_are_what_they_are_called():
+    """All at once: a callback and a wrapper that are nobody's known code, Dict observations, and SB3's own noise."""
+    model = make_model(replace(TINY, contender="compiled", uses=USES[-1]))
+    assert isinstance(model.env, VecNormalize)
+    assert set(model.observation_space.spaces) == {"first", "second"}
+    assert isinstance(model.action_noise, NormalActionNoise)
+    model.learn(60, callback=make_callback(USES[-1]))
+    for uses in ((CALLBACK,), (WRAPPER,), ()):
+        model = make_model(replace(TINY, contender="compiled", uses=uses))
+        _, callback = model._setup_learn(1, make_callback(uses))
+        assert only_known_code(model, model.env, callback) == (uses == ())
+
+
+def test_shares_of_uses_by_hand():
+    """Two rounds: 0.5 and 0.7 of the fastest case, and 5 and 7 times SB3."""
+
+    def round_of(ours, sb3):
+        return {
+            ("compiled", 1): {"steps_per_s": ours, "environment_us": 9.0, "guard_us": 4.0},
+            ("sb3", 1): {"steps_per_s": sb3},
+        }
+
+    fastest = Setting("[64,64]/64", rounds=[round_of(1000, 100), round_of(2000, 100)])
+    slower = Setting("[64,64]/64, Dict", rounds=[round_of(500, 100), round_of(1400, 200)])
+    both = Setting("[64,64]/64, Dict, VecNormalize", rounds=[round_of(100, 100), round_of(200, 100)])
+    assert rows_of([fastest, slower, both]) == [
+        ["fastest case", "1,500", "1.00", "9.0 us", "100", "15.0 x"],
+        ["Dict", "950", "0.60", "9.0 us", "150", "6.0 x"],
+        ["all of these", "150", "0.10", "9.0 us", "100", "1.5 x"],
+    ]
+    assert guard_of([fastest, slower]) == 4.0
+
+
+def test_uses_are_measured(monkeypatch):
+    monkeypatch.setattr(schedule, "USES", ((), (DICT,)))
+    monkeypatch.setattr(schedule, "measure", lambda workload: measure(replace(workload, seconds=0.05, filled=50)))
+    result = CliRunner().invoke(app, ["bench", "--uses", "--quick"])
+    assert result.exit_code == 0, result.output
+    assert "fastest case" in result.output
+    assert " Dict " in result.output
+    assert "A look at networks and optimizers takes" in result.output
 
 
 def test_mujoco_is_timed_beside_the_environment_that_was_asked_for(monkeypatch):

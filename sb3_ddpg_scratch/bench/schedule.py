@@ -13,6 +13,7 @@ from sb3_ddpg_scratch.bench.workload import (
     MUJOCO,
     MUJOCO_ENV,
     RLTOOLS,
+    USES,
     Workload,
     installed,
     measure,
@@ -48,6 +49,12 @@ def plan(env: RegisteredEnv, quick: bool, cores: Iterable[int]) -> list[list[Wor
         [replace(workload, contender=name, cores=c) for name in filter(installed, contenders) for c in counts]
         for workload, contenders in plans
     ]
+
+
+def plan_uses(env: RegisteredEnv, quick: bool) -> list[list[Workload]]:
+    """What users add to the fastest case, each alone and all at once, on one core; and the same with SB3's DDPG."""
+    common = Workload("", (64, 64), 64, 1, env=env.env_id, gym_packages=env.packages, seconds=0.5 if quick else 2.0)
+    return [[replace(common, contender=name, uses=uses) for name in ("sb3", "compiled")] for uses in USES]
 
 
 def run(

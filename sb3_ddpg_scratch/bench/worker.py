@@ -9,7 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sb3_ddpg_scratch.bench.workload import Workload
+from sb3_ddpg_scratch.bench import uses
+from sb3_ddpg_scratch.bench.workload import DICT, SB3_NOISE, Workload
 from sb3_ddpg_scratch.gym_packages import import_modules
 
 # Environment steps per timed call of ``learn``; divisible by eight, for eight environments.
@@ -35,7 +36,8 @@ def make_model(workload: Workload) -> Any:
     from stable_baselines3.common.noise import NormalActionNoise
 
     import_modules(workload.gym_packages)
-    env = make_vec_env(workload.env, n_envs=workload.n_envs, seed=0)
+    used = workload.uses
+    env = make_vec_env(workload.env, workload.n_envs, seed=0) if used is None else uses.make_env(workload.env, used)
     zeros = np.zeros(env.action_space.shape or ())
     settings: dict[str, Any] = {
         "batch_size": workload.batch_size,
@@ -46,7 +48,7 @@ def make_model(workload: Workload) -> Any:
         "policy_kwargs": {"net_arch": list(workload.net_arch)},
         "seed": 0,
     }
-    policy = "MlpPolicy"
+    policy = "MultiInputPolicy" if DICT in (used or ()) else "MlpPolicy"
     if workload.hindsight:
         from stable_baselines3 import HerReplayBuffer
 
@@ -63,7 +65,8 @@ def make_model(workload: Workload) -> Any:
         return DDPG(policy, env, device="cpu", **settings)
     from sb3_ddpg_scratch import ScratchDDPG
 
-    settings["action_noise"] = {"type": "gaussian", "sigma": 0.1}
+    if SB3_NOISE not in (used or ()):
+        settings["action_noise"] = {"type": "gaussian", "sigma": 0.1}
     if workload.layer_norm:
         settings["policy_kwargs"]["norm"] = "layer"
     if workload.td3:
@@ -74,15 +77,17 @@ def make_model(workload: Workload) -> Any:
 
 def time_model(workload: Workload, start: float) -> dict[str, float | str]:
     """See :func:`~sb3_ddpg_scratch.bench.workload.measure`; ``start`` is the process's start time, in epoch seconds."""
-    model = make_model(workload)
+    model, callback = make_model(workload), uses.make_callback(workload.uses or ())
 
     def learn(steps: int) -> None:
-        model.learn(steps, log_interval=None, reset_num_timesteps=False)
+        model.learn(steps, callback=callback, log_interval=None, reset_num_timesteps=False)
 
     learn(1)
     set_up = time.time() - start
     learn(workload.filled + 100 * workload.n_envs)
     steps_per_s = rate(lambda: learn(STEPS_AT_ONCE), workload.seconds, warm_up=0) * STEPS_AT_ONCE
+    if workload.uses is not None:
+        return {**uses.measured(model, workload), "steps_per_s": steps_per_s}
     updates = rate(lambda: model.train(workload.gradient_steps, workload.batch_size), workload.seconds)
     return {
         "updates_per_s": updates * workload.gradient_steps,

@@ -37,14 +37,20 @@ class Workload:
     td3: bool = False
     layer_norm: bool = False
     hindsight: bool = False
+    uses: tuple[str, ...] | None = None
 
     @property
     def setting(self) -> str:
         """The configuration that compared contenders share."""
         envs = "" if self.n_envs == 1 else f", {self.n_envs} envs x {self.gradient_steps} updates"
         named = (("TD3", self.td3), ("layer norm", self.layer_norm), (GOALS, self.hindsight))
-        options = "".join(f", {name}" for name, on in named if on)
+        options = "".join(f", {name}" for name in (*(name for name, on in named if on), *(self.uses or ())))
         return f"[{','.join(map(str, self.net_arch))}]/{self.batch_size}{options}{envs}"
+
+
+# What users add to the fastest case.
+CALLBACK, WRAPPER, SB3_NOISE, DICT, NORMALIZED = "own callback", "own environment", "SB3's noise", "Dict", "VecNormalize"
+USES = ((), (CALLBACK,), (WRAPPER,), (SB3_NOISE,), (DICT,), (NORMALIZED,), (CALLBACK, WRAPPER, SB3_NOISE, DICT, NORMALIZED))
 
 
 def missing(contender: str) -> str | None:
