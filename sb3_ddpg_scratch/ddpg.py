@@ -4,8 +4,7 @@ Deep Deterministic Policy Gradient in Stable-Baselines3's API: Algorithm 1 of Li
 ``_setup_model`` makes the networks, target networks and replay buffer. SB3's ``learn`` then alternates between
 ``collect_rollouts``, which acts (``_sample_action``) and stores transitions (``_store_transition``), and ``train``,
 where an updater samples a minibatch for each update. All updaters compute the same; the one to read is
-:mod:`sb3_ddpg_scratch.updates.autograd`: ``td_target``, ``critic_loss``, ``actor_loss``, ``soft_update``. Where no other
-code interferes, ``rollout.collect_steadily`` performs the rest of a ``learn`` with one compiled call per step.
+:mod:`sb3_ddpg_scratch.updates.autograd`: ``td_target``, ``critic_loss``, ``actor_loss``, ``soft_update``.
 """
 
 from collections.abc import Iterable
@@ -30,7 +29,7 @@ from sb3_ddpg_scratch.model_file import MAX_BYTES, LoadOptions, ModelPath
 from sb3_ddpg_scratch.networks import Actor, Critic
 from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
-from sb3_ddpg_scratch.rollout import Actions
+from sb3_ddpg_scratch.rollout import Actions, AtOnce, methods_of
 from sb3_ddpg_scratch.updates import UPDATERS, Networks, UpdateSettings
 
 
@@ -82,6 +81,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
     """
 
     policy_aliases = model_setup.POLICIES
+    own_methods: tuple[Any, ...] = ()
     updater_in_use = property(model_setup.updater_in_use)
     policy: ScratchDDPGPolicy
     actor: Actor
@@ -96,6 +96,8 @@ class ScratchDDPG(OffPolicyAlgorithm):
     _outputs_checked = _statistics_unread = observations_normalized = _buffer_loaded = False
     # Closed when ``learn`` ends, even on an error.
     _after_learn: ExitStack
+    is_learning = False
+    _work: AtOnce | None = None
 
     @validation.with_hints_for_keywords
     def __init__(
@@ -184,25 +186,25 @@ class ScratchDDPG(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         """Store ``(s, a, r, s')`` of every environment."""
-        if not rollout.store_packed(self, replay_buffer, buffer_action, new_obs, reward, dones, infos):
-            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        rollout.store_transition(self, replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     collect_rollouts = rollout.collect_rollouts
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Sample minibatches and update the networks with each; raises ``DivergenceError`` if a loss is not finite."""
         assert self.replay_buffer is not None
-        self._updater.set_training_mode(self.policy, True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         self._statistics_unread = True
         if gradient_steps <= 0:
+            self.policy.set_training_mode(True)
             return
         settings, updates_before, env = self._update_settings(), self._n_updates, self._vec_normalize_env
         self._n_updates += gradient_steps
         # Samples, and calls td_target, critic_loss, actor_loss and soft_update, or compiled code that does the same.
-        self._updater.train(self._networks(), self.replay_buffer, gradient_steps, batch_size, settings, updates_before, env)
+        arguments = (self.replay_buffer, gradient_steps, batch_size, settings, updates_before, env)
+        self._updater.train(self.policy, self._networks(), *arguments)
         # Off the CPU, reading a number waits for the device: losses are then checked when the logger is read.
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and not self._updater.losses_are_finite():
             training_log.check_losses(self)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
@@ -212,9 +214,6 @@ class ScratchDDPG(OffPolicyAlgorithm):
         others = [optimizer for optimizer in given if optimizer not in (self.actor.optimizer, self.critic.optimizer)]
         if others:
             super()._update_learning_rate(others)
-
-    # Methods that a steady rollout bypasses.
-    _replaced_while_steady = (_sample_action, _store_transition, train, _update_learning_rate)
 
     def _networks(self) -> Networks:
         return Networks(self.actor, self.critic, self.actor_target, self.critic_target)
@@ -243,8 +242,14 @@ class ScratchDDPG(OffPolicyAlgorithm):
         """See SB3. After :meth:`resume`, nothing is reset, and ``total_timesteps`` counts the whole training."""
         with ExitStack() as self._after_learn:
             self._updater.trust(None)
-            self._after_learn.callback(lambda: self._updater.trust(False))
+            self.is_learning = True
+            self._after_learn.callback(self._end_learning)
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _end_learning(self) -> None:
+        self.is_learning = False
+        self._work = None
+        self._updater.trust(False)
 
     def _setup_learn(
         self,
@@ -312,7 +317,8 @@ class ScratchDDPG(OffPolicyAlgorithm):
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         # A copy made during learn() is not in it.
-        state.pop("_after_learn", None)
+        for name in ("_after_learn", "_work", "is_learning"):
+            state.pop(name, None)
         return state
 
     def _excluded_save_params(self) -> list[str]:
@@ -320,3 +326,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []
+
+
+# While these are a model's, its work can be gathered.
+ScratchDDPG.own_methods = methods_of(ScratchDDPG)

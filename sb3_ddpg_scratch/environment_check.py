@@ -1,6 +1,5 @@
 """Checks of an environment's outputs: shape and dtype at the first step, finite numbers at every step."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,16 +16,22 @@ from sb3_ddpg_scratch.observations import Observations
 
 # What the methods of an environment return.
 _INTERFACE = {"reset": "observation, info", "step": "observation, reward, terminated, truncated, info"}
+# Replay and networks are in single precision: a larger number is infinite there.
+_LARGEST = np.finfo(np.float32).max
 
 
 def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
-    """Whether every number is finite, nearly always determined by a sum of squares, in some four microseconds."""
+    """Whether every number is finite in single precision, which a sum of squares nearly always tells."""
     arrays = (observations,) if isinstance(observations, np.ndarray) else observations.values()
     for array in (rewards, *arrays):
-        # If a square overflows, each number is checked.
-        if array.dtype.kind == "f" and not (math.isfinite(np.vdot(array, array)) or np.isfinite(array).all()):
+        # If the sum is too large, each number is checked.
+        if array.dtype.kind == "f" and not (float(np.vdot(array, array)) < 1e37 or _finite(array).all()):
             return False
     return True
+
+
+def _finite(array: np.ndarray) -> Any:
+    return np.abs(array) <= _LARGEST
 
 
 def check_finite(
@@ -55,12 +60,13 @@ def stop_if_not_finite(
             values |= _named("terminal observation", infos[index]["terminal_observation"])
         for name, value in values.items():
             array = np.asarray(value)
-            if array.dtype.kind not in "fc" or np.isfinite(array).all():
+            if array.dtype.kind not in "fc" or _finite(array).all():
                 continue
-            place = tuple(int(number) for number in np.argwhere(~np.isfinite(array))[0])
+            place = tuple(int(number) for number in np.argwhere(~_finite(array))[0])
             where = f"{name}{list(place) if place else ''}"
+            beyond = ", beyond single precision," if np.isfinite(array[place]) else ""
             raise DivergenceError(
-                f"Environment {index} returned {where} = {array[place]} at environment step {step}. It was not stored "
+                f"Environment {index} returned {where} = {array[place]}{beyond} at environment step {step}. It was not stored "
                 "or learned from. Check what the environment computes there (for actions near the bounds, and in "
                 "states that training rarely reaches)." + checkpoint_hint(last_checkpoint)
             )

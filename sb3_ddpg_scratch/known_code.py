@@ -1,15 +1,16 @@
 """
 Whether code that runs during ``learn`` may change networks or optimizers behind the updater's back.
 
-The fast updaters look for such changes before every update, which takes a fifth of a step with small networks. They skip
-that where every callback, environment, noise and schedule is a class of the packages below, which make no such changes.
+Gathered work looks for such changes in every step, which takes a tenth of one with small networks. It skips that where every
+callback, environment, noise, schedule and logger is of the packages below, which make no such changes.
 """
 
 from collections.abc import Iterator, Sequence
+from types import FunctionType, MethodType
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 _PACKAGES = frozenset({"gymnasium", "gymnasium_robotics", "rl_zoo3", "sb3_ddpg_scratch", "stable_baselines3"})
@@ -19,24 +20,25 @@ def only_known_code(model: Any, env: VecEnv, callback: BaseCallback) -> bool:
     """Whether all code that runs while this model learns is from known packages, including what its objects call."""
     schedules = [getattr(one, "value_schedule", one) for one in (model.lr_schedule, model.qf_lr_schedule)]
     noise = getattr(model.action_noise, "base_noise", model.action_noise)
-    writers = model._logger.output_formats
-    envs = [env, *(part for one in callbacks_in(callback) for part in _parts_of(one) if isinstance(part, (VecEnv, gym.Env)))]
-    parts = [model, model.policy, model.replay_buffer, noise, *schedules, *writers, *callbacks_in(callback)]
+    logger, callbacks = model._logger, callbacks_in(callback)
+    envs = [env, *(part for one in callbacks for part in _parts_of(one) if isinstance(part, (VecEnv, gym.Env)))]
+    parts = [model, model.policy, model.replay_buffer, noise, *schedules, logger, *logger.output_formats, *callbacks]
     return all(map(_is_known, parts)) and all(_is_known(layer) for one in envs for layer in _environments(one))
 
 
-def watches_rollouts(callback: BaseCallback) -> bool:
-    """Whether a callback does anything when rollouts begin or end."""
-    methods = ("_on_rollout_start", "_on_rollout_end")
-    leaves = [type(one) for one in callbacks_in(callback) if not isinstance(one, CallbackList)]
-    return any(getattr(one, name) is not getattr(BaseCallback, name) for one in leaves for name in methods)
-
-
 def _is_known(part: Any) -> bool:
-    if part is None:
-        return True
     called = [value for value in getattr(part, "__dict__", {}).values() if callable(value) and not isinstance(value, type)]
-    return all(type(one).__module__.partition(".")[0] in _PACKAGES for one in (part, *called))
+    return part is None or all(map(_is_known_code, (part, *called)))
+
+
+def _is_known_code(value: Any) -> bool:
+    """Whether a function, with all that it encloses and is bound to, or the class of another object is of a known package."""
+    if isinstance(value, MethodType):
+        return _is_known_code(value.__func__) and type(value.__self__).__module__.partition(".")[0] in _PACKAGES
+    if isinstance(value, FunctionType):
+        enclosed = [cell.cell_contents for cell in value.__closure__ or () if callable(cell.cell_contents)]
+        return value.__module__.partition(".")[0] in _PACKAGES and all(map(_is_known_code, enclosed))
+    return (value if isinstance(value, type) else type(value)).__module__.partition(".")[0] in _PACKAGES
 
 
 def _environments(env: Any) -> Iterator[Any]:

@@ -55,3 +55,13 @@ def flatten(observations: Observations, observation_space: spaces.Space[Any]) ->
     parts = [observations[key] for key in observation_space.spaces]
     flat = [part.reshape(len(part), -1) for part in parts]
     return np.concatenate(flat, axis=1, dtype=np.float32, casting="same_kind")
+
+
+def flatten_into(out: np.ndarray, observations: Observations, observation_space: spaces.Space[Any]) -> None:
+    """Write observations of several environments into float32 of shape ``(n, flat_dim)``."""
+    if isinstance(observations, np.ndarray):
+        out[...] = observations.reshape(out.shape)
+        return
+    assert isinstance(observation_space, spaces.Dict)
+    flat = [observations[key].reshape(len(out), -1) for key in observation_space.spaces]
+    np.concatenate(flat, axis=1, out=out, casting="same_kind")

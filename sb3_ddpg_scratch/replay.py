@@ -310,17 +310,25 @@ class PackedReplayBuffer(ReplayBuffer):
 
     def draw(self, batch_size: int, n_batches: int = 1) -> np.ndarray:
         """Indices of rows, shape ``(n_batches, batch_size)``, as SB3's buffer would sample them one batch after another."""
-        stored = self.buffer_size if self.full else self.pos
-        # SB3's memory-saving buffer never samples the row whose observation was just overwritten.
-        skips_oldest = self.optimize_memory_usage and self.full
-        low, shift = (1, self.pos) if skips_oldest else (0, 0)
+        first, end = self.drawn_steps()
         if self.n_envs == 1:
             # SB3 draws an environment as well, but a choice of one consumes nothing from the generator.
-            steps = np.random.randint(low, stored, size=n_batches * batch_size).reshape(n_batches, batch_size)
-            return (steps + shift) % self.buffer_size if skips_oldest else steps
-        lows, highs = np.array([[low], [0]]), np.array([[stored], [self.n_envs]])
-        drawn = np.random.randint(lows, highs, size=(n_batches, 2, batch_size))
-        return (drawn[:, 0] + shift) % self.buffer_size * self.n_envs + drawn[:, 1]
+            steps = np.random.randint(0, end - first, size=n_batches * batch_size).reshape(n_batches, batch_size)
+            return (steps + first) % self.buffer_size if first else steps
+        lengths = np.array([[end - first], [self.n_envs]])
+        drawn = np.random.randint(0, lengths, size=(n_batches, 2, batch_size))
+        return (drawn[:, 0] + first) % self.buffer_size * self.n_envs + drawn[:, 1]
+
+    def drawn_steps(self, stored: int = 0) -> tuple[int, int]:
+        """
+        The first and the end of the steps among which is drawn, once so many more are stored. Beyond the buffer's end they
+        continue at its beginning.
+        """
+        pos = self.pos + stored
+        if not (self.full or pos >= self.buffer_size):
+            return 0, pos
+        # SB3's memory-saving buffer never samples the row whose observation was just overwritten.
+        return (pos + 1, pos + self.buffer_size) if self.optimize_memory_usage else (0, self.buffer_size)
 
     def gather(self, indices: np.ndarray, out: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> None:
         """Write rows, normalized by ``env``, into float32 on the CPU of shape ``(batch, columns.width)``."""

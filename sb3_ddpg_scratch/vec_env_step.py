@@ -20,10 +20,14 @@ def step(env: VecEnv, actions: np.ndarray, outputs_checked: bool = True) -> VecE
     """``env.step(actions)``, with a check of its outputs unless they have been checked already."""
     if not outputs_checked:
         with checked_outputs(env, "step"):
-            return env.step(actions)
+            observations, rewards, dones, infos = env.step(actions)
     # An unmodified SB3 DummyVecEnv.
-    plain = type(env) is DummyVecEnv and DummyVecEnv.step_wait is _STEP_WAIT and vars(env).keys().isdisjoint(_DUMMY_METHODS)
-    return _step_dummy(env, actions) if plain else env.step(actions)  # type: ignore[arg-type]
+    elif type(env) is DummyVecEnv and DummyVecEnv.step_wait is _STEP_WAIT and vars(env).keys().isdisjoint(_DUMMY_METHODS):
+        return _step_dummy(env, actions)
+    else:
+        observations, rewards, dones, infos = env.step(actions)
+    # Some return lists.
+    return observations, np.asarray(rewards), np.asarray(dones), infos
 
 
 def _step_dummy(env: DummyVecEnv, actions: np.ndarray) -> VecEnvStepReturn:

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from rich.console import Console
 from typer.testing import CliRunner
 
-from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, cli, rollout
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG, cli
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare import conclusions
 from sb3_ddpg_scratch.compare.comparison import gather, run_comparison
@@ -27,6 +27,7 @@ from sb3_ddpg_scratch.compare.experiment import experiment_from
 from sb3_ddpg_scratch.compare.plan import plan_comparison
 from sb3_ddpg_scratch.compare.random_policy import random_score
 from sb3_ddpg_scratch.compare.results_file import read_results
+from sb3_ddpg_scratch.rollout import loop
 from sb3_ddpg_scratch.runs import processes
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result, perform, unfinished_run
@@ -350,10 +351,10 @@ def test_threads_and_jobs_fit_the_cores(tmp_path, monkeypatch):
     assert os.environ.get("XLA_FLAGS", "") in limits["XLA_FLAGS"]
 
 
-def test_nothing_in_a_run_keeps_its_rollouts_from_being_steady(tmp_path, monkeypatch):
+def test_only_known_code_runs_in_a_run(tmp_path, monkeypatch):
     known = []
-    only_known_code = rollout.only_known_code
-    monkeypatch.setattr(rollout, "only_known_code", lambda *parts: known.append(only_known_code(*parts)) or known[-1])
+    only_known_code = loop.only_known_code
+    monkeypatch.setattr(loop, "only_known_code", lambda *parts: known.append(only_known_code(*parts)) or known[-1])
     settings = {"policy": "MlpPolicy", "n_timesteps": 60, "learning_starts": 30, "policy_kwargs": {"net_arch": [4]}}
     spec = RunSpec("a", "scratch_ddpg", "Pendulum-v1", 0, 60, 2, 1, "cpu", settings)
     ticks = []

@@ -8,12 +8,12 @@ from test_handwritten import make_buffer, make_policy
 
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.kernel_memory import Frame, load_kernels
-from sb3_ddpg_scratch.updates.random_rows import RowSampler
+from sb3_ddpg_scratch.updates.random_rows import RowSampler, normalization
 
 NO_LAYERS, NO_TABLE = np.zeros((0, 10), np.int64), np.zeros((0, 8), np.int64)
 
 
-def sample(buffer, batches):
+def sample(buffer, batches, env=None):
     """Draw batches by the kernel, without an update."""
     kernels = load_kernels()
     frame, numbers = Frame(kernels), np.zeros((4, 9))
@@ -21,7 +21,9 @@ def sample(buffer, batches):
     frame.place_batches(batches, buffer.columns.width)
     frame.table[kernels.DRAWN] = len(batches)
     numbers[kernels.SETTINGS, 5] = getattr(buffer, "gamma", 1.0)
-    with frame.place_buffer(buffer, RowSampler(), buffer.columns.width):
+    normal = None if env is None else normalization(env, buffer.observation_space)
+    frame.place(kernels.NORMAL, normal, (3 * buffer.columns.observation_dim + 2,), np.float64)
+    with frame.place_buffer(buffer, RowSampler(), buffer.columns):
         kernels.advance(numbers, NO_LAYERS, NO_TABLE, frame.table, np.zeros((0, 6)))
 
 
@@ -88,12 +90,12 @@ def test_every_number_of_stored_transitions(stored):
 def test_not_every_buffer_is_supported():
     policy, sampler = make_policy(), RowSampler()
     arguments = (10, policy.observation_space, policy.action_space, "cpu")
-    assert not sampler.supports(PackedReplayBuffer(*arguments))
-    assert not sampler.supports(PackedReplayBuffer(*arguments, optimize_memory_usage=True))
+    assert not sampler.supports(PackedReplayBuffer(*arguments), None)
+    assert not sampler.supports(PackedReplayBuffer(*arguments, optimize_memory_usage=True), None)
     buffer = make_buffer(policy)
-    assert sampler.supports(buffer)
+    assert sampler.supports(buffer, None)
     buffer.sample = buffer.sample
-    assert not sampler.supports(buffer)
+    assert not sampler.supports(buffer, None)
 
 
 def test_threads_share_the_generator():

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from sb3_ddpg_scratch.networks import Actor, Critic
 from sb3_ddpg_scratch.updates.autograd import AutogradUpdater, Batch
-from sb3_ddpg_scratch.updates.inspection import NetworksWatch, why_not_by_hand
+from sb3_ddpg_scratch.updates.guard import Guard
+from sb3_ddpg_scratch.updates.inspection import why_not_by_hand
 from sb3_ddpg_scratch.updates.interface import Networks
 
 # --------------------------------------------------------------------------------------------------- Layers with parameters
@@ -242,14 +243,14 @@ class AnalyticUpdater(AutogradUpdater):
 
     def __init__(self) -> None:
         super().__init__()
-        self._watch: NetworksWatch | None = None
+        self._guard: Guard | None = None
 
     def objection(self, networks: Networks) -> str | None:
-        if self._watch is None or not self._watch.holds(networks):
-            reason = why_not_by_hand(networks, trained=2)
-            self._watch = NetworksWatch(networks, trained=2) if reason is None else None
-            return reason
-        return None
+        if self._guard is not None and self._guard.holds(networks):
+            return None
+        reason = why_not_by_hand(networks, trained=2)
+        self._guard = Guard(networks, trained=2) if reason is None else None
+        return reason
 
     @th.no_grad()
     def critic_gradient(self, critic: Critic, batch: Batch, target_q_values: th.Tensor) -> th.Tensor:

@@ -5,6 +5,7 @@ The reference update: gradients by torch's autograd, any policy, and SB3's numbe
 With two critics, a delayed actor and target policy smoothing it is Algorithm 1 of TD3 (Fujimoto et al. 2018).
 """
 
+import math
 from collections.abc import Iterable
 from functools import reduce
 
@@ -162,6 +163,10 @@ class AutogradUpdater:
         actor.optimizer.zero_grad()
         loss.backward()
         return loss.detach()
+
+    def losses_are_finite(self) -> bool:
+        """Of the last updates of critic and actor."""
+        return all(map(math.isfinite, self.read_losses().values()))
 
     def read_losses(self) -> dict[str, float]:
         """``critic_loss`` and, if there was any, ``actor_loss`` of the last updates of critic and actor."""

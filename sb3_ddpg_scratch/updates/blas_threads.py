@@ -1,4 +1,4 @@
-"""The number of threads that the matrix products of NumPy and SciPy use."""
+"""The number of threads that compiled matrix products use."""
 
 import ctypes
 import os
@@ -15,9 +15,9 @@ _before: list[tuple[Callable[[int], object], int]] = []
 
 class _OneBlasThread:
     """
-    Within this context, ``np.dot`` uses a single thread, even in compiled code. OpenBLAS would wake others for products that
-    take microseconds, and they keep their cores busy for some 25 milliseconds after each. The setting applies to the whole
-    process: the first to enter changes it, the last to leave restores it.
+    Within this context, ``np.dot`` in compiled code uses a single thread. OpenBLAS would wake others for products that take
+    microseconds, and they keep their cores busy for some 25 milliseconds after each. The setting applies to SciPy's products
+    in the whole process: the first to enter changes it, the last to leave restores it.
     """
 
     def __enter__(self) -> None:
@@ -69,14 +69,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def _find_blas() -> list[tuple[Callable[[], int], Callable[[int], object]]]:
-    """Functions to get and set the threads of each loaded OpenBLAS: NumPy and SciPy bring one each, or share one."""
+    """
+    Functions to get and set the threads of the OpenBLAS behind SciPy, which compiled code calls. NumPy may bring one of its
+    own, with 64-bit integers, whose threads are its users' affair.
+    """
     found = []
     for library in ThreadpoolController().select(internal_api="openblas").lib_controllers:
         # The controller looks these up at every call, which takes longer than the call.
         functions = ctypes.CDLL(library.filepath)
         for form in ("scipy_openblas_{}_num_threads", "openblas_{}_num_threads"):
-            for suffix in ("", "64_"):
-                getter, setter = (getattr(functions, form.format(verb) + suffix, None) for verb in ("get", "set"))
-                if getter is not None and setter is not None:
-                    found.append((getter, setter))
+            getter, setter = (getattr(functions, form.format(verb), None) for verb in ("get", "set"))
+            if getter is not None and setter is not None:
+                found.append((getter, setter))
     return found

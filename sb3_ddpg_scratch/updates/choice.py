@@ -12,9 +12,9 @@ from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
 from sb3_ddpg_scratch.updates.compiled_actor import CompiledActor
 from sb3_ddpg_scratch.updates.inspection import every_reason
 from sb3_ddpg_scratch.updates.interface import Networks
-from sb3_ddpg_scratch.updates.steady_step import SteadyStep
 
 Updater = CompiledUpdater | AutogradUpdater
+_SET_TRAINING_MODE = ScratchDDPGPolicy.set_training_mode
 
 # The updaters to try for each name, from the fastest to the one that supports everything.
 _TO_TRY: dict[str, tuple[type[Updater], ...]] = {
@@ -47,13 +47,16 @@ class UpdaterChoice:
         self.compiled_actor = CompiledActor()
         self._last: Updater | _Readings = _Readings({}, {})
         self._known_reasons: set[str] = set()
+        self._just_trained: CompiledUpdater | None = None
         self.trust(False)
 
     def trust(self, nothing_changes: bool | None) -> None:
-        """Set whether networks and optimizers stay unchanged after the next inspection; ``None`` until rollouts find out."""
+        """Set whether networks and optimizers stay unchanged after the next look; ``None`` until a rollout finds out."""
         self.trusted = nothing_changes
-        self.compiled_actor.inspected = False
-        self._settled: Updater | None = None
+        # What was found when nothing could change any more.
+        self._settled: CompiledUpdater | None = None
+        self._actor_settled = False
+        self._just_trained = None
 
     def objection(self, networks: Networks) -> str | None:
         """Why the requested updater cannot train these networks; ``None`` if it can."""
@@ -75,43 +78,50 @@ class UpdaterChoice:
         if self._settled is not None:
             return self._settled
         updater, reason = self.choose(networks)
-        # The reference takes any network, also one whose `train` is overridden.
-        if reason is None and self.trusted and self.wanted != "autograd":
+        if self.trusted and isinstance(updater, CompiledUpdater):
             self._settled = updater
-            trained = [module for network in networks[:2] for module in network.modules()]
-            self._modes = [vars(module) for module in trained]
-        elif reason is not None and reason not in self._known_reasons:
+        if reason is not None and reason not in self._known_reasons:
             self._known_reasons.add(reason)
             warnings.warn(f"Using the {updater.name!r} updater while {reason}.", stacklevel=4)
         return updater
 
-    def steady_step(self, networks: Networks, *arguments: Any) -> SteadyStep | None:
-        """See :meth:`~sb3_ddpg_scratch.updates.compiled.CompiledUpdater.steady_step`; ``None`` if networks may change."""
-        updater = self._settled
-        return updater.steady_step(networks, *arguments) if isinstance(updater, CompiledUpdater) else None
-
-    def set_training_mode(self, policy: ScratchDDPGPolicy, mode: bool) -> None:
-        """``policy.set_training_mode`` without looking up the modules every time."""
-        if self._settled is None:
-            policy.set_training_mode(mode)
-            return
-        vars(policy)["training"] = mode
-        for attributes in self._modes:
-            attributes["training"] = mode
-
     def may_act(self, actor: Actor) -> bool:
         """Whether the compiled actor can replace this one."""
-        if not self._may_compile or self.compiled_actor.objection(actor) is not None:
-            return False
-        self.compiled_actor.inspected = bool(self.trusted)
-        return True
+        if self._actor_settled:
+            return True
+        may = self._may_compile and self.compiled_actor.objection(actor) is None
+        self._actor_settled = may and bool(self.trusted)
+        return may
 
-    def train(self, networks: Networks, *arguments: Any, **named: Any) -> None:
+    def train(self, policy: ScratchDDPGPolicy, networks: Networks, *arguments: Any) -> None:
         self._last = updater = self.pick(networks)
         if not self._announced:
             self._announced = True
             print(self._announcement(updater, networks))
-        updater.train(networks, *arguments, **named)
+        self._just_trained = updater if isinstance(updater, CompiledUpdater) else None
+        if self._just_trained is None:
+            policy.set_training_mode(True)
+        updater.train(networks, *arguments)
+        if self._just_trained is not None:
+            self._set_flags(policy, self._just_trained, True)
+
+    def end_training_mode(self, policy: ScratchDDPGPolicy) -> None:
+        """``policy.set_training_mode(False)``, in a fiftieth of the time where a compiled update has just been made."""
+        if self._just_trained is None:
+            policy.set_training_mode(False)
+        else:
+            self._set_flags(policy, self._just_trained, False)
+            self._just_trained = None
+
+    @staticmethod
+    def _set_flags(policy: ScratchDDPGPolicy, updater: CompiledUpdater, mode: bool) -> None:
+        if type(policy).set_training_mode is not _SET_TRAINING_MODE or "set_training_mode" in vars(policy):
+            policy.set_training_mode(mode)
+            return
+        # Compiled updates are the same in both modes.
+        vars(policy)["training"] = mode
+        for attributes in updater.trained_modules:
+            attributes["training"] = mode
 
     def _announcement(self, updater: Updater, networks: Networks) -> str:
         said = f"Training with the {updater.name!r} updater"
@@ -123,6 +133,10 @@ class UpdaterChoice:
         cost = costs[updater.name] / costs[fastest]
         slower = f", about {cost:.2g} x slower than {fastest!r}" if cost > 1 else ""
         return f"{said}{slower}: {', '.join(every_reason(networks, fastest == 'compiled'))}."
+
+    def losses_are_finite(self) -> bool:
+        """Of the last update."""
+        return self._last.losses_are_finite()
 
     def read_losses(self) -> dict[str, float]:
         return self._last.read_losses()
@@ -145,6 +159,9 @@ class _Readings:
 
     def __init__(self, losses: dict[str, float], statistics: dict[str, float]) -> None:
         self._losses, self._statistics = losses, statistics
+
+    def losses_are_finite(self) -> bool:
+        return all(map(math.isfinite, self._losses.values()))
 
     def read_losses(self) -> dict[str, float]:
         return self._losses

@@ -6,11 +6,10 @@ A larger update is shared among torch's threads: each computes the gradients for
 added up. Splitting every single product among threads would cost more than it saves (see the documentation's benchmarks).
 """
 
-from collections.abc import Callable, Iterable
+import math
 from contextlib import nullcontext
 from functools import partial
-from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -22,20 +21,19 @@ from torch import nn
 from sb3_ddpg_scratch.batches import Batches, remaining_discount
 from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.blas_threads import one_blas_thread
-from sb3_ddpg_scratch.updates.inspection import AdamWatch, NetworksWatch, why_not_adam, why_not_compiled, why_not_its_state
+from sb3_ddpg_scratch.updates.guard import Guard
+from sb3_ddpg_scratch.updates.inspection import why_not_adam, why_not_compiled, why_not_its_state
 from sb3_ddpg_scratch.updates.interface import Networks, UpdateSettings
 from sb3_ddpg_scratch.updates.kernel_memory import (
+    Acting,
     Frame,
-    address,
+    Transition,
     address_of,
-    is_contiguous,
     layer_table,
     load_kernels,
     numbers_table,
-    size_of,
     sizes_of,
 )
-from sb3_ddpg_scratch.updates.steady_step import SteadyStep, UpdaterMemory
 from sb3_ddpg_scratch.updates.thread_pool import run_together
 
 # Maximum number of updates per call: their batches are gathered beforehand.
@@ -47,9 +45,7 @@ MULTIPLICATIONS_OF_A_SHARE = 4_000_000
 MOST_SHARES = 16
 
 
-_grad = attrgetter("grad")
 _read_adam = itemgetter("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay")
-_values: Callable[[Any], Iterable[Any]] = dict.values
 
 
 class CompiledUpdater:
@@ -60,10 +56,10 @@ class CompiledUpdater:
     def __init__(self) -> None:
         # Loaded on the first update.
         self._kernels: Any = None
-        self._watch: NetworksWatch | None = None
-        self._adams: list[AdamWatch] = []
-        # The addresses of parameters, gradients, moments and steps that the tables were made for.
-        self._addresses: list[int] = []
+        # Made with the tables of addresses.
+        self._guard: Guard | None = None
+        # The attributes of the modules of actor and critic.
+        self.trained_modules: list[dict[str, Any]] = []
         self._batch_size = self._n_threads = 0
         # For each share of a batch: where its rows end (after a leading start), and the layers that it computes with.
         self._ends: list[int] = []
@@ -77,50 +73,29 @@ class CompiledUpdater:
         self._first_update = self._updates = 0
         self._policy_delay = 1
         self._clips = False
+        # The number of updates that the frame is prepared for while they are gathered.
+        self._expected = -1
+        self._rates: list[float] = []
 
     # ------------------------------------------------------------------------------------------------------ Inspection
 
     def objection(self, networks: Networks) -> str | None:
         """Why these networks cannot be trained this way; ``None`` if they can."""
-        if self._is_as_before(networks):
+        if self.is_as_before(networks):
             return None
-        self._watch = None
-        parameters = [list(network.parameters()) for network in networks[:2]]
-        for name, network, own in zip(("actor", "critic"), networks, parameters, strict=False):
+        self._guard = None
+        for name, network in zip(("actor", "critic"), networks, strict=False):
+            own = list(network.parameters())
             reason = why_not_adam(name, network.optimizer, own) or why_not_its_state(name, network.optimizer, own)
             if reason is not None:
                 return reason
-        reason = why_not_compiled(networks, trained=2)
-        if reason is None:
-            self._watch = NetworksWatch(networks, trained=2)
-            self._adams = [AdamWatch(network.optimizer, own) for network, own in zip(networks, parameters, strict=False)]
-            self._parameter_sizes = list(map(size_of, self._watch.parameters))
-            self._addresses = []
-        return reason
+        return why_not_compiled(networks, trained=2)
 
-    def _is_as_before(self, networks: Networks) -> bool:
-        watch = self._watch
-        return (
-            watch is not None
-            and watch.holds(networks)
-            and self._adams[0].holds(networks.actor.optimizer)
-            and self._adams[1].holds(networks.critic.optimizer)
-            and all(map(is_contiguous, watch.parameters))
-            and list(map(size_of, watch.parameters)) == self._parameter_sizes
-            and self._present_addresses(networks) == self._addresses
-        )
+    def is_as_before(self, networks: Networks) -> bool:
+        """Whether these are still the networks that the tables were made for."""
+        return self._guard is not None and self._guard.holds(networks)
 
     # ---------------------------------------------------------------------------------------------------------- Tables
-
-    def _present_addresses(self, networks: Networks) -> list[int]:
-        """Addresses of all parameters, gradients, moments and steps; empty if any of them do not exist yet."""
-        assert self._watch is not None
-        entries = chain(networks.actor.optimizer.state.values(), networks.critic.optimizer.state.values())
-        states = chain.from_iterable(map(_values, entries))
-        try:
-            return list(map(address, chain(self._watch.parameters, map(_grad, self._watch.trained), states)))
-        except TypeError:
-            return []
 
     def _complete_state(self, networks: Networks) -> None:
         """Create missing gradients and entries of the optimizers' state, as torch does."""
@@ -164,8 +139,8 @@ class CompiledUpdater:
         self._batch_size = batch_size
         n_values = int(self._table[:, self._kernels.SIZE].sum())
         self._other_grads = np.zeros((n_shares - 1, n_values), np.float32)
-        self._frame.place(self._kernels.OTHER_GRADS, self._other_grads, (n_shares - 1, n_values))
-        self._frame.table[self._kernels.OTHER_THREADS] = n_shares - 1
+        self.frame.place(self._kernels.OTHER_GRADS, self._other_grads, (n_shares - 1, n_values))
+        self.frame.table[self._kernels.OTHER_THREADS] = n_shares - 1
         self._ends = [batch_size * number // n_shares for number in range(n_shares + 1)]
         self._layers = [self._layers_of_share(networks, number) for number in range(n_shares)]
         self._rows = np.zeros((0, batch_size, self._columns.width), np.float32)
@@ -199,33 +174,51 @@ class CompiledUpdater:
         env: VecNormalize | None = None,
     ) -> None:
         """See :meth:`~sb3_ddpg_scratch.updates.autograd.AutogradUpdater.train`."""
-        if self._kernels is None:
-            self._kernels = load_kernels()
-            from sb3_ddpg_scratch.updates.random_rows import RowSampler
-
-            self._sampler = RowSampler()
-            self._frame = Frame(self._kernels)
-        if not self._addresses:
-            self._complete_state(networks)
-            self._make_tables(networks)
-            self._addresses = self._present_addresses(networks)
-        self._networks = networks
+        if self._guard is None:
+            self._prepare(networks)
         self._keep_actor_losses()
         if len(self._results) < gradient_steps:
             self._results = np.zeros((gradient_steps, 6))
         self._first_update, self._updates, self._policy_delay = n_updates, 0, settings.policy_delay
         self._clips = settings.max_grad_norm is not None
-        drawn = env is None and self._sampler.supports(buffer)
-        batches = None if drawn else Batches(buffer, batch_size, gradient_steps, self._columns, settings.gamma, env)
-        at_once = min(UPDATES_PER_CALL, gradient_steps) if batches is None or batches.packed else 1
+        if self._sampler.supports(buffer, env):
+            assert isinstance(buffer, PackedReplayBuffer)
+            self.begin(networks, buffer, settings, env)
+            while self._updates < gradient_steps:
+                count = min(UPDATES_PER_CALL, gradient_steps - self._updates)
+                self._rows_for(networks, count, batch_size)
+                self._update(count, settings, drawn_from=buffer)
+            return
+        batches = Batches(buffer, batch_size, gradient_steps, self._columns, settings.gamma, env)
+        self._set_numbers(networks, batches.discount, getattr(buffer, "gamma", 1.0), settings)
         while self._updates < gradient_steps:
-            count = min(at_once, gradient_steps - self._updates)
-            rows = self._rows_for(networks, count, batch_size if batches is None else batches.prepare())
-            discount = remaining_discount(buffer, settings.gamma) if batches is None else batches.discount
-            self._set_numbers(networks, discount, getattr(buffer, "gamma", 1.0), settings)
-            for number in () if batches is None else range(count):
-                batches.write(self._updates + number, rows[number])  # type: ignore[union-attr]
-            self._update(count, settings, buffer if batches is None else None)  # type: ignore[arg-type]
+            count = min(UPDATES_PER_CALL, gradient_steps - self._updates) if batches.packed else 1
+            rows = self._rows_for(networks, count, batches.prepare())
+            for number in range(count):
+                batches.write(self._updates + number, rows[number])
+            self._update(count, settings)
+
+    def begin(self, networks: Networks, buffer: ReplayBuffer, settings: UpdateSettings, env: VecNormalize | None) -> None:
+        """Prepare for drawing batches from this buffer, normalized by ``env`` as it is now."""
+        self._set_numbers(networks, remaining_discount(buffer, settings.gamma), getattr(buffer, "gamma", 1.0), settings)
+        self._place_normalization(buffer, env)
+
+    def _place_normalization(self, buffer: ReplayBuffer, env: VecNormalize | None) -> None:
+        normal = self._normalization(env, buffer.observation_space)
+        self.frame.place(self._kernels.NORMAL, normal, (3 * self._sizes.observation + 2,), np.float64)
+
+    def _prepare(self, networks: Networks) -> None:
+        """Make the tables of these networks, and the guard over what stands in them."""
+        if self._kernels is None:
+            self._kernels = load_kernels()
+            from sb3_ddpg_scratch.updates.random_rows import RowSampler, normalization
+
+            self._sampler, self._normalization = RowSampler(), normalization
+            self.frame = Frame(self._kernels)
+        self._complete_state(networks)
+        self._make_tables(networks)
+        self._guard, self._networks = Guard(networks, trained=2, with_optimizers=True), networks
+        self.trained_modules = [vars(module) for network in networks[:2] for module in network.modules()]
 
     def _rows_for(self, networks: Networks, count: int, batch_size: int) -> np.ndarray:
         """Memory for batches, and for the gradients of each share."""
@@ -254,32 +247,28 @@ class CompiledUpdater:
         settings_row = kernels.Settings(float(discount), float(settings.tau), clip, delay, 0, float(gamma), action_l2)
         self._numbers = numbers_table(self._sizes, settings_row, *adams)
 
-    def _update(self, count: int, settings: UpdateSettings, drawn_from: PackedReplayBuffer | None) -> None:
-        """Update with ``count`` batches, drawing them first if necessary."""
-        kernels, frame = self._kernels, self._frame.table
-        alone = len(self._layers) == 1
-        self._frame.place_batches(self._rows, self._columns.width)
+    def _update(self, count: int, settings: UpdateSettings, drawn_from: PackedReplayBuffer | None = None) -> None:
+        """Update with ``count`` batches, after drawing them if necessary."""
+        kernels, frame, alone = self._kernels, self.frame.table, len(self._layers) == 1
+        self.frame.place_batches(self._rows, self._columns.width)
         noise = self._smoothing_noise(count, settings.target_policy_noise)
-        self._frame.place_smoothing(noise, count, self._sizes.action)
+        self.frame.place_smoothing(noise, count, self._sizes.action)
+        frame[kernels.STORED] = frame[kernels.ACTING] = 0
         frame[kernels.DRAWN], frame[kernels.UPDATES] = 0 if drawn_from is None else count, count if alone else 0
         results = self._results[self._updates :]
         self._numbers[kernels.SETTINGS, 4] = self._first_update + self._updates
-        with one_blas_thread, self._lock_of(drawn_from):
+        lock = nullcontext() if drawn_from is None else self.frame.place_buffer(drawn_from, self._sampler, self._columns)
+        with one_blas_thread, lock:
             kernels.advance(self._numbers, self._layers[0], self._table, frame, results)
             for number in () if alone else range(count):
                 self._update_together(number, results[number : number + 1])
         self._updates += count
 
-    def _lock_of(self, buffer: PackedReplayBuffer | None) -> Any:
-        if buffer is None:
-            return nullcontext()
-        return self._frame.place_buffer(buffer, self._sampler, self._columns.width)
-
     def _update_together(self, number: int, result: np.ndarray) -> None:
         """One update, with the gradients for a batch computed by several threads."""
         kernels, rows = self._kernels, self._rows[number]
         self._numbers[kernels.SETTINGS, 4] = self._first_update + self._updates + number
-        frames = np.tile(self._frame.table, (len(self._layers), 1))
+        frames = np.tile(self.frame.table, (len(self._layers), 1))
         frames[:, [kernels.DRAWN, kernels.UPDATES]] = 0, 1
         frames[:, kernels.BATCHES] = address_of(rows, (self._batch_size, self._columns.width))
         frames[:, kernels.SMOOTHING] += self._noise.strides[0] * number * (frames[:, kernels.SMOOTHING] != 0)
@@ -307,33 +296,77 @@ class CompiledUpdater:
             noise.normal_(0, sigma)
         return self._noise
 
-    # --------------------------------------------------------------------------------------------------------- Steadily
+    # -------------------------------------------------------------------------------------------------------- Gathered
 
-    def steady_step(
-        self, networks: Networks, buffer: PackedReplayBuffer, batch_size: int, count: int, settings: UpdateSettings
-    ) -> SteadyStep | None:
-        """A step with ``count`` updates, while nothing else changes networks or settings; ``None`` if unsupported."""
-        if not (self._addresses and self._sampler.supports(buffer) and 0 < count <= UPDATES_PER_CALL):
-            return None
-        rows = self._rows_for(networks, count, batch_size)
-        if len(self._layers) > 1:
-            return None
-        self._networks, results = networks, np.zeros((count, 6))
-        self._set_numbers(networks, remaining_discount(buffer, settings.gamma), getattr(buffer, "gamma", 1.0), settings)
-        # Learning rates will be set directly in the table.
-        self._present_settings = None
-        optimizers = networks.actor.optimizer, networks.critic.optimizer
+    def gathers(self, networks: Networks, buffer: ReplayBuffer, env: VecNormalize | None, batch_size: int) -> bool:
+        """Whether updates with such batches can be part of one call with storing and acting."""
+        if self._guard is None or not self._sampler.supports(buffer, env):
+            return False
+        self._rows_for(networks, 1, batch_size)
+        return len(self._layers) == 1
 
-        def prepare(n_updates: int) -> np.ndarray | None:
-            self._keep_actor_losses()
-            self._results, self._updates = results, count
+    def begin_gathered(
+        self, buffer: PackedReplayBuffer, settings: UpdateSettings, env: VecNormalize | None
+    ) -> tuple[Transition, Acting]:
+        """:meth:`begin`, and place memory for transitions and actions in the frame."""
+        self.begin(self._networks, buffer, settings, env)
+        self.read_learning_rates()
+        self._settings, self._expected = settings, -1
+        self.take_outcome()
+        self.frame.table[self._kernels.ACTOR] = self._sizes.actor_layers + self._sizes.critics * self._sizes.critic_layers
+        n, observation, action = buffer.n_envs, self._sizes.observation, self._sizes.action
+        acting = self.frame.place_acting(self._networks.actor.action_space, n, observation)
+        return self.frame.place_transition(n, observation, action), acting
+
+    def expect(self, count: int, buffer: PackedReplayBuffer, n_updates: int, env: VecNormalize | None) -> None:
+        """Prepare the frame for ``count`` updates after ``n_updates`` earlier ones."""
+        kernels, settings = self._kernels, self._settings
+        self._keep_actor_losses()
+        if count != self._expected:
+            self._expected = count
+            self._results = np.zeros((count, 6))
+            self._rows_for(self._networks, count, self._batch_size)
+            self.frame.place_batches(self._rows, self._columns.width)
             self._policy_delay, self._clips = settings.policy_delay, settings.max_grad_norm is not None
-            self._first_update = self._numbers[self._kernels.SETTINGS, 4] = n_updates
-            return self._smoothing_noise(count, settings.target_policy_noise)
+        noise = self._smoothing_noise(count, settings.target_policy_noise)
+        self.frame.place_smoothing(noise, count, self._sizes.action)
+        if env is not None:
+            self._place_normalization(buffer, env)
+        self._updates, self._first_update = count, n_updates
+        self._numbers[kernels.SETTINGS, 4] = n_updates
 
-        tables = (self._numbers, self._layers[0], self._table)
-        memory = UpdaterMemory(*tables, results, rows, self._sampler, optimizers, prepare)
-        return SteadyStep(self._kernels, memory, buffer, networks.actor.action_space)
+    def advance(self, buffer: PackedReplayBuffer, continuations: np.ndarray | None, updates: int, acts: bool) -> None:
+        """
+        Store transitions with these factors of the next Q-values (``None`` for none), make updates and act, as the frame is
+        prepared; see :meth:`take_outcome`.
+        """
+        kernels, frame, table = self._kernels, self.frame, self.frame.table
+        if continuations is not None:
+            frame.place(kernels.CONTINUATIONS, continuations, (buffer.n_envs, 1))
+        table[kernels.ACTING] = buffer.n_envs if acts else 0
+        table[kernels.UPDATES] = table[kernels.DRAWN] = updates
+        with frame.place_buffer(buffer, self._sampler, self._columns, int(continuations is not None)):
+            kernels.advance(self._numbers, self._layers[0], self._table, table, self._results)
+
+    def take_outcome(self) -> bool:
+        """
+        Whether an :meth:`advance` since the last look has done all. It did nothing if an observation or a reward was not
+        finite, or if it was interrupted before.
+        """
+        table, outcome = self.frame.table, self._kernels.OUTCOME
+        done = table.item(outcome) == self._kernels.DONE
+        table[outcome] = 0
+        return done
+
+    def read_learning_rates(self) -> None:
+        """Copy the optimizers' present learning rates."""
+        self._rates = [network.optimizer.param_groups[0]["lr"] for network in self._networks[:2]]
+        self._numbers[[self._kernels.ACTOR_ADAM, self._kernels.CRITIC_ADAM], 2] = self._rates
+        self._present_settings = None
+
+    def has_learning_rates(self) -> bool:
+        """Whether those are still the optimizers' rates."""
+        return [network.optimizer.param_groups[0]["lr"] for network in self._networks[:2]] == self._rates
 
     # --------------------------------------------------------------------------------------------------------- Reading
 
@@ -350,6 +383,10 @@ class CompiledUpdater:
         last = self._last_of_actor()
         if self._policy_delay > 1 and last >= 0:
             self._earlier = self._actor_losses(), self._results.item(last, self._kernels.ACTOR_NORM)
+
+    def losses_are_finite(self) -> bool:
+        """Of the last update."""
+        return math.isfinite(self._results.item(self._updates - 1, 0) + self._results.item(self._updates - 1, 1))
 
     def read_losses(self) -> dict[str, float]:
         losses = {}

@@ -1,14 +1,13 @@
 """
-Whether hand-written passes do what the modules and optimizers would: checked in full once, and watched from then on.
+Whether hand-written passes do what the modules and optimizers would: a full inspection, with the reason if they do not.
 
-A user may freeze, replace, hook or override anything at any time. The functions check everything; the watches detect within
-a few microseconds whether anything has changed since then.
+:mod:`~sb3_ddpg_scratch.updates.guard` looks for changes since then.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
-from itertools import chain, pairwise
+from itertools import pairwise
 from operator import attrgetter, is_
 from typing import Any
 
@@ -18,7 +17,6 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.optim import optimizer as torch_optimizer
-from torch.utils.hooks import RemovableHandle
 
 from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork
 from sb3_ddpg_scratch.observations import why_not_packable
@@ -44,22 +42,25 @@ _KNOWN_MODULES = {*_CONTAINERS, *_WITH_PARAMETERS, *ACTIVATIONS}
 
 # Of networks in the order of Networks.
 _NAMES = ("actor", "critic")
+# Settings of Adam that its hand-written step does not know.
+ADAM_FLAGS = ("amsgrad", "maximize", "capturable", "differentiable")
+
 _forward = attrgetter("forward")
 
 
-def _methods() -> tuple[Any, ...]:
+def methods_of_layers() -> list[Any]:
     """The methods that hand-written passes replace."""
-    return (
+    return [
         Actor.extract_features,
         Critic.extract_features,
         Critic.q1_forward,
-        *map(_forward, _KNOWN_MODULES),
         nn.Module.__call__,
-    )
+        *map(_forward, _KNOWN_MODULES),
+    ]
 
 
 # A class that is patched later no longer does what the hand-written passes do.
-_METHODS = _methods()
+_METHODS = methods_of_layers()
 _GLOBAL_HOOKS = (
     torch_module._global_forward_hooks,
     torch_module._global_forward_pre_hooks,
@@ -68,14 +69,23 @@ _GLOBAL_HOOKS = (
     torch_optimizer._global_optimizer_pre_hooks,
     torch_optimizer._global_optimizer_post_hooks,
 )
-_values: Callable[[Any], Iterable[Any]] = dict.values
-_requires_grad = attrgetter("requires_grad")
 _tensor_hooks = attrgetter("_backward_hooks")
 _grad_hooks = attrgetter("_post_accumulate_grad_hooks")
 
 
 def _hooks_of(module: nn.Module) -> tuple[dict[Any, Any], ...]:
     return (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+
+
+def any_hooks(modules: Iterable[nn.Module], trained: Iterable[th.Tensor], optimizers: Iterable[Any]) -> bool:
+    """Whether anything is hooked into these modules, parameters and optimizers, or into all of torch's."""
+    of_optimizers = (one for optimizer in optimizers for one in _step_hooks(optimizer))
+    found = (*_GLOBAL_HOOKS, *(hooks for module in modules for hooks in _hooks_of(module)), *of_optimizers)
+    return any(found) or any(_tensor_hooks(parameter) or _grad_hooks(parameter) for parameter in trained)
+
+
+def _step_hooks(optimizer: Any) -> tuple[dict[Any, Any], ...]:
+    return (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
 
 
 def _same(found: Sequence[Any], expected: Sequence[Any]) -> bool:
@@ -98,7 +108,7 @@ def why_not_by_hand(networks: Sequence[nn.Module], trained: int) -> str | None:
             return reason
     if any(_GLOBAL_HOOKS):
         return "torch has global hooks"
-    return None if _methods() == _METHODS else "a method of a class of layers was replaced"
+    return None if methods_of_layers() == _METHODS else "a method of a class of layers was replaced"
 
 
 def _why_not_these_modules(name: str, network: nn.Module) -> str | None:
@@ -216,72 +226,16 @@ def _kinds(network: Any) -> list[type]:
     return [*kinds, nn.Linear, *([nn.Tanh] if isinstance(network, Actor) else [])]
 
 
-class NetworksWatch:
-    """Detects changes in networks that had no :func:`why_not_by_hand`; the first ``trained`` of them are trained."""
-
-    def __init__(self, networks: Sequence[nn.Module], trained: int) -> None:
-        self._networks = tuple(networks)
-        modules = [module for network in networks for module in network.modules()]
-        self._modules = modules
-        self._types = list(map(type, modules))
-        self._attributes = [vars(module) for module in modules]
-        self._attribute_counts = list(map(len, self._attributes))
-        self._constants = [
-            (vars(module), name, vars(module)[name])
-            for module in modules
-            for name in (*ACTIVATIONS.get(type(module), ()), *(("eps",) if type(module) is nn.LayerNorm else ()))
-        ]
-        # The children of modules, the Q-networks of critics, and the parameters of layers.
-        self._containers = [module._modules for module in modules if module._modules]
-        self._lists = [network.q_networks for network in networks if isinstance(network, Critic)]
-        self._holders = [module._parameters for module in modules if module._parameters]
-        self._children = self._present_children()
-        self._listed = list(chain.from_iterable(self._lists))
-        self.parameters: list[Any] = list(chain.from_iterable(map(_values, self._holders)))
-        self.trained = [parameter for network in networks[:trained] for parameter in network.parameters()]
-        self._hooks = [*chain.from_iterable(map(_hooks_of, modules)), *_GLOBAL_HOOKS]
-        self._last_hook = RemovableHandle.next_id
-
-    def _present_children(self) -> list[Any]:
-        return list(chain.from_iterable(map(_values, self._containers)))
-
-    def holds(self, networks: Sequence[nn.Module]) -> bool:
-        """Whether these are the same networks, and nothing has changed that a hand-written pass relies on."""
-        return (
-            # Modules are equal where they are the same; comparing tensors would compare their values.
-            networks == self._networks
-            and self._present_children() == self._children
-            and list(chain.from_iterable(self._lists)) == self._listed
-            and _same(list(chain.from_iterable(map(_values, self._holders))), self.parameters)
-            and list(map(type, self._modules)) == self._types
-            and list(map(len, self._attributes)) == self._attribute_counts
-            and all(attributes[name] == value for attributes, name, value in self._constants)
-            and all(map(_requires_grad, self.trained))
-            and _methods() == _METHODS
-            and self._has_no_hooks()
-        )
-
-    def _has_no_hooks(self) -> bool:
-        # Every new hook takes the next number: while that is unchanged, there is no new one.
-        last = RemovableHandle.next_id
-        if last == self._last_hook:
-            return True
-        if any(self._hooks) or any(map(_tensor_hooks, self.trained)) or any(map(_grad_hooks, self.trained)):
-            return False
-        self._last_hook = last
-        return True
-
-
 def why_not_adam(name: str, optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor]) -> str | None:
     """Why ``name``'s optimizer is not a single plain Adam or AdamW for these parameters; ``None`` if it is."""
     if type(optimizer) not in (th.optim.Adam, th.optim.AdamW) or replaced_method(optimizer) is not None:
         return f"{name}.optimizer is not a plain Adam or AdamW"
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+    if any(_step_hooks(optimizer)):
         return f"{name}.optimizer has hooks"
     if len(optimizer.param_groups) != 1 or not _same(optimizer.param_groups[0]["params"], parameters):
         return f"{name}.optimizer does not train the parameters of {name}, each once in one group"
     group = optimizer.param_groups[0]
-    for option in ("amsgrad", "maximize", "capturable", "differentiable"):
+    for option in ADAM_FLAGS:
         if group.get(option):
             return f"{name}.optimizer has {option}=True"
     if not all(isinstance(value, (int, float)) for value in (group["lr"], *group["betas"], group["eps"])):
@@ -304,28 +258,6 @@ def why_not_its_state(name: str, optimizer: th.optim.Optimizer, parameters: Sequ
 
 def _is_plain(tensor: th.Tensor) -> bool:
     return tensor.dtype == th.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
-
-
-class AdamWatch:
-    """Detects changes in an optimizer that had no :func:`why_not_adam`."""
-
-    def __init__(self, optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor]) -> None:
-        self._optimizer, self._parameters = optimizer, parameters
-        self._type, self._attribute_count = type(optimizer), len(vars(optimizer))
-
-    def holds(self, optimizer: th.optim.Optimizer) -> bool:
-        """Whether this is the same optimizer, and still a plain Adam for the same parameters."""
-        groups = optimizer.param_groups
-        return (
-            optimizer is self._optimizer
-            and type(optimizer) is self._type
-            and len(vars(optimizer)) == self._attribute_count
-            and not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
-            and len(groups) == 1
-            and _same(groups[0]["params"], self._parameters)
-            and not (groups[0]["amsgrad"] or groups[0]["maximize"] or groups[0]["capturable"] or groups[0]["differentiable"])
-            and type(groups[0]["lr"]) is float
-        )
 
 
 def every_reason(networks: Networks, compiled: bool) -> list[str]:

@@ -2,25 +2,19 @@
 
 import gc
 import sys
-from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
 from sb3_ddpg_scratch.networks import Actor
-from sb3_ddpg_scratch.replay import PackedReplayBuffer
+from sb3_ddpg_scratch.observations import flatten_into
+from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.inspection import activations_of
-
-# Of a tensor.
-address: Callable[[Any], int] = th.Tensor.data_ptr
-is_contiguous: Callable[[Any], bool] = th.Tensor.is_contiguous
-size_of: Callable[[Any], int] = th.Tensor.numel
 
 
 @cache
@@ -113,6 +107,15 @@ class Acting(NamedTuple):
     scaled_actions: np.ndarray
 
 
+class Transition(NamedTuple):
+    """Memory for what n environments' transitions consist of, float32."""
+
+    last_observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    next_observations: np.ndarray
+
+
 class Frame:
     """The work for the kernel ``advance``, and the memory that it shares with Python."""
 
@@ -129,18 +132,31 @@ class Frame:
             self.table[column] = 0 if array is None else address_of(array, shape, dtype)
             self._placed[column] = array, shape
 
-    def place_acting(self, action_space: spaces.Box, n: int, observation_dim: int) -> Acting:
+    def place_acting(self, action_space: Any, n: int, observation_dim: int) -> Acting:
         kernels, action_dim = self.kernels, get_action_dim(action_space)
-        observations, last = np.zeros((2, n, observation_dim), np.float32)
-        acting = Acting(observations, *np.zeros((3, n, action_dim), np.float32))
-        self.place(kernels.OBSERVATIONS, observations, (n, observation_dim))
-        self.place(kernels.LAST_OBSERVATIONS, last, (n, observation_dim))
+        acting = Acting(np.zeros((n, observation_dim), np.float32), *np.zeros((3, n, action_dim), np.float32))
+        self.place(kernels.OBSERVATIONS, acting.observations, (n, observation_dim))
         bounds = np.stack([action_space.low.ravel(), action_space.high.ravel()]).astype(np.float32)
         self.place(kernels.BOUNDS, bounds, (2, action_dim))
-        columns = (kernels.EXPLORATION, kernels.ACTIONS, kernels.SCALED_ACTIONS)
-        for column, array in zip(columns, acting[1:], strict=True):
+        for column, array in zip((kernels.EXPLORATION, kernels.ACTIONS, kernels.SCALED_ACTIONS), acting[1:], strict=True):
             self.place(column, array, (n, action_dim))
         return acting
+
+    def place_observations(self, acting: Acting, observations: Any, space: Any, noise: np.ndarray | None) -> None:
+        """Act on these observations, with this noise."""
+        flatten_into(acting.observations, observations, space)
+        self.place(self.kernels.EXPLORATION, None if noise is None else acting.noise, acting.noise.shape)
+        if noise is not None:
+            acting.noise[...] = noise.reshape(acting.noise.shape)
+
+    def place_transition(self, n: int, observation_dim: int, action_dim: int) -> Transition:
+        kernels = self.kernels
+        observations, actions = np.zeros((2, n, observation_dim), np.float32), np.zeros((n, action_dim), np.float32)
+        memory = Transition(observations[0], actions, np.zeros(n, np.float32), observations[1])
+        columns = (kernels.LAST_OBSERVATIONS, kernels.TAKEN_ACTIONS, kernels.REWARDS, kernels.NEXT_OBSERVATIONS)
+        for column, array in zip(columns, memory, strict=True):
+            self.place(column, array, array.shape)
+        return memory
 
     def place_batches(self, batches: np.ndarray, width: int) -> None:
         """Use this memory for batches, shape ``(updates, batch, width)``."""
@@ -154,23 +170,29 @@ class Frame:
         shape = () if noise is None else (max(count, len(noise)), batch_size, action_dim)
         self.place(self.kernels.SMOOTHING, noise, shape)
 
-    def place_buffer(self, buffer: PackedReplayBuffer, sampler: Any, width: int, stored: int = 0) -> Any:
+    def place_buffer(self, buffer: PackedReplayBuffer, sampler: Any, columns: BatchColumns, stored: int = 0) -> Any:
         """
-        Set the addresses of a buffer's rows, of this width, and of NumPy's generator, and what to draw: also the
-        ``stored`` rows at the present position. Returns the generator's lock.
+        Store in this buffer, whose rows have these columns, and draw batches from it, also among so many steps that are stored
+        first. Returns the lock of NumPy's global generator, which they are drawn with.
         """
-        kernels, table = self.kernels, self.table
+        kernels, table, saves_memory = self.kernels, self.table, buffer.optimize_memory_usage
         rows, pos, size, n_envs = buffer.rows, buffer.pos, buffer.buffer_size, buffer.n_envs
         # Attributes that anybody may set.
-        if not (0 <= pos < size and n_envs >= 1 and size * n_envs == len(rows) and stored in (0, n_envs)):
+        if not (0 <= pos < size and n_envs >= 1 and size * n_envs == len(rows)):
             numbers = f"pos={pos!r}, buffer_size={size!r}, n_envs={n_envs!r}"
             raise ValueError(f"The replay buffer has {len(rows)} rows, which do not match its {numbers}.")
-        newest = pos if stored else (pos - 1) % size
+        total, width = len(rows), columns.continuation + 1 if saves_memory else columns.width
         lock = sampler.find_generator()
-        self.place(kernels.ROWS, rows, (size * n_envs, width))
-        self.place(kernels.ENDS, buffer._ends, (size * n_envs,), np.uint8)
-        table[kernels.CAPACITY], table[kernels.ENVS], table[kernels.PLACE] = len(rows), n_envs, pos * n_envs
-        table[kernels.NEWEST], table[kernels.N_STEPS] = newest, getattr(buffer, "n_steps", 1)
-        table[kernels.DRAWN_FROM] = size if buffer.full else newest + 1
+        self.place(kernels.ROWS, rows, (total, width))
+        self.place(kernels.ENDS, buffer._ends, (total,), np.uint8)
+        self.place(kernels.ASIDE, buffer._aside if saves_memory else None, (total,), np.int32)
+        if saves_memory:
+            n_lasts = table[kernels.N_LASTS] = len(buffer._last_observations)
+            self.place(kernels.LASTS, buffer._last_observations, (n_lasts, columns.observation_dim))
+        first, end = buffer.drawn_steps(stored)
+        table[kernels.CAPACITY], table[kernels.ROW_WIDTH], table[kernels.ENVS] = total, width, n_envs
+        table[kernels.NEWEST], table[kernels.N_STEPS] = (pos + stored - 1) % size, getattr(buffer, "n_steps", 1)
+        table[kernels.PLACE], table[kernels.STORED] = pos * n_envs, stored * n_envs
+        table[kernels.DRAWN_FIRST], table[kernels.DRAWN_FROM] = first, end - first
         table[kernels.NEXT_UINT32], table[kernels.GENERATOR] = sampler.next_uint32, sampler.state
         return lock

@@ -111,14 +111,16 @@ CRITIC_LOSS, ACTOR_LOSS, Q, TARGET_Q, CRITIC_NORM, ACTOR_NORM = range(6)
 # The parts of an update.
 CRITIC_GRADIENT, CRITIC_STEP, ACTOR_GRADIENT, ACTOR_STEP, PARTS = range(5)
 # Columns of a frame, int64: how much there is to do, and addresses. Of the replay buffer,
-STORED, PLACE, ROWS, CAPACITY, ENVS, ENDS, NEWEST, N_STEPS = range(8)
+ROWS, ROW_WIDTH, CAPACITY, ENVS, ENDS, ASIDE, LASTS, N_LASTS, NORMAL, NEWEST, N_STEPS = range(11)
+# transitions to store,
+STORED, PLACE, LAST_OBSERVATIONS, TAKEN_ACTIONS, REWARDS, CONTINUATIONS, NEXT_OBSERVATIONS = range(11, 18)
 # batches,
-DRAWN, DRAWN_FROM, NEXT_UINT32, GENERATOR, BATCH_SIZE, BATCHES, SMOOTHING = range(8, 15)
+DRAWN, DRAWN_FIRST, DRAWN_FROM, NEXT_UINT32, GENERATOR, BATCH_SIZE, BATCHES, SMOOTHING = range(18, 26)
 # updates, which several threads share part by part, each with some rows of the batch and gradients of its own,
-UPDATES, FIRST_PART, END_PART, FIRST_ROW, END_ROW, OTHER_GRADS, OTHER_THREADS = range(15, 22)
-# and of acting.
-ACTING, ACTOR, OBSERVATIONS, LAST_OBSERVATIONS, NEXT_OBSERVATIONS, REWARDS, CONTINUATIONS = range(22, 29)
-EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, FRAME_SIZE = range(29, 34)
+UPDATES, FIRST_PART, END_PART, FIRST_ROW, END_ROW, OTHER_GRADS, OTHER_THREADS = range(26, 33)
+# and of acting; and at the end what became of it.
+ACTING, ACTOR, OBSERVATIONS, EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, OUTCOME, FRAME_SIZE = range(33, 42)
+DONE, NOT_FINITE = 1, 2
 # The bits of a float32 that are all set in NaN and infinity.
 EXPONENT = np.uint32(0x7F800000)
 
@@ -221,13 +223,18 @@ def matmul(weight, x, z):
         np.dot(weight, x, z)
         return
     for j in range(n_out):
-        # Two terms at a time: half the passes over z.
-        first = n_in % 2
+        # Up to four terms at a time: a quarter of the passes over z.
         for i in range(x.shape[1]):
-            z[j, i] = weight[j, 0] * x[0, i] if first == 1 else ZERO
-        for k in range(first, n_in, 2):
+            z[j, i] = weight[j, 0] * x[0, i]
+        k = 1
+        while k + 2 < n_in:
             for i in range(x.shape[1]):
-                z[j, i] += weight[j, k] * x[k, i] + weight[j, k + 1] * x[k + 1, i]
+                z[j, i] += weight[j, k] * x[k, i] + weight[j, k + 1] * x[k + 1, i] + weight[j, k + 2] * x[k + 2, i]
+            k += 3
+        while k < n_in:
+            for i in range(x.shape[1]):
+                z[j, i] += weight[j, k] * x[k, i]
+            k += 1
 
 
 @inlined()
@@ -544,6 +551,12 @@ def soft_update(table, tau):
 # ------------------------------------------------------------------------------------ Between two steps of environments
 
 
+@internal()
+def matrix(address, rows, columns):
+    """The float32 entries at an address."""
+    return carray(_pointer(address), (rows, columns), np.float32)
+
+
 @inlined()
 def all_finite(address, size):
     """Whether there is no NaN or infinity, by the bits: fast arithmetic assumes that there is none."""
@@ -554,34 +567,28 @@ def all_finite(address, size):
     return largest < EXPONENT
 
 
-@internal()
-def matrix(address, rows, columns):
-    """The float32 entries at an address."""
-    return carray(_pointer(address), (rows, columns), np.float32)
-
-
 @inlined()
 def store(frame, sizes):
     """Write the transitions of all environments as rows of the replay buffer."""
     o, a, n = sizes.observation, sizes.action, frame[STORED]
     rows = matrix(frame[ROWS], frame[CAPACITY], 2 * o + a + 2)
     last, following = matrix(frame[LAST_OBSERVATIONS], n, o), matrix(frame[NEXT_OBSERVATIONS], n, o)
-    action = matrix(frame[SCALED_ACTIONS], n, a)
+    actions = matrix(frame[TAKEN_ACTIONS], n, a)
     rewards, continuations = vector(frame[REWARDS], n), vector(frame[CONTINUATIONS], n)
     for i in range(n):
         row = rows[frame[PLACE] + i]
         for j in range(o):
             row[j], row[o + a + 2 + j] = last[i, j], following[i, j]
         for j in range(a):
-            row[o + j] = action[i, j]
+            row[o + j] = actions[i, j]
         row[o + a], row[o + a + 1] = rewards[i], continuations[i]
 
 
 @inlined()
 def explore(frame, layers, sizes):
-    """``a = mu(s) + N`` (or without N), clipped: within bounds, and normalized. These observations are the last ones then."""
+    """``a = mu(s) + N`` (or without N), clipped: within bounds, and normalized."""
     o, a, n = sizes.observation, sizes.action, frame[ACTING]
-    observations, last = matrix(frame[OBSERVATIONS], n, o), matrix(frame[LAST_OBSERVATIONS], n, o)
+    observations = matrix(frame[OBSERVATIONS], n, o)
     noise, bounds = matrix(frame[EXPLORATION], n, a), matrix(frame[BOUNDS], FIRST + 2, a)
     actions, scaled_actions = matrix(frame[ACTIONS], n, a), matrix(frame[SCALED_ACTIONS], n, a)
     mu = np.empty((a, n), np.float32)
@@ -591,8 +598,18 @@ def explore(frame, layers, sizes):
             scaled = max(min(mu[j, i] + noise[i, j], ONE), -ONE) if frame[EXPLORATION] != 0 else mu[j, i]
             low, high = bounds[0, j], bounds[1, j]
             actions[i, j], scaled_actions[i, j] = low + HALF * (scaled + ONE) * (high - low), scaled
-        for j in range(o):
-            last[i, j] = observations[i, j]
+
+
+@internal()
+def replay_of(frame, sizes, gamma):
+    """The replay buffer that a frame describes."""
+    capacity, width, o = frame[CAPACITY], frame[ROW_WIDTH], sizes.observation
+    rows, ends = matrix(frame[ROWS], capacity, width), carray(_pointer(frame[ENDS]), (capacity,), np.uint8)
+    aside = carray(_pointer(frame[ASIDE]), (capacity if frame[ASIDE] != 0 else 0,), np.int32)
+    normal = carray(_pointer(frame[NORMAL]), (3 * o + 2 if frame[NORMAL] != 0 else 0,), np.float64)
+    lasts = matrix(frame[LASTS], frame[N_LASTS], o)
+    counts = frame[ENVS], frame[NEWEST], frame[N_STEPS]
+    return Replay(rows, ends, aside, lasts, normal, counts[0], counts[1], counts[2], gamma, o, o + sizes.action)
 
 
 @inlined()
@@ -624,30 +641,27 @@ def _make_advance(sources: str) -> Any:
     @compiled
     def advance(numbers, layers, table, frame, results):
         """
-        What there is to do between two steps of the environments, each part if ``frame`` says so: store transitions, draw
-        batches (batch, width), update with them one after another, choose the next actions.
-
-        Returns whether all was finite. If an observation or a reward is not, nothing was done.
+        What there is to do, each part if ``frame`` says so: store transitions, draw batches (batch, width), update with them
+        one after another, choose actions. If an observation or a reward is not finite, nothing is done.
         """
         _ = sources
         sizes, n_envs = sizes_from(numbers), frame[STORED]
         width, size = 2 * sizes.observation + sizes.action + 2, frame[BATCH_SIZE]
         if n_envs > 0:
-            if not (all_finite(frame[OBSERVATIONS], n_envs * sizes.observation) and all_finite(frame[REWARDS], n_envs)):
-                return False
+            n_next = n_envs * sizes.observation
+            if not (all_finite(frame[NEXT_OBSERVATIONS], n_next) and all_finite(frame[REWARDS], n_envs)):
+                frame[OUTCOME] = NOT_FINITE
+                return
             store(frame, sizes)
-        rows, ends = matrix(frame[ROWS], frame[CAPACITY], width), carray(_pointer(frame[ENDS]), (frame[CAPACITY],), np.uint8)
-        replay = Replay(rows, ends, frame[ENVS], frame[NEWEST], frame[N_STEPS], numbers[SETTINGS, 5])
         for number in range(frame[DRAWN]):
             batch = matrix(frame[BATCHES] + 4 * number * size * width, size, width)
-            sample_rows(
-                replay, frame[NEXT_UINT32], frame[GENERATOR], frame[DRAWN_FROM], batch, sizes.observation + sizes.action
-            )
+            replay = replay_of(frame, sizes, numbers[SETTINGS, 5])
+            sample_rows(replay, frame[NEXT_UINT32], frame[GENERATOR], frame[DRAWN_FROM], frame[DRAWN_FIRST], batch)
         for number in range(frame[UPDATES]):
             update(number, numbers, layers, table, frame, results[number])
         if frame[ACTING] > 0:
             explore(frame, layers, sizes)
-        return True
+        frame[OUTCOME] = DONE
 
     return advance
 

@@ -4,14 +4,18 @@ import ctypes
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.batches import samples_packed_rows
+from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
+from sb3_ddpg_scratch.observations import flat_dim, flat_slices
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
-from sb3_ddpg_scratch.updates.operations import inlined
+from sb3_ddpg_scratch.updates.operations import inlined, internal
 
 
 @intrinsic
@@ -38,48 +42,136 @@ def draw(function, state, below, out):
 
 
 class Replay(NamedTuple):
-    """The rows of a buffer, how episodes end with them (uint8; 0 where none does), and the terms of an n-step return."""
+    """
+    A replay buffer: its rows, how episodes end with them (uint8; 0 where none does), and the terms of an n-step return. Where
+    rows have no next observation, it is that of the following row, unless ``aside`` has its place in ``lasts``, plus one.
+    Without normalization, ``normal`` is of no entries; see :func:`normalization`.
+    """
 
     rows: np.ndarray
     ends: np.ndarray
+    aside: np.ndarray
+    lasts: np.ndarray
+    normal: np.ndarray
     n_envs: int
     newest: int
     n_steps: int
     gamma: float
+    observation: int
+    reward: int
+
+
+# Rounds as NumPy does: fast arithmetic would multiply by the inverse.
+@internal(fastmath=False)
+def clipped_quotient(x, mean, std, limit):
+    """``(x - mean) / std``, within the limit."""
+    return np.float32(min(max((np.float64(x) - mean) / std, -limit), limit))
+
+
+@internal()
+def reward_of(replay, row):
+    """The reward of a row, normalized."""
+    reward, n = replay.rows[row, replay.reward], 3 * replay.observation
+    return clipped_quotient(reward, 0.0, replay.normal[n], replay.normal[n + 1]) if len(replay.normal) > 0 else reward
+
+
+@internal()
+def write_observation(replay, observation, out):
+    """Write an observation, normalized."""
+    n = replay.observation
+    for j in range(n):
+        out[j] = observation[j]
+    if len(replay.normal) > 0:
+        for j in range(n):
+            out[j] = clipped_quotient(out[j], replay.normal[j], replay.normal[n + j], replay.normal[2 * n + j])
 
 
 @inlined()
-def extend_return(replay, row, transition, reward):
+def write_next_observation(replay, row, out):
+    """Write the next observation of a row, normalized."""
+    if len(replay.aside) == 0:
+        write_observation(replay, replay.rows[row, replay.reward + 2 :], out)
+    elif 0 < replay.aside[row] <= len(replay.lasts):
+        write_observation(replay, replay.lasts[replay.aside[row] - 1], out)
+    else:
+        write_observation(replay, replay.rows[(row + replay.n_envs) % len(replay.rows)], out)
+
+
+@inlined()
+def write_transition(replay, row, out):
     """
-    Make the transition of a row that of an n-step return: ``sum_(j<k) gamma^j r_j`` in column ``reward``, followed by
-    ``gamma^k`` times the continuation and the next observation of the k-th transition. An episode's end or the newest
-    transitions stop it before the n-th.
+    Write the transition of a row, or that of its n-step return: ``sum_(j<k) gamma^j r_j`` as the reward, ``gamma^k`` times the
+    continuation and the next observation of the k-th transition. An episode's end or the newest transitions stop it before
+    the n-th.
     """
-    last, total, factor = row, transition[reward], np.float32(replay.gamma)
+    reward = replay.reward
+    write_observation(replay, replay.rows[row], out)
+    for j in range(replay.observation, reward):
+        out[j] = replay.rows[row, j]
+    last, total, factor = row, reward_of(replay, row), np.float32(replay.gamma if replay.n_steps > 1 else 1)
     for _ in range(1, replay.n_steps):
         if replay.ends[last] != 0 or last // replay.n_envs == replay.newest:
             break
         last = (last + replay.n_envs) % len(replay.rows)
-        total += factor * replay.rows[last, reward]
+        total += factor * reward_of(replay, last)
         factor *= np.float32(replay.gamma)
-    transition[reward] = total
-    transition[reward + 1] = factor * replay.rows[last, reward + 1]
-    for j in range(reward + 2, len(transition)):
-        transition[j] = replay.rows[last, j]
+    out[reward], out[reward + 1] = total, factor * replay.rows[last, reward + 1]
+    write_next_observation(replay, last, out[reward + 2 :])
 
 
 @inlined()
-def sample_rows(replay, function, state, steps, batch, reward):
-    """Draw the rows of a batch among those of so many steps of all environments, and write them."""
+def sample_rows(replay, function, state, steps, first, batch):
+    """Draw the transitions of a batch among those of so many steps of all environments from ``first`` on, and write them."""
     index, env = np.empty(len(batch), np.int64), np.empty(len(batch), np.int64)
     draw(function, state, steps, index)
     draw(function, state, replay.n_envs, env)
+    plain = replay.n_steps == 1 and len(replay.normal) == 0 and len(replay.aside) == 0
     for i in range(len(batch)):
-        row = index[i] * replay.n_envs + env[i]
-        for j in range(batch.shape[1]):
-            batch[i, j] = replay.rows[row, j]
-        if replay.n_steps > 1:
-            extend_return(replay, row, batch[i], reward)
+        row = (index[i] + first) * replay.n_envs % len(replay.rows) + env[i]
+        if plain:
+            for j in range(batch.shape[1]):
+                batch[i, j] = replay.rows[row, j]
+        else:
+            write_transition(replay, row, batch[i])
+
+
+def normalization(env: VecNormalize | None, space: spaces.Space[Any]) -> np.ndarray | None:
+    """
+    What ``env`` normalizes with at present, float64: means, standard deviations and limits of the entries of a flat
+    observation, then the standard deviation and limit of rewards. ``None`` if it normalizes nothing.
+    """
+    if env is None or not (env.norm_obs or env.norm_reward):
+        return None
+    n = flat_dim(space)
+    table = np.concatenate([np.zeros(n), np.ones(n + n + 2)])
+    table[2 * n :] = np.inf
+    table[3 * n] = np.sqrt(env.ret_rms.var + env.epsilon) if env.norm_reward else 1.0
+    if env.norm_reward:
+        table[3 * n + 1] = env.clip_reward
+    if env.norm_obs:
+        columns = table[: 3 * n].reshape(3, n)
+        parts: list[tuple[Any, slice]]
+        if isinstance(space, spaces.Dict):
+            slices = flat_slices(space)
+            parts = [(env.obs_rms[key], slices[key]) for key in env.norm_obs_keys or ()]
+        else:
+            parts = [(env.obs_rms, slice(None))]
+        for statistics, where in parts:
+            columns[0, where] = statistics.mean.ravel()
+            columns[1, where] = np.sqrt(statistics.var + env.epsilon).ravel()
+            columns[2, where] = env.clip_obs
+    return table
+
+
+_BUFFERS = (PackedReplayBuffer, PackedNStepReplayBuffer, PackedDictReplayBuffer)
+
+
+def _normalizing_methods(env: Any) -> tuple[Any, ...]:
+    own = env.normalize_obs, env.normalize_reward, env._normalize_obs
+    return tuple(getattr(method, "__func__", method) for method in own)
+
+
+_NORMALIZING_METHODS = _normalizing_methods(VecNormalize)
 
 
 class RowSampler:
@@ -92,10 +184,15 @@ class RowSampler:
         self._generator: Any = None
         self.next_uint32 = self.state = 0
 
-    def supports(self, buffer: ReplayBuffer) -> bool:
-        """Whether the rows of a buffer are its transitions, and there is one to draw."""
-        packed = type(buffer) in (PackedReplayBuffer, PackedNStepReplayBuffer) and not buffer.optimize_memory_usage
-        return packed and buffer.size() > 0 and samples_packed_rows(buffer)
+    def supports(self, buffer: ReplayBuffer, env: VecNormalize | None) -> bool:
+        """Whether batches are rows of this buffer, normalized by SB3's own ``VecNormalize`` if at all."""
+        return (
+            type(buffer) in _BUFFERS
+            # SB3 does not draw the row being overwritten, and so none from a memory-saving buffer of one row.
+            and buffer.size() > (1 if buffer.optimize_memory_usage and buffer.full else 0)
+            and samples_packed_rows(buffer)
+            and (env is None or (type(env) is VecNormalize and _normalizing_methods(env) == _NORMALIZING_METHODS))
+        )
 
     def find_generator(self) -> Any:
         """Set both addresses; returns the generator's lock, which whoever draws from it holds."""
