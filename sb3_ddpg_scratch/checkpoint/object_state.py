@@ -4,6 +4,7 @@ import functools
 import os
 import random
 import types
+import warnings
 from typing import Any
 
 import numpy as np
@@ -64,9 +65,14 @@ def capture_attributes(holder: Any, skipped: tuple[str, ...] = ()) -> tuple[dict
 
 
 def restore_attributes(holder: Any, captured: dict[str, Any]) -> None:
-    # Paths stay those that the environment was made with.
-    paths = {name for name, value in captured["values"].items() if isinstance(value, str) and {"/", os.sep} & set(value)}
-    vars(holder).update({name: value for name, value in captured["values"].items() if name not in paths})
+    attributes = vars(holder)
+    for name, value in captured["values"].items():
+        # A file must not redirect what an environment writes.
+        if isinstance(value, str) and {"/", os.sep} & set(value) and value != attributes.get(name):
+            kept = f"which may be a path: it stays {attributes.get(name)!r}, and resuming may not be exact"
+            warnings.warn(f"{type(holder).__name__}.{name} was {value!r}, {kept}.", stacklevel=2)
+        else:
+            attributes[name] = value
     for name, content in captured["opened"].items():
         _close(getattr(holder, name), content)
     for name, generators in captured["spaces"].items():
