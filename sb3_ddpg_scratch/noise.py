@@ -119,8 +119,9 @@ class VectorNoise(ActionNoise):
 
     def __call__(self) -> np.ndarray:
         """The noise of the next step, float32, of shape ``mean.shape``, or ``(n_envs, *mean.shape)`` if n_envs > 1."""
-        standard_normal = self.generator.standard_normal((self.n_envs, *self.mean.shape))
-        noise = self._advance(standard_normal, self.sigma).astype(np.float32)
+        generator = self._generator or self.generator
+        sigma = self.initial_sigma if self.final_sigma is None else self.sigma
+        noise = self._advance(generator.standard_normal((self.n_envs, *self.mean.shape)), sigma).astype(np.float32)
         self.num_steps += self.n_envs
         return noise if self.n_envs > 1 else noise[0]
 

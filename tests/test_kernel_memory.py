@@ -121,6 +121,6 @@ def test_a_buffer_that_was_changed_by_hand_is_checked_again(change, gathered, n_
         model.train(1, 8)
 
     # All but the first two are NumPy's, where Python stores or draws.
-    errors = r"contiguous, writeable array|which do not match its pos|high <= 0|convert float NaN|wrong shape|read-only"
+    errors = r"contiguous, writeable array|which do not match its|high <= 0|convert float NaN|wrong shape|read-only"
     with pytest.raises(ValueError, match=errors):
         run()

@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.noise import ActionNoise
@@ -132,6 +133,11 @@ class Gathered(AtOnce):
         self._transition, self._acting = updater.begin_gathered(buffer, model._update_settings(), self._env)
         self._shape = (buffer.n_envs, *model.action_space.shape)
         self._actions, self._scaled_actions = (array.reshape(self._shape) for array in self._acting[2:])
+        # The observations' memory in their own shape; those of a Dict are flattened.
+        memory = (self._transition.last_observations, self._transition.next_observations, self._acting.observations)
+        self._is_dict = isinstance(model.observation_space, spaces.Dict)
+        shape = (-1,) if self._is_dict else model.observation_space.shape
+        self._last, self._next, self._seen = (array.reshape(buffer.n_envs, *shape) for array in memory)
         # What was requested: the arguments of `store`, and the number of updates.
         self._stored: tuple[Any, ...] | None = None
         self._updates = 0
@@ -160,7 +166,8 @@ class Gathered(AtOnce):
             super().store(actions, new_obs, rewards, dones, infos)
             return
         self._stored = actions, new_obs, rewards, dones, infos
-        if self._memory_saving or np.count_nonzero(dones):
+        self._any_done = np.count_nonzero(dones) > 0
+        if self._any_done or self._memory_saving:
             self.finish()
 
     def end_rollout(self) -> None:
@@ -191,11 +198,22 @@ class Gathered(AtOnce):
             self.finish()
         if not self._active or not self._still_holds():
             return super().act()
-        noise = draw_noise(self.noise, self._shape[1:], self._shape[0]) if self._adds_noise else None
+        noise = self._draw_noise() if self._adds_noise else None
         self._perform(acts=True, noise=noise)
         if self._adds_noise:
             return self._actions.copy(), self._scaled_actions.copy()
         return explore(self.model, self.model.policy.unscale_action(self._scaled_actions), self.noise)
+
+    def _draw_noise(self) -> np.ndarray | None:
+        if self._own_noise:
+            return None if self.noise is None else self.noise()
+        return draw_noise(self.noise, self._shape[1:], self._shape[0])
+
+    def _write(self, out: np.ndarray, observations: Any) -> None:
+        if self._is_dict:
+            flatten_into(out, observations, self.model.observation_space)
+        else:
+            out[...] = observations
 
     def finish(self) -> None:
         if (self._stored is not None or self._updates) and self._still_holds():
@@ -227,8 +245,8 @@ class Gathered(AtOnce):
         if updates:
             updater.expect(updates, buffer, model._n_updates, self._env)
         if acts:
-            observations = model._last_obs if stored is None else stored[1]
-            updater.frame.place_observations(self._acting, observations, model.observation_space, noise)
+            self._write(self._seen, model._last_obs if stored is None else stored[1])
+            updater.frame.place_noise(self._acting, noise)
         try:
             updater.advance(buffer, None if stored is None else buffer.continuations(ends), updates, acts)
         finally:
@@ -243,12 +261,16 @@ class Gathered(AtOnce):
 
     def _record(self, stored: tuple[Any, ...] | None, ends: np.ndarray | None) -> None:
         """Count what has been done."""
+        model = self.model
         if stored is not None:
             self.replay_buffer.move_on(ends)
-            advance_observations(self.model, stored[1])
+            if self._env is None:
+                model._last_original_obs, model._last_obs = model._last_obs, stored[1]
+            else:
+                advance_observations(model, stored[1])
         if self._updates:
-            self.model._n_updates += self._updates
-            self.model._statistics_unread = True
+            model._n_updates += self._updates
+            model._statistics_unread = True
         self._stored, self._updates = None, 0
 
     def _place_transition(
@@ -256,11 +278,12 @@ class Gathered(AtOnce):
     ) -> None:
         """Place what is stored in the frame."""
         model, memory = self.model, self._transition
-        if self._env is not None or np.count_nonzero(dones):
+        last_obs, next_obs = model._last_obs, new_obs
+        if self._env is not None or self._any_done:
             # Compiled code sees only what is stored: not what VecNormalize made of it, or a new episode's observation.
             check_step(model, new_obs, rewards, dones, infos)
-        last_obs, next_obs, rewards = original_transition(model, new_obs, rewards, dones, infos)
-        flatten_into(memory.last_observations, last_obs, model.observation_space)
-        flatten_into(memory.next_observations, next_obs, model.observation_space)
+            last_obs, next_obs, rewards = original_transition(model, new_obs, rewards, dones, infos)
+        self._write(self._last, last_obs)
+        self._write(self._next, next_obs)
         memory.actions[...] = actions.reshape(memory.actions.shape)
         memory.rewards[...] = rewards

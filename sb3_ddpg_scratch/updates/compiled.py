@@ -320,20 +320,23 @@ class CompiledUpdater:
 
     def expect(self, count: int, buffer: PackedReplayBuffer, n_updates: int, env: VecNormalize | None) -> None:
         """Prepare the frame for ``count`` updates after ``n_updates`` earlier ones."""
-        kernels, settings = self._kernels, self._settings
-        self._keep_actor_losses()
+        settings = self._settings
+        if settings.policy_delay > 1:
+            self._keep_actor_losses()
         if count != self._expected:
             self._expected = count
             self._results = np.zeros((count, 6))
             self._rows_for(self._networks, count, self._batch_size)
             self.frame.place_batches(self._rows, self._columns.width)
+            self.frame.place_smoothing(None, count, self._sizes.action)
             self._policy_delay, self._clips = settings.policy_delay, settings.max_grad_norm is not None
-        noise = self._smoothing_noise(count, settings.target_policy_noise)
-        self.frame.place_smoothing(noise, count, self._sizes.action)
+        if settings.target_policy_noise > 0:
+            noise = self._smoothing_noise(count, settings.target_policy_noise)
+            self.frame.place_smoothing(noise, count, self._sizes.action)
         if env is not None:
             self._place_normalization(buffer, env)
         self._updates, self._first_update = count, n_updates
-        self._numbers[kernels.SETTINGS, 4] = n_updates
+        self._numbers[self._kernels.SETTINGS, 4] = n_updates
 
     def advance(self, buffer: PackedReplayBuffer, continuations: np.ndarray | None, updates: int, acts: bool) -> None:
         """

@@ -3,6 +3,7 @@
 import gc
 import sys
 from functools import cache
+from operator import is_
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -12,7 +13,6 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
 from sb3_ddpg_scratch.networks import Actor
-from sb3_ddpg_scratch.observations import flatten_into
 from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.inspection import activations_of
 
@@ -123,6 +123,7 @@ class Frame:
         self.kernels = kernels
         self.table = np.zeros(kernels.FRAME_SIZE, np.int64)
         self.table[kernels.END_PART] = kernels.PARTS
+        self._buffer: tuple[Any, ...] = ()
         self._placed: dict[int, tuple[np.ndarray | None, tuple[int, ...]]] = {}
 
     def place(self, column: int, array: np.ndarray | None, shape: tuple[int, ...] = (), dtype: Any = np.float32) -> None:
@@ -142,9 +143,8 @@ class Frame:
             self.place(column, array, (n, action_dim))
         return acting
 
-    def place_observations(self, acting: Acting, observations: Any, space: Any, noise: np.ndarray | None) -> None:
-        """Act on these observations, with this noise."""
-        flatten_into(acting.observations, observations, space)
+    def place_noise(self, acting: Acting, noise: np.ndarray | None) -> None:
+        """Act with this noise."""
         self.place(self.kernels.EXPLORATION, None if noise is None else acting.noise, acting.noise.shape)
         if noise is not None:
             acting.noise[...] = noise.reshape(acting.noise.shape)
@@ -175,24 +175,32 @@ class Frame:
         Store in this buffer, whose rows have these columns, and draw batches from it, also among so many steps that are stored
         first. Returns the lock of NumPy's global generator, which they are drawn with.
         """
-        kernels, table, saves_memory = self.kernels, self.table, buffer.optimize_memory_usage
-        rows, pos, size, n_envs = buffer.rows, buffer.pos, buffer.buffer_size, buffer.n_envs
+        kernels, table, pos, size, n_envs = self.kernels, self.table, buffer.pos, buffer.buffer_size, buffer.n_envs
         # Attributes that anybody may set.
-        if not (0 <= pos < size and n_envs >= 1 and size * n_envs == len(rows)):
-            numbers = f"pos={pos!r}, buffer_size={size!r}, n_envs={n_envs!r}"
+        present = (buffer, buffer.rows, buffer._ends, buffer._aside, buffer._last_observations, size, n_envs, columns)
+        if len(present) != len(self._buffer) or not all(map(is_, present, self._buffer)):
+            self._place_arrays(buffer, columns)
+            self._buffer = present
+        if not 0 <= pos < size:
+            raise ValueError(f"The replay buffer has {size} rows of each environment, which do not match its pos={pos!r}.")
+        first, end = buffer.drawn_steps(stored)
+        table[kernels.DRAWN_FIRST], table[kernels.DRAWN_FROM] = first, end - first
+        table[kernels.NEWEST], table[kernels.N_STEPS] = (pos + stored - 1) % size, getattr(buffer, "n_steps", 1)
+        table[kernels.PLACE], table[kernels.STORED] = pos * n_envs, stored * n_envs
+        return sampler.place_generator(self)
+
+    def _place_arrays(self, buffer: PackedReplayBuffer, columns: BatchColumns) -> None:
+        """Place what a buffer stays with."""
+        kernels, table, saves_memory = self.kernels, self.table, buffer.optimize_memory_usage
+        rows, size, n_envs = buffer.rows, buffer.buffer_size, buffer.n_envs
+        if not (n_envs >= 1 and size * n_envs == len(rows)):
+            numbers = f"buffer_size={size!r}, n_envs={n_envs!r}"
             raise ValueError(f"The replay buffer has {len(rows)} rows, which do not match its {numbers}.")
         total, width = len(rows), columns.continuation + 1 if saves_memory else columns.width
-        lock = sampler.find_generator()
         self.place(kernels.ROWS, rows, (total, width))
         self.place(kernels.ENDS, buffer._ends, (total,), np.uint8)
         self.place(kernels.ASIDE, buffer._aside if saves_memory else None, (total,), np.int32)
-        if saves_memory:
-            n_lasts = table[kernels.N_LASTS] = len(buffer._last_observations)
-            self.place(kernels.LASTS, buffer._last_observations, (n_lasts, columns.observation_dim))
-        first, end = buffer.drawn_steps(stored)
+        n_lasts = len(buffer._last_observations) if saves_memory else 0
+        self.place(kernels.LASTS, buffer._last_observations if saves_memory else None, (n_lasts, columns.observation_dim))
         table[kernels.CAPACITY], table[kernels.ROW_WIDTH], table[kernels.ENVS] = total, width, n_envs
-        table[kernels.NEWEST], table[kernels.N_STEPS] = (pos + stored - 1) % size, getattr(buffer, "n_steps", 1)
-        table[kernels.PLACE], table[kernels.STORED] = pos * n_envs, stored * n_envs
-        table[kernels.DRAWN_FIRST], table[kernels.DRAWN_FROM] = first, end - first
-        table[kernels.NEXT_UINT32], table[kernels.GENERATOR] = sampler.next_uint32, sampler.state
-        return lock
+        table[kernels.N_LASTS] = n_lasts

@@ -223,18 +223,22 @@ def matmul(weight, x, z):
         np.dot(weight, x, z)
         return
     for j in range(n_out):
-        # Up to four terms at a time: a quarter of the passes over z.
+        # Four terms at a time: a quarter of the passes over z. The first pass has the rest of them.
+        k = (n_in - 1) % 4 + 1
+        w = weight[j]
         for i in range(x.shape[1]):
-            z[j, i] = weight[j, 0] * x[0, i]
-        k = 1
-        while k + 2 < n_in:
-            for i in range(x.shape[1]):
-                z[j, i] += weight[j, k] * x[k, i] + weight[j, k + 1] * x[k + 1, i] + weight[j, k + 2] * x[k + 2, i]
-            k += 3
+            if k == 1:
+                z[j, i] = w[0] * x[0, i]
+            elif k == 2:
+                z[j, i] = w[0] * x[0, i] + w[1] * x[1, i]
+            elif k == 3:
+                z[j, i] = w[0] * x[0, i] + w[1] * x[1, i] + w[2] * x[2, i]
+            else:
+                z[j, i] = w[0] * x[0, i] + w[1] * x[1, i] + w[2] * x[2, i] + w[3] * x[3, i]
         while k < n_in:
             for i in range(x.shape[1]):
-                z[j, i] += weight[j, k] * x[k, i]
-            k += 1
+                z[j, i] += w[k] * x[k, i] + w[k + 1] * x[k + 1, i] + w[k + 2] * x[k + 2, i] + w[k + 3] * x[k + 3, i]
+            k += 4
 
 
 @inlined()

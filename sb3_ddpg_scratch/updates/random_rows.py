@@ -182,7 +182,8 @@ class RowSampler:
 
     def __init__(self) -> None:
         self._generator: Any = None
-        self.next_uint32 = self.state = 0
+        self._frame: Any = None
+        self._lock: Any = None
 
     def supports(self, buffer: ReplayBuffer, env: VecNormalize | None) -> bool:
         """Whether batches are rows of this buffer, normalized by SB3's own ``VecNormalize`` if at all."""
@@ -194,12 +195,12 @@ class RowSampler:
             and (env is None or (type(env) is VecNormalize and _normalizing_methods(env) == _NORMALIZING_METHODS))
         )
 
-    def find_generator(self) -> Any:
-        """Set both addresses; returns the generator's lock, which whoever draws from it holds."""
+    def place_generator(self, frame: Any) -> Any:
+        """Place both addresses in a frame; returns the generator's lock, which whoever draws from it holds."""
         generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
-        if generator is not self._generator:
-            self._generator = generator
-            interface = generator.ctypes
-            self.state = interface.state_address
-            self.next_uint32 = int(ctypes.cast(interface.next_uint32, ctypes.c_void_p).value or 0)
-        return generator.lock
+        if generator is not self._generator or frame is not self._frame:
+            interface, kernels = generator.ctypes, frame.kernels
+            self._generator, self._frame, self._lock = generator, frame, generator.lock
+            frame.table[kernels.GENERATOR] = interface.state_address
+            frame.table[kernels.NEXT_UINT32] = int(ctypes.cast(interface.next_uint32, ctypes.c_void_p).value or 0)
+        return self._lock
