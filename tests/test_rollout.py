@@ -243,9 +243,10 @@ def test_after_learn_every_update_looks_again():
 def learned(monkeypatch, how, n_envs=1, callback=None, env="Pendulum-v1", **settings):
     """A model after two ``learn``, with work gathered (``trusted`` or ``watched``) or ``at once``, and what it returned."""
     gathers, callback = [], callback or (lambda: None)
-    holds = gathered.Gathered._still_holds
+    holds, perform = gathered.Gathered._still_holds, gathered.Gathered._perform
     with monkeypatch.context() as patch:
-        patch.setattr(gathered.Gathered, "_still_holds", lambda work: gathers.append(holds(work)) or gathers[-1])
+        patch.setattr(gathered.Gathered, "_still_holds", lambda work: holds(work) or bool(gathers.append(False)))
+        patch.setattr(gathered.Gathered, "_perform", lambda work, **named: gathers.append(True) or perform(work, **named))
         patch.setattr(loop, "only_known_code", lambda *_: how == "trusted")
         if how == "at once":
             patch.setattr(loop, "work_for", lambda model, callback, *rest: gathered.AtOnce(model, *rest))

@@ -196,24 +196,17 @@ class Gathered(AtOnce):
         if not self._own_noise:
             # Drawn after the batches, from the same generator.
             self.finish()
-        if not self._active or not self._still_holds():
+        if not self._active or not (self._trusted or self._still_holds()):
             return super().act()
-        noise = self._draw_noise() if self._adds_noise else None
+        noise = self._draw_noise() if self._adds_noise and self.noise is not None else None
         self._perform(acts=True, noise=noise)
         if self._adds_noise:
             return self._actions.copy(), self._scaled_actions.copy()
         return explore(self.model, self.model.policy.unscale_action(self._scaled_actions), self.noise)
 
     def _draw_noise(self) -> np.ndarray | None:
-        if self._own_noise:
-            return None if self.noise is None else self.noise()
-        return draw_noise(self.noise, self._shape[1:], self._shape[0])
-
-    def _write(self, out: np.ndarray, observations: Any) -> None:
-        if self._is_dict:
-            flatten_into(out, observations, self.model.observation_space)
-        else:
-            out[...] = observations
+        # The shape of our own is known.
+        return self.noise() if self._own_noise else draw_noise(self.noise, self._shape[1:], self._shape[0])  # type: ignore[misc]
 
     def finish(self) -> None:
         if (self._stored is not None or self._updates) and self._still_holds():
@@ -245,7 +238,11 @@ class Gathered(AtOnce):
         if updates:
             updater.expect(updates, buffer, model._n_updates, self._env)
         if acts:
-            self._write(self._seen, model._last_obs if stored is None else stored[1])
+            observations = model._last_obs if stored is None else stored[1]
+            if self._is_dict:
+                flatten_into(self._seen, observations, model.observation_space)
+            else:
+                self._seen[...] = observations
             updater.frame.place_noise(self._acting, noise)
         try:
             updater.advance(buffer, None if stored is None else buffer.continuations(ends), updates, acts)
@@ -283,7 +280,10 @@ class Gathered(AtOnce):
             # Compiled code sees only what is stored: not what VecNormalize made of it, or a new episode's observation.
             check_step(model, new_obs, rewards, dones, infos)
             last_obs, next_obs, rewards = original_transition(model, new_obs, rewards, dones, infos)
-        self._write(self._last, last_obs)
-        self._write(self._next, next_obs)
+        if self._is_dict:
+            flatten_into(self._last, last_obs, model.observation_space)
+            flatten_into(self._next, next_obs, model.observation_space)
+        else:
+            self._last[...], self._next[...] = last_obs, next_obs
         memory.actions[...] = actions.reshape(memory.actions.shape)
         memory.rewards[...] = rewards

@@ -76,6 +76,7 @@ class CompiledUpdater:
         # The number of updates that the frame is prepared for while they are gathered.
         self._expected = -1
         self._rates: list[float] = []
+        self._continuations: np.ndarray | None = None
 
     # ------------------------------------------------------------------------------------------------------ Inspection
 
@@ -311,7 +312,7 @@ class CompiledUpdater:
         """:meth:`begin`, and place memory for transitions and actions in the frame."""
         self.begin(self._networks, buffer, settings, env)
         self.read_learning_rates()
-        self._settings, self._expected = settings, -1
+        self._settings, self._expected, self._continuations = settings, -1, None
         self.take_outcome()
         self.frame.table[self._kernels.ACTOR] = self._sizes.actor_layers + self._sizes.critics * self._sizes.critic_layers
         n, observation, action = buffer.n_envs, self._sizes.observation, self._sizes.action
@@ -344,7 +345,8 @@ class CompiledUpdater:
         prepared; see :meth:`take_outcome`.
         """
         kernels, frame, table = self._kernels, self.frame, self.frame.table
-        if continuations is not None:
+        if continuations is not None and continuations is not self._continuations:
+            self._continuations = continuations
             frame.place(kernels.CONTINUATIONS, continuations, (buffer.n_envs, 1))
         table[kernels.ACTING] = buffer.n_envs if acts else 0
         table[kernels.UPDATES] = table[kernels.DRAWN] = updates
