@@ -6,6 +6,7 @@ callback, environment, noise, schedule and logger is of the packages below, whic
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -36,9 +37,17 @@ def _is_known_code(value: Any) -> bool:
     if isinstance(value, MethodType):
         return _is_known_code(value.__func__) and type(value.__self__).__module__.partition(".")[0] in _PACKAGES
     if isinstance(value, FunctionType):
-        enclosed = [cell.cell_contents for cell in value.__closure__ or () if callable(cell.cell_contents)]
-        return value.__module__.partition(".")[0] in _PACKAGES and all(map(_is_known_code, enclosed))
+        # A function made by ``exec`` may have no module.
+        known = (value.__module__ or "").partition(".")[0] in _PACKAGES
+        return known and all(_is_known_code(one) for one in _enclosed(value) if callable(one))
     return (value if isinstance(value, type) else type(value)).__module__.partition(".")[0] in _PACKAGES
+
+
+def _enclosed(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        # Of a variable that has no value yet.
+        with suppress(ValueError):
+            yield cell.cell_contents
 
 
 def _environments(env: Any) -> Iterator[Any]:

@@ -207,6 +207,22 @@ def test_code_of_the_users_is_noticed(settings):
     assert not trusted(**settings)
 
 
+def test_functions_without_a_module_or_with_an_empty_cell():
+    """They are nobody's known code, or judged by the rest; looking at them fails in neither case."""
+
+    def made():
+        function = lambda reward: later + reward  # noqa: E731
+        yield function
+        later = 1
+
+    made_later = next(made())
+    assert not trusted(env=gym.wrappers.TransformReward(gym.make("Pendulum-v1"), made_later))
+    made_later.__module__ = "gymnasium.wrappers"
+    assert trusted(env=gym.wrappers.TransformReward(gym.make("Pendulum-v1"), made_later))
+    made_later.__module__ = None
+    assert not trusted(env=gym.wrappers.TransformReward(gym.make("Pendulum-v1"), made_later))
+
+
 class Freezing(gym.Wrapper):
     """An environment that freezes a layer while the model learns."""
 
