@@ -25,13 +25,19 @@ from sb3_ddpg_scratch.updates.analytic import AnalyticUpdater
 from sb3_ddpg_scratch.updates.autograd import AutogradUpdater, td_target
 from sb3_ddpg_scratch.updates.compiled import UPDATES_PER_CALL, CompiledUpdater
 from sb3_ddpg_scratch.updates.interface import Networks, UpdateSettings
+from sb3_ddpg_scratch.updates.team import Team
+
+
+class Trio(Team):
+    @staticmethod
+    def count_for(batch_size, n_values, limit):
+        return 3
 
 
 class SharedUpdater(CompiledUpdater):
-    """Compiled updates whose batches three threads share, however small they are."""
+    """Compiled updates that three threads share, however small they are."""
 
-    def _share_count(self, batch_size):
-        return 3
+    team_type = Trio
 
 
 BY_HAND = [AnalyticUpdater, CompiledUpdater, SharedUpdater]

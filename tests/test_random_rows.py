@@ -8,7 +8,7 @@ from test_handwritten import make_buffer, make_policy
 
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.kernel_memory import Frame, load_kernels
-from sb3_ddpg_scratch.updates.random_rows import RowSampler, normalization
+from sb3_ddpg_scratch.updates.random_rows import Normalization, RowSampler
 
 NO_LAYERS, NO_TABLE = np.zeros((0, 10), np.int64), np.zeros((0, 8), np.int64)
 
@@ -21,7 +21,7 @@ def sample(buffer, batches, env=None):
     frame.place_batches(batches, buffer.columns.width)
     frame.table[kernels.DRAWN] = len(batches)
     numbers[kernels.SETTINGS, 5] = getattr(buffer, "gamma", 1.0)
-    normal = None if env is None else normalization(env, buffer.observation_space)
+    normal = None if env is None else Normalization(buffer.observation_space).read(env)
     frame.place(kernels.NORMAL, normal, (3 * buffer.columns.observation_dim + 2,), np.float64)
     with frame.place_buffer(buffer, RowSampler(), buffer.columns):
         kernels.advance(numbers, NO_LAYERS, NO_TABLE, frame.table, np.zeros((0, 6)))

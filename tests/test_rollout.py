@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Check
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper, VecNormalize
 
@@ -23,6 +24,7 @@ from sb3_ddpg_scratch import ScratchDDPG
 from sb3_ddpg_scratch.errors import DivergenceError
 from sb3_ddpg_scratch.known_code import only_known_code
 from sb3_ddpg_scratch.rollout import gathered, loop
+from sb3_ddpg_scratch.updates import compiled
 from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
 from sb3_ddpg_scratch.vec_env_step import step
 
@@ -136,6 +138,52 @@ def test_a_step_is_that_of_the_dummy_vec_env(n_envs, env):
             assert kept["n"] != "mine"
         assert 77 not in ours.buf_obs[None]
         assert 77 not in ours.buf_rews
+
+
+def texts(statistics):
+    parts = statistics if isinstance(statistics, dict) else {"": statistics}
+    return {key: str(vars(part) if part is not None else None) for key, part in parts.items()}
+
+
+@pytest.mark.parametrize("settings", [{}, {"norm_reward": False, "clip_obs": 0.7}, {"norm_obs": False}, {"training": False}])
+@pytest.mark.parametrize("env", [ShortEnv, lambda: DictEnv()])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_a_step_is_that_of_vec_normalize(n_envs, env, settings):
+    ours, theirs = (VecNormalize(DummyVecEnv([env] * n_envs), **settings) for _ in range(2))
+    for one in (ours, theirs):
+        one.seed(1)
+        one.reset()
+    generator = np.random.default_rng(0)
+    for _ in range(30):
+        actions = generator.uniform(-2, 2, (n_envs, 1)).astype(np.float32)
+        found, expected = step(ours, actions), theirs.step(actions)
+        # Texts of arrays, whose numbers are short enough to be whole.
+        with np.printoptions(precision=17, floatmode="unique"):
+            assert str(found) == str(expected)
+            for name in ("obs_rms", "ret_rms"):
+                assert texts(vars(ours).get(name)) == texts(vars(theirs).get(name))
+            for name in ("old_obs", "old_reward", "returns"):
+                assert str(getattr(ours, name)) == str(getattr(theirs, name))
+
+
+def test_a_vec_normalize_that_was_changed_is_asked_itself(monkeypatch):
+    class Own(VecNormalize):
+        def step_wait(self):
+            return ["own"] * 4
+
+    env, patched, own = (kind(DummyVecEnv([ShortEnv])) for kind in (VecNormalize, VecNormalize, Own))
+    patched.step_wait = lambda: ["patched"] * 4
+    for one in (env, patched, own):
+        one.reset()
+    action = np.zeros((1, 1), np.float32)
+    assert step(own, action)[0] == "own"
+    assert step(patched, action)[0] == "patched"
+    monkeypatch.setattr(VecNormalize, "step_wait", lambda self: ["class"] * 4)
+    assert step(env, action)[0] == "class"
+    monkeypatch.undo()
+    monkeypatch.setattr(RunningMeanStd, "update", lambda self, batch: setattr(self, "seen", batch.copy()))
+    step(env, action)
+    assert env.obs_rms.seen.shape == (1, 2)
 
 
 def test_a_dummy_vec_env_that_was_changed_is_asked_itself(monkeypatch):
@@ -256,6 +304,12 @@ def test_after_learn_every_update_looks_again():
 # ------------------------------------------------------------------------------------------------------------ Gathered
 
 
+@pytest.fixture(autouse=True)
+def _two_threads(monkeypatch):
+    """For updates that are large enough."""
+    monkeypatch.setattr(compiled, "thread_limit", lambda: 2)
+
+
 def learned(monkeypatch, how, n_envs=1, callback=None, env="Pendulum-v1", **settings):
     """A model after two ``learn``, with work gathered (``trusted`` or ``watched``) or ``at once``, and what it returned."""
     gathers, callback = [], callback or (lambda: None)
@@ -333,6 +387,7 @@ COMMON = {
     "SB3's noise, several environments": (2, {"action_noise": NormalActionNoise(np.zeros(1), np.full(1, 0.3))}),
     "a noise of one's own": (1, {"action_noise": OwnNoise()}),
     "double-precision actions": (1, {"env": DoubleActions}),
+    "several threads": (1, {"policy_kwargs": {"net_arch": [128, 128]}, "batch_size": 256, "learning_rate": 1e-4}),
     "episodes": (1, {"train_freq": (2, "episode"), "gradient_steps": -1, "env": ShortEnv}),
 }
 
@@ -351,6 +406,7 @@ def test_gathered_work_leaves_what_work_at_once_leaves(monkeypatch, case, how):
     assert len(gathers) > 100
     assert all(gathers)
     assert single == []
+    assert len(model._updater.pick(model._networks())._team) == (2 if case == "several threads" else 1)
     assert model._updater.read_statistics() == expected._updater.read_statistics()
     for name in ("_n_updates", "num_timesteps", "_episode_num", "_current_progress_remaining"):
         assert getattr(model, name) == getattr(expected, name)

@@ -9,11 +9,14 @@ import time
 import numpy as np
 import pytest
 import torch as th
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_handwritten import SharedUpdater, largest_difference, make_buffer, make_policy, networks_of, state_of, train
 from threadpoolctl import threadpool_info, threadpool_limits
+from torch import nn
 
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
-from sb3_ddpg_scratch.updates import kernels
+from sb3_ddpg_scratch.updates import kernels, team
 from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
 from sb3_ddpg_scratch.updates.compiled_actor import CompiledActor
 from sb3_ddpg_scratch.updates.interface import UpdateSettings
@@ -39,14 +42,24 @@ def torch_threads():
         (2, [64, 64], 64, 1),
     ],
 )
-def test_how_many_threads_share_a_batch(torch_threads, threads, net_arch, batch_size, shares):
+def test_how_many_threads_share_a_batch(torch_threads, monkeypatch, threads, net_arch, batch_size, shares):
+    monkeypatch.setattr(team, "usable_cores", lambda: 8)
     torch_threads(threads)
-    updater = train(CompiledUpdater, make_policy(net_arch=net_arch), 1)
-    assert updater._share_count(batch_size) == shares
+    updater = train(CompiledUpdater, make_policy(net_arch=net_arch), 1, batch_size=batch_size)
+    assert len(updater._team) == shares
 
 
-def test_the_number_of_threads_may_change_between_updates(torch_threads):
+def test_no_more_threads_than_cores(torch_threads, monkeypatch):
+    """They would wait for one another in turn."""
+    monkeypatch.setattr(team, "usable_cores", lambda: 1)
+    torch_threads(8)
+    assert len(train(CompiledUpdater, make_policy(net_arch=[256, 256]), 1, batch_size=256)._team) == 1
+
+
+def test_the_number_of_threads_may_change_between_updates(torch_threads, monkeypatch):
+    monkeypatch.setattr(team, "usable_cores", lambda: 8)
     reference, policy = (make_policy(net_arch=[128, 128]) for _ in range(2))
+    torch_threads(1)
     train(CompiledUpdater, reference, 9, batch_size=200)
     buffer, settings = make_buffer(policy), UpdateSettings(gamma=0.95, tau=0.01)
     updater, networks = CompiledUpdater(), networks_of(policy)
@@ -55,7 +68,7 @@ def test_the_number_of_threads_may_change_between_updates(torch_threads):
         torch_threads(1 + number % 3)
         assert updater.objection(networks) is None
         updater.train(networks, buffer, 1, 200, settings, number)
-        assert len(updater._layers) == 1 + number % 3
+        assert len(updater._team) == 1 + number % 3
     assert largest_difference(state_of(policy), state_of(reference), optimizers=False) < 1e-5
 
 
@@ -163,23 +176,60 @@ def test_an_interrupted_update_leaves_the_networks_as_they_were(monkeypatch):
     assert largest_difference(state_of(policy), before) > 0
 
 
-def test_a_thread_that_fails_is_waited_for():
-    done = []
+def test_a_thread_that_fails_is_waited_for_and_keeps_nobody_waiting():
+    done, stopped = [], threading.Event()
 
     def slow():
-        time.sleep(0.2)
+        # As in compiled code, which waits for the others.
+        assert stopped.wait(20)
         done.append(True)
 
     def fails():
         raise MemoryError("no more")
 
-    for tasks in ([slow, fails], [fails, slow], [fails, fails, slow]):
+    for tasks in ([slow, fails], [fails, slow], [slow, fails, slow]):
         done.clear()
+        stopped.clear()
         with pytest.raises(MemoryError, match="no more"):
-            run_together(tasks)
-        assert done == [True]
+            run_together(tasks, stopped.set)
+        assert done == [True] * tasks.count(slow)
 
 
-def test_tasks_run_at_the_same_time_and_results_keep_their_order():
+def test_tasks_run_at_the_same_time():
     barrier = threading.Barrier(3, timeout=20)
-    assert run_together([lambda number=number: (barrier.wait(), number)[1] for number in range(3)]) == [0, 1, 2]
+    run_together([barrier.wait] * 3, barrier.abort)
+
+
+def test_a_thread_that_cannot_start_leaves_networks_as_they_were(monkeypatch):
+    policy = make_policy()
+    updater, buffer, settings = SharedUpdater(), make_buffer(policy), UpdateSettings(gamma=0.95, tau=0.01)
+    networks = networks_of(policy)
+    assert updater.objection(networks) is None
+    updater.train(networks, buffer, 1, 16, settings, 0)
+    before, kernel, main = state_of(policy), kernels.advance, threading.get_ident()
+
+    def fails_elsewhere(*args):
+        if threading.get_ident() != main:
+            raise MemoryError("no more")
+        return kernel(*args)
+
+    monkeypatch.setattr(kernels, "advance", fails_elsewhere)
+    with pytest.raises(MemoryError, match="no more"):
+        updater.train(networks, buffer, 3, 16, settings, 1)
+    assert largest_difference(state_of(policy), before) == 0
+
+
+@given(
+    layers=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    batch_size=st.integers(3, 70),
+    action_dim=st.integers(1, 7),
+    n_critics=st.integers(1, 2),
+    norm=st.sampled_from([None, "layer"]),
+    activation=st.sampled_from([nn.ReLU, nn.Mish]),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_call_stays_within_its_memory(layers, batch_size, action_dim, n_critics, norm, activation):
+    kwargs = {"n_critics": n_critics, "norm": norm, "activation_fn": activation, "action_dim": action_dim}
+    for kind in (CompiledUpdater, SharedUpdater):
+        frame = train(kind, make_policy(net_arch=layers, **kwargs), 1, batch_size=batch_size).frame.table
+        assert frame[kernels.SCRATCH] < frame[kernels.MOST] <= frame[kernels.LIMIT]

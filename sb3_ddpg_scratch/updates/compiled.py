@@ -1,14 +1,11 @@
 """
 The update with hand-written gradients as functions compiled by Numba, for networks so small that calling torch costs more
-than the arithmetic. They work directly on the networks' tensors and the optimizers' state; one call makes many updates.
-
-A larger update is shared among torch's threads: each computes the gradients for some of the batch's rows, which are then
-added up. Splitting every single product among threads would cost more than it saves (see the documentation's benchmarks).
+than the arithmetic. They work directly on the networks' tensors and the optimizers' state; one call makes many updates, which
+several threads share where they are large (see :mod:`~sb3_ddpg_scratch.updates.team`).
 """
 
 import math
 from contextlib import nullcontext
-from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -29,21 +26,14 @@ from sb3_ddpg_scratch.updates.kernel_memory import (
     Frame,
     Transition,
     address_of,
-    layer_table,
     load_kernels,
     numbers_table,
     sizes_of,
 )
-from sb3_ddpg_scratch.updates.thread_pool import run_together
+from sb3_ddpg_scratch.updates.team import Team, thread_limit
 
 # Maximum number of updates per call: their batches are gathered beforehand.
 UPDATES_PER_CALL = 64
-
-# Minimum rows per share of a batch, and multiplications per share of an update: below, handing out work costs too much.
-ROWS_OF_A_SHARE = 32
-MULTIPLICATIONS_OF_A_SHARE = 4_000_000
-MOST_SHARES = 16
-
 
 _read_adam = itemgetter("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay")
 
@@ -52,6 +42,7 @@ class CompiledUpdater:
     """DDPG updates as compiled functions, in place, on the CPU."""
 
     name = "compiled"
+    team_type = Team
 
     def __init__(self) -> None:
         # Loaded on the first update.
@@ -60,12 +51,10 @@ class CompiledUpdater:
         self._guard: Guard | None = None
         # The attributes of the modules of actor and critic.
         self.trained_modules: list[dict[str, Any]] = []
-        self._batch_size = self._n_threads = 0
-        # For each share of a batch: where its rows end (after a leading start), and the layers that it computes with.
-        self._ends: list[int] = []
-        self._layers: list[np.ndarray] = []
+        self._batch_size = self._thread_limit = 0
         self._present_settings: Any = None
         self._sampler: Any = None
+        self._normalized_space: Any = None
         # From the latest of earlier series of updates that included the actor: its losses, and the norm of its last gradient.
         self._earlier: tuple[np.ndarray, float] | None = None
         # From the last series of updates.
@@ -123,44 +112,9 @@ class CompiledUpdater:
                 places = [address_of(tensor.detach().view(-1), (n,)) for tensor, n in zip(tensors, sizes, strict=True)]
                 rows.append([*places, size, offset])
         self._table = np.array(rows, np.int64)
-        self._multiplications_of_a_row = 2 * int(self._table[:, self._kernels.SIZE].sum())
         self._batch_size = 0
         # The table of numbers contains the sizes.
         self._present_settings = None
-
-    # ---------------------------------------------------------------------------------------------------------- Shares
-
-    def _share_count(self, batch_size: int) -> int:
-        """The number of threads that an update is worth sharing among."""
-        multiplications = batch_size * self._multiplications_of_a_row
-        limits = (th.get_num_threads(), batch_size // ROWS_OF_A_SHARE, multiplications // MULTIPLICATIONS_OF_A_SHARE)
-        return max(1, min(*limits, MOST_SHARES))
-
-    def _make_shares(self, networks: Networks, batch_size: int, n_shares: int) -> None:
-        self._batch_size = batch_size
-        n_values = int(self._table[:, self._kernels.SIZE].sum())
-        self._other_grads = np.zeros((n_shares - 1, n_values), np.float32)
-        self.frame.place(self._kernels.OTHER_GRADS, self._other_grads, (n_shares - 1, n_values))
-        self.frame.table[self._kernels.OTHER_THREADS] = n_shares - 1
-        self._ends = [batch_size * number // n_shares for number in range(n_shares + 1)]
-        self._layers = [self._layers_of_share(networks, number) for number in range(n_shares)]
-        self._rows = np.zeros((0, batch_size, self._columns.width), np.float32)
-        self._noise = np.zeros((0, batch_size, self._sizes.action), np.float32)
-
-    def _layers_of_share(self, networks: Networks, number: int) -> np.ndarray:
-        """A table of all networks' layers, in which every share but the first has its own gradients."""
-        n_values = int(self._table[:, self._kernels.SIZE].sum())
-        start = 0 if number == 0 else address_of(self._other_grads[number - 1], (n_values,))
-        grads = self._table[:, self._kernels.GRAD] if number == 0 else start + 4 * self._table[:, self._kernels.OFFSET]
-        of_actor, of_critics = np.split(grads, [len(list(networks.actor.parameters()))])
-        q_networks, target_q_networks = networks.critic.q_networks, networks.critic_target.q_networks
-        tables = [
-            layer_table(networks.actor_target.mu),
-            *map(layer_table, target_q_networks),
-            layer_table(networks.actor.mu, of_actor),
-            *map(layer_table, q_networks, np.split(of_critics, len(q_networks))),
-        ]
-        return np.concatenate(tables)
 
     # --------------------------------------------------------------------------------------------------------- Updates
 
@@ -205,16 +159,19 @@ class CompiledUpdater:
         self._place_normalization(buffer, env)
 
     def _place_normalization(self, buffer: ReplayBuffer, env: VecNormalize | None) -> None:
-        normal = self._normalization(env, buffer.observation_space)
+        if env is not None and buffer.observation_space is not self._normalized_space:
+            self._normalized_space = buffer.observation_space
+            self._normalization = self._random_rows.Normalization(buffer.observation_space)
+        normal = None if env is None else self._normalization.read(env)
         self.frame.place(self._kernels.NORMAL, normal, (3 * self._sizes.observation + 2,), np.float64)
 
     def _prepare(self, networks: Networks) -> None:
         """Make the tables of these networks, and the guard over what stands in them."""
         if self._kernels is None:
             self._kernels = load_kernels()
-            from sb3_ddpg_scratch.updates.random_rows import RowSampler, normalization
+            from sb3_ddpg_scratch.updates import random_rows
 
-            self._sampler, self._normalization = RowSampler(), normalization
+            self._random_rows, self._sampler = random_rows, random_rows.RowSampler()
             self.frame = Frame(self._kernels)
         self._complete_state(networks)
         self._make_tables(networks)
@@ -222,11 +179,13 @@ class CompiledUpdater:
         self.trained_modules = [vars(module) for network in networks[:2] for module in network.modules()]
 
     def _rows_for(self, networks: Networks, count: int, batch_size: int) -> np.ndarray:
-        """Memory for batches, and for the gradients of each share."""
-        n_threads = th.get_num_threads()
-        if batch_size != self._batch_size or n_threads != self._n_threads:
-            self._n_threads = n_threads
-            self._make_shares(networks, batch_size, self._share_count(batch_size))
+        """Memory for batches, and threads that share their updates."""
+        limit = thread_limit()
+        if batch_size != self._batch_size or limit != self._thread_limit:
+            self._batch_size, self._thread_limit = batch_size, limit
+            self._team = self.team_type(self.frame, networks, self._table, batch_size, limit)
+            self._rows = np.zeros((0, batch_size, self._columns.width), np.float32)
+            self._noise = np.zeros((0, batch_size, self._sizes.action), np.float32)
         if len(self._rows) < count:
             self._rows = np.zeros((count, batch_size, self._columns.width), np.float32)
         return self._rows[:count]
@@ -250,41 +209,17 @@ class CompiledUpdater:
 
     def _update(self, count: int, settings: UpdateSettings, drawn_from: PackedReplayBuffer | None = None) -> None:
         """Update with ``count`` batches, after drawing them if necessary."""
-        kernels, frame, alone = self._kernels, self.frame.table, len(self._layers) == 1
+        kernels, frame = self._kernels, self.frame.table
         self.frame.place_batches(self._rows, self._columns.width)
         noise = self._smoothing_noise(count, settings.target_policy_noise)
         self.frame.place_smoothing(noise, count, self._sizes.action)
         frame[kernels.STORED] = frame[kernels.ACTING] = 0
-        frame[kernels.DRAWN], frame[kernels.UPDATES] = 0 if drawn_from is None else count, count if alone else 0
-        results = self._results[self._updates :]
+        frame[kernels.DRAWN], frame[kernels.UPDATES] = 0 if drawn_from is None else count, count
         self._numbers[kernels.SETTINGS, 4] = self._first_update + self._updates
         lock = nullcontext() if drawn_from is None else self.frame.place_buffer(drawn_from, self._sampler, self._columns)
         with one_blas_thread, lock:
-            kernels.advance(self._numbers, self._layers[0], self._table, frame, results)
-            for number in () if alone else range(count):
-                self._update_together(number, results[number : number + 1])
+            self._team.advance(self._numbers, self._results[self._updates : self._updates + count])
         self._updates += count
-
-    def _update_together(self, number: int, result: np.ndarray) -> None:
-        """One update, with the gradients for a batch computed by several threads."""
-        kernels, rows = self._kernels, self._rows[number]
-        self._numbers[kernels.SETTINGS, 4] = self._first_update + self._updates + number
-        frames = np.tile(self.frame.table, (len(self._layers), 1))
-        frames[:, [kernels.DRAWN, kernels.UPDATES]] = 0, 1
-        frames[:, kernels.BATCHES] = address_of(rows, (self._batch_size, self._columns.width))
-        frames[:, kernels.SMOOTHING] += self._noise.strides[0] * number * (frames[:, kernels.SMOOTHING] != 0)
-        results = np.zeros((len(frames), 1, result.shape[1]))
-
-        def call(share: int, part: int) -> None:
-            frame = frames[share]
-            frame[[kernels.FIRST_PART, kernels.END_PART]] = part, part + 1
-            kernels.advance(self._numbers, self._layers[share], self._table, frame, results[share])
-
-        for gradient, step in ((kernels.CRITIC_GRADIENT, kernels.CRITIC_STEP), (kernels.ACTOR_GRADIENT, kernels.ACTOR_STEP)):
-            frames[:, kernels.FIRST_ROW], frames[:, kernels.END_ROW] = self._ends[:-1], self._ends[1:]
-            run_together([partial(call, share, gradient) for share in range(len(frames))])
-            call(0, step)
-        result[:] = results.sum(axis=0)
 
     def _smoothing_noise(self, count: int, sigma: float) -> np.ndarray | None:
         if sigma == 0:
@@ -304,7 +239,7 @@ class CompiledUpdater:
         if self._guard is None or not self._sampler.supports(buffer, env):
             return False
         self._rows_for(networks, 1, batch_size)
-        return len(self._layers) == 1
+        return True
 
     def begin_gathered(
         self, buffer: PackedReplayBuffer, settings: UpdateSettings, env: VecNormalize | None
@@ -351,7 +286,7 @@ class CompiledUpdater:
         table[kernels.ACTING] = buffer.n_envs if acts else 0
         table[kernels.UPDATES] = table[kernels.DRAWN] = updates
         with frame.place_buffer(buffer, self._sampler, self._columns, int(continuations is not None)):
-            kernels.advance(self._numbers, self._layers[0], self._table, table, self._results)
+            self._team.advance(self._numbers, self._results)
 
     def take_outcome(self) -> bool:
         """

@@ -122,7 +122,6 @@ class Frame:
     def __init__(self, kernels: Any) -> None:
         self.kernels = kernels
         self.table = np.zeros(kernels.FRAME_SIZE, np.int64)
-        self.table[kernels.END_PART] = kernels.PARTS
         self._buffer: tuple[Any, ...] = ()
         self._placed: dict[int, tuple[np.ndarray | None, tuple[int, ...]]] = {}
 
@@ -162,7 +161,7 @@ class Frame:
         """Use this memory for batches, shape ``(updates, batch, width)``."""
         count, batch_size = batches.shape[:2]
         self.place(self.kernels.BATCHES, batches, (count, batch_size, width))
-        self.table[self.kernels.BATCH_SIZE] = self.table[self.kernels.END_ROW] = batch_size
+        self.table[self.kernels.BATCH_SIZE] = batch_size
 
     def place_smoothing(self, noise: np.ndarray | None, count: int, action_dim: int) -> None:
         """Use this noise, shape ``(count or more, batch, action_dim)``, for target policy smoothing; ``None`` for none."""

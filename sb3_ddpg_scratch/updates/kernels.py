@@ -6,8 +6,9 @@ Kernels read and write the networks' own tensors and the optimizers' own moments
 ``(units, batch)``, so that all values of a unit are neighbors and an action that joins is further rows. Products go to the
 BLAS behind ``np.dot``.
 
-Several threads can share an update: each computes the gradients of some rows of the batch. All is one function for Python,
-:func:`advance`, since compiling a second one takes as long again for what both call.
+Several threads can share updates: each calls :func:`advance`, computes the gradients of some rows of a batch and then moves
+some of the parameters, and waits for the others in between. All is one function for Python, since compiling a second one
+takes as long again for what both call.
 """
 
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from sb3_ddpg_scratch.updates import operations, random_rows
@@ -108,19 +110,25 @@ SIZES, SETTINGS, ACTOR_ADAM, CRITIC_ADAM = range(4)
 # Columns of the results, float64 (updates, 6): losses, of the actor where it was updated, means of Q and target, and the norms
 # of gradients before clipping, where they are limited.
 CRITIC_LOSS, ACTOR_LOSS, Q, TARGET_Q, CRITIC_NORM, ACTOR_NORM = range(6)
-# The parts of an update.
-CRITIC_GRADIENT, CRITIC_STEP, ACTOR_GRADIENT, ACTOR_STEP, PARTS = range(5)
 # Columns of a frame, int64: how much there is to do, and addresses. Of the replay buffer,
 ROWS, ROW_WIDTH, CAPACITY, ENVS, ENDS, ASIDE, LASTS, N_LASTS, NORMAL, NEWEST, N_STEPS = range(11)
 # transitions to store,
 STORED, PLACE, LAST_OBSERVATIONS, TAKEN_ACTIONS, REWARDS, CONTINUATIONS, NEXT_OBSERVATIONS = range(11, 18)
 # batches,
 DRAWN, DRAWN_FIRST, DRAWN_FROM, NEXT_UINT32, GENERATOR, BATCH_SIZE, BATCHES, SMOOTHING = range(18, 26)
-# updates, which several threads share part by part, each with some rows of the batch and gradients of its own,
-UPDATES, FIRST_PART, END_PART, FIRST_ROW, END_ROW, OTHER_GRADS, OTHER_THREADS = range(26, 33)
-# and of acting; and at the end what became of it.
-ACTING, ACTOR, OBSERVATIONS, EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, OUTCOME, FRAME_SIZE = range(33, 42)
-DONE, NOT_FINITE = 1, 2
+# updates, and acting; and at the end what became of it.
+UPDATES, ACTING, ACTOR, OBSERVATIONS, EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, OUTCOME = range(26, 35)
+# Of several threads: this one's number and rows of the batch, the gradients of all but the first, where they meet, and the
+# system's function that lets another thread run.
+SHARE, FIRST_ROW, END_ROW, OTHER_THREADS, OTHER_GRADS, N_GRADS, MEETING, YIELD = range(35, 43)
+# Set by a call: how many have met so far, and its memory: where it begins, where it is free, the most that was used, its end.
+MET, SCRATCH, FREE, MOST, LIMIT, FRAME_SIZE = range(43, 49)
+DONE, NOT_FINITE, STOPPED = 1, 2, 3
+# Entries of the memory where threads meet, int64: how often one arrived, whether to stop waiting, and for each thread its
+# share of the squared norm of a gradient (float64).
+ARRIVALS, STOP, SQUARED = range(3)
+# How often a waiting thread looks before it lets others run.
+LOOKS = 2000
 # The bits of a float32 that are all set in NaN and infinity.
 EXPONENT = np.uint32(0x7F800000)
 
@@ -148,9 +156,32 @@ def weights_of(layer):
     return carray(_pointer(layer[WEIGHT]), (layer[N_OUT], layer[N_IN]), np.float32)
 
 
+@intrinsic
+def uncounted(_, array):
+    """The same array, without a share in its memory: every slice of one with a share counts up and down atomically."""
+
+    def code(context, builder, signature, args):
+        view = context.make_array(signature.return_type)(context, builder, args[0])
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        view.parent = cgutils.get_null_value(view.parent.type)
+        return view._getvalue()
+
+    return array(array), code
+
+
 @internal()
-def memory_for(layers, sizes, batch):
-    """Memory for a network and a batch."""
+def take(frame, size):
+    """Some of a call's memory; ``scratch_for`` says how much there is."""
+    start = frame[FREE]
+    # Aligned to cache lines.
+    frame[FREE] = start + (4 * size + 63) // 64 * 64
+    frame[MOST] = max(frame[MOST], frame[FREE])
+    return vector(start, size)
+
+
+@internal()
+def memory_sizes(layers, sizes, batch):
+    """The numbers of entries in memory for a network and a batch."""
     inputs, hidden = 0, 0
     widest = layers[0, N_IN]
     for index in range(len(layers)):
@@ -159,13 +190,31 @@ def memory_for(layers, sizes, batch):
         if index < len(layers) - 1:
             hidden += layers[index, N_OUT]
     normalized = layers[0, NORM_WEIGHT] != 0
-    return Memory(
-        np.empty(inputs * batch, np.float32),
-        np.empty(hidden * batch if sizes.activation >= FIRST_THAT_NEEDS_Z else 0, np.float32),
-        np.empty(hidden * batch if normalized else 0, np.float32),
-        np.empty((len(layers), batch) if normalized else (0, 0), np.float32),
-        np.empty(2 * widest * batch, np.float32),
-    )
+    sums = hidden * batch if sizes.activation >= FIRST_THAT_NEEDS_Z else 0
+    standardized, stds = (hidden * batch, len(layers) * batch) if normalized else (0, 0)
+    return inputs * batch, sums, standardized, stds, 2 * widest * batch
+
+
+@internal()
+def memory_for(frame, layers, sizes, batch):
+    """Memory for a network and a batch."""
+    inputs, sums, standardized, stds, deltas = memory_sizes(layers, sizes, batch)
+    inverse_std = take(frame, stds).reshape((len(layers) if stds > 0 else 0, batch))
+    return Memory(take(frame, inputs), take(frame, sums), take(frame, standardized), inverse_std, take(frame, deltas))
+
+
+@inlined()
+def scratch_for(frame, layers, sizes):
+    """Memory for whatever a call has to do: for an actor and a critic, and a few values of each row of a batch."""
+    n = max(frame[BATCH_SIZE] if frame[UPDATES] > 0 else 0, frame[ACTING])
+    size = 2 * (sizes.action + 2) * n
+    for part in memory_sizes(layers[: sizes.actor_layers], sizes, n):
+        size += part
+    if frame[UPDATES] > 0:
+        for part in memory_sizes(critic_of(layers, sizes, FIRST), sizes, n):
+            size += part
+    # Sixteen parts, each rounded up to cache lines.
+    return np.empty(size + 16 * 16 + 16, np.float32)
 
 
 @internal()
@@ -212,6 +261,58 @@ def write_actions(layers, memory, action, action_layer):
             inputs[first + j, i] = action[j, i]
 
 
+# ------------------------------------------------------------------------------------------------------ Several threads
+
+
+@intrinsic
+def _add_atomically(_, address, value):
+    def code(context, builder, signature, args):
+        return builder.atomic_rmw("add", builder.inttoptr(args[0], ir.IntType(64).as_pointer()), args[1], "seq_cst")
+
+    return types.int64(address, value), code
+
+
+@intrinsic
+def _read_atomically(_, address):
+    def code(context, builder, signature, args):
+        return builder.load_atomic(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), "acquire", 8)
+
+    return types.int64(address), code
+
+
+@intrinsic
+def _call(_, function):
+    def code(context, builder, signature, args):
+        return builder.call(builder.inttoptr(args[0], ir.FunctionType(ir.IntType(32), []).as_pointer()), [])
+
+    return types.int32(function), code
+
+
+@internal()
+def meet(frame):
+    """Wait until all threads are here; returns whether they are, and not told to stop waiting."""
+    if frame[OTHER_THREADS] == 0:
+        return True
+    frame[MET] += frame[OTHER_THREADS] + 1
+    _add_atomically(frame[MEETING] + 8 * ARRIVALS, FIRST + 1)
+    looks = 0
+    while _read_atomically(frame[MEETING] + 8 * ARRIVALS) < frame[MET]:
+        if _read_atomically(frame[MEETING] + 8 * STOP) != 0:
+            return False
+        looks += 1
+        if looks > LOOKS and frame[YIELD] != 0:
+            _call(frame[YIELD])
+    return True
+
+
+@internal()
+def portion(frame, address, size):
+    """A thread's portion of so many entries at an address."""
+    share, threads = frame[SHARE], frame[OTHER_THREADS] + 1
+    first = size * share // threads
+    return vector(address + 4 * first, size * (share + 1) // threads - first)
+
+
 # ---------------------------------------------------------------------------------------------- Forward beside backward
 
 
@@ -222,23 +323,28 @@ def matmul(weight, x, z):
     if min(n_in, n_out) > FEW:
         np.dot(weight, x, z)
         return
+    # Four terms at a time: a quarter of the passes over z. The first pass has the rest of them.
+    rest = (n_in - 1) % 4 + 1
     for j in range(n_out):
-        # Four terms at a time: a quarter of the passes over z. The first pass has the rest of them.
-        k = (n_in - 1) % 4 + 1
-        w = weight[j]
-        for i in range(x.shape[1]):
-            if k == 1:
-                z[j, i] = w[0] * x[0, i]
-            elif k == 2:
-                z[j, i] = w[0] * x[0, i] + w[1] * x[1, i]
-            elif k == 3:
-                z[j, i] = w[0] * x[0, i] + w[1] * x[1, i] + w[2] * x[2, i]
-            else:
-                z[j, i] = w[0] * x[0, i] + w[1] * x[1, i] + w[2] * x[2, i] + w[3] * x[3, i]
-        while k < n_in:
+        # The choice stands outside the loops over the batch, which are vectorized only so.
+        w0, w1 = weight[j, 0], weight[j, 1] if rest > 1 else ZERO
+        w2, w3 = weight[j, 2] if rest > 2 else ZERO, weight[j, 3] if rest > 3 else ZERO
+        if rest == 1:
             for i in range(x.shape[1]):
-                z[j, i] += w[k] * x[k, i] + w[k + 1] * x[k + 1, i] + w[k + 2] * x[k + 2, i] + w[k + 3] * x[k + 3, i]
-            k += 4
+                z[j, i] = w0 * x[0, i]
+        elif rest == 2:
+            for i in range(x.shape[1]):
+                z[j, i] = w0 * x[0, i] + w1 * x[1, i]
+        elif rest == 3:
+            for i in range(x.shape[1]):
+                z[j, i] = w0 * x[0, i] + w1 * x[1, i] + w2 * x[2, i]
+        else:
+            for i in range(x.shape[1]):
+                z[j, i] = w0 * x[0, i] + w1 * x[1, i] + w2 * x[2, i] + w3 * x[3, i]
+        for k in range(rest, n_in, 4):
+            w0, w1, w2, w3 = weight[j, k], weight[j, k + 1], weight[j, k + 2], weight[j, k + 3]
+            for i in range(x.shape[1]):
+                z[j, i] += w0 * x[k, i] + w1 * x[k + 1, i] + w2 * x[k + 2, i] + w3 * x[k + 3, i]
 
 
 @inlined()
@@ -350,9 +456,9 @@ def squash(action):
 
 
 @inlined()
-def act(layers, sizes, rows, first, action):
+def act(frame, layers, sizes, rows, first, action):
     """``a = mu(s)``, for observations in ``rows`` (batch, width) from column ``first`` on; ``action`` is (size, batch)."""
-    memory = memory_for(layers, sizes, len(rows))
+    memory = memory_for(frame, layers, sizes, len(rows))
     write_observations(layers, memory, rows, first, sizes.observation)
     forward(layers, sizes, memory, action)
     squash(action)
@@ -393,14 +499,16 @@ def target_critic_of(layers, sizes, number):
 
 
 @inlined()
-def td_target(sizes, layers, memory, rows, noise, discount, noise_clip):
+def td_target(frame, sizes, layers, memory, rows, noise, settings):
     """``y = r + gamma c min_i Q_i'(s', mu'(s'))``, with c the continuation and mu' smoothed by clipped noise."""
     o, a = sizes.observation, sizes.action
     batch = len(rows)
-    action, q, y = np.empty((a, batch), np.float32), np.empty((1, batch), np.float32), np.empty(batch, np.float32)
-    act(layers[: sizes.actor_layers], sizes, rows, o + a + 2, action)
+    action, q, y = take(frame, a * batch).reshape((a, batch)), take(frame, batch).reshape((1, batch)), take(frame, batch)
+    free = frame[FREE]
+    act(frame, layers[: sizes.actor_layers], sizes, rows, o + a + 2, action)
+    frame[FREE] = free
     if len(noise) > 0:
-        clip = np.float32(noise_clip)
+        clip = np.float32(settings.noise_clip)
         for j in range(a):
             for i in range(batch):
                 smoothed = action[j, i] + min(max(noise[i, j], -clip), clip)
@@ -413,22 +521,22 @@ def td_target(sizes, layers, memory, rows, noise, discount, noise_clip):
         forward(target_critic_of(layers, sizes, number), sizes, memory, q)
         for i in range(batch):
             y[i] = q[0, i] if number == 0 else min(y[i], q[0, i])
-    gamma = np.float32(discount)
+    gamma = np.float32(settings.discount)
     for i in range(batch):
         y[i] = rows[i, o + a] + gamma * rows[i, o + a + 1] * y[i]
     return y
 
 
 @inlined()
-def critic_gradient(sizes, layers, rows, noise, scale, discount, noise_clip, result):
+def critic_gradient(frame, sizes, layers, rows, noise, scale, settings, result):
     """``L = sum_i mean((Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 (Q_i - y) / batch``, with ``scale = 1 / batch``."""
     o, a = sizes.observation, sizes.action
     critic = critic_of(layers, sizes, FIRST)
-    memory = memory_for(critic, sizes, len(rows))
-    y = td_target(sizes, layers, memory, rows, noise, discount, noise_clip)
-    q = np.empty((1, len(rows)), np.float32)
+    memory = memory_for(frame, critic, sizes, len(rows))
+    y = td_target(frame, sizes, layers, memory, rows, noise, settings)
+    q = take(frame, len(rows)).reshape((1, len(rows)))
     squared, q_sum, y_sum = 0.0, 0.0, 0.0
-    action = np.empty((a, len(rows)), np.float32)
+    action = take(frame, a * len(rows)).reshape((a, len(rows)))
     for j in range(a):
         for i in range(len(rows)):
             action[j, i] = rows[i, o + j]
@@ -449,15 +557,15 @@ def critic_gradient(sizes, layers, rows, noise, scale, discount, noise_clip, res
 
 
 @inlined()
-def actor_gradient(sizes, layers, rows, scale, action_l2, result):
+def actor_gradient(frame, sizes, layers, rows, scale, action_l2, result):
     """
     ``L = -mean(Q_1(s, mu(s))) + action_l2 mean(mu(s)^2)``, so that ``dL/dQ_1 = -1 / batch``, and then through a = tanh(z) to
     the actor, with ``scale = 1 / batch``.
     """
     o, a = sizes.observation, sizes.action
     actor, critic = actor_of(layers, sizes), critic_of(layers, sizes, FIRST)
-    actor_memory, memory = memory_for(actor, sizes, len(rows)), memory_for(critic, sizes, len(rows))
-    action, q = np.empty((a, len(rows)), np.float32), np.empty((1, len(rows)), np.float32)
+    actor_memory, memory = memory_for(frame, actor, sizes, len(rows)), memory_for(frame, critic, sizes, len(rows))
+    action, q = take(frame, a * len(rows)).reshape((a, len(rows))), take(frame, len(rows)).reshape((1, len(rows)))
     write_observations(actor, actor_memory, rows, FIRST, o)
     forward(actor, sizes, actor_memory, action)
     squash(action)
@@ -486,39 +594,47 @@ def actor_gradient(sizes, layers, rows, scale, action_l2, result):
 
 
 @inlined()
-def add_other_grads(table, other_grads):
+def add_other_grads(frame, table):
     """Add the other threads' gradients to those of the first one, which are the parameters' own."""
     for row in table:
-        grad = vector(row[GRAD], row[SIZE])
-        for thread in range(len(other_grads)):
-            other = other_grads[thread, row[OFFSET] : row[OFFSET] + row[SIZE]]
+        grad = portion(frame, row[GRAD], row[SIZE])
+        for thread in range(frame[OTHER_THREADS]):
+            other = portion(frame, frame[OTHER_GRADS] + 4 * (thread * frame[N_GRADS] + row[OFFSET]), row[SIZE])
             for i in range(len(grad)):
                 grad[i] += other[i]
 
 
 @inlined()
-def clip_grad_norm(table, max_grad_norm):
-    """Limit the gradient's global norm."""
+def clip_grad_norm(frame, table, max_grad_norm):
+    """Limit the gradient's global norm, which is returned."""
     squared = 0.0
     for row in table:
-        grad = vector(row[GRAD], row[SIZE])
+        grad = portion(frame, row[GRAD], row[SIZE])
         for i in range(len(grad)):
             squared += grad[i] * grad[i]
+    if frame[OTHER_THREADS] > 0:
+        parts = carray(_pointer(frame[MEETING] + 8 * SQUARED), (frame[OTHER_THREADS] + 1,), np.float64)
+        parts[frame[SHARE]] = squared
+        meet(frame)
+        squared = parts.sum()
     norm = np.sqrt(squared)
     scale = np.float32(min(1.0, max_grad_norm / (norm + 1e-6)))
     for row in table:
-        grad = vector(row[GRAD], row[SIZE])
+        grad = portion(frame, row[GRAD], row[SIZE])
         for i in range(len(grad)):
             grad[i] *= scale
     return norm
 
 
 @internal()
-def adam(table, other_grads, settings):
-    """Adam (Kingma and Ba 2015, Algorithm 1) or AdamW, after clipping; returns the norm before it (0 without a limit)."""
+def adam(frame, table, settings):
+    """
+    Adam (Kingma and Ba 2015, Algorithm 1) or AdamW, after clipping, of a thread's portion of each parameter; returns the norm
+    before it (0 without a limit).
+    """
     table = table[settings.first : settings.end]
-    add_other_grads(table, other_grads)
-    norm = clip_grad_norm(table, settings.max_grad_norm) if settings.max_grad_norm > 0 else 0.0
+    add_other_grads(frame, table)
+    norm = clip_grad_norm(frame, table, settings.max_grad_norm) if settings.max_grad_norm > 0 else 0.0
     rate, decay = settings.learning_rate, settings.weight_decay
     keep1, keep2 = np.float32(settings.beta1), np.float32(settings.beta2)
     new1, new2 = np.float32(1 - settings.beta1), np.float32(1 - settings.beta2)
@@ -526,11 +642,10 @@ def adam(table, other_grads, settings):
     shrink = np.float32(1 - rate * decay if settings.decoupled else 1)
     pull = np.float32(0 if settings.decoupled else decay)
     for row in table:
-        param, grad = vector(row[VALUE], row[SIZE]), vector(row[GRAD], row[SIZE])
-        exp_avg, exp_avg_sq = vector(row[EXP_AVG], row[SIZE]), vector(row[EXP_AVG_SQ], row[SIZE])
-        steps = vector(row[STEP], FIRST + 1)
-        steps[0] += ONE
-        step = float(steps[0])
+        param, grad = portion(frame, row[VALUE], row[SIZE]), portion(frame, row[GRAD], row[SIZE])
+        exp_avg, exp_avg_sq = portion(frame, row[EXP_AVG], row[SIZE]), portion(frame, row[EXP_AVG_SQ], row[SIZE])
+        # As in single precision, which the count is kept in.
+        step = float(vector(row[STEP], FIRST + 1)[0] + ONE)
         step_size = np.float32(rate / (1 - settings.beta1**step))
         root_correction = np.float32(1 / np.sqrt(1 - settings.beta2**step))
         for i in range(len(param)):
@@ -542,12 +657,20 @@ def adam(table, other_grads, settings):
     return norm
 
 
+@internal()
+def count_step(frame, table, settings):
+    """Count a step of Adam, once every thread has read the count."""
+    if frame[SHARE] == 0:
+        for row in table[settings.first : settings.end]:
+            vector(row[STEP], FIRST + 1)[0] += ONE
+
+
 @inlined()
-def soft_update(table, tau):
+def soft_update(frame, table, tau):
     """``theta' <- tau theta + (1 - tau) theta'``."""
     share, rest = np.float32(tau), np.float32(1 - tau)
     for row in table:
-        param, target = vector(row[VALUE], row[SIZE]), vector(row[TARGET], row[SIZE])
+        param, target = portion(frame, row[VALUE], row[SIZE]), portion(frame, row[TARGET], row[SIZE])
         for i in range(len(target)):
             target[i] = rest * target[i] + share * param[i]
 
@@ -595,8 +718,9 @@ def explore(frame, layers, sizes):
     observations = matrix(frame[OBSERVATIONS], n, o)
     noise, bounds = matrix(frame[EXPLORATION], n, a), matrix(frame[BOUNDS], FIRST + 2, a)
     actions, scaled_actions = matrix(frame[ACTIONS], n, a), matrix(frame[SCALED_ACTIONS], n, a)
-    mu = np.empty((a, n), np.float32)
-    act(layers[frame[ACTOR] : frame[ACTOR] + sizes.actor_layers], sizes, observations, FIRST, mu)
+    frame[FREE] = frame[SCRATCH]
+    mu = take(frame, a * n).reshape((a, n))
+    act(frame, layers[frame[ACTOR] : frame[ACTOR] + sizes.actor_layers], sizes, observations, FIRST, mu)
     for i in range(n):
         for j in range(a):
             scaled = max(min(mu[j, i] + noise[i, j], ONE), -ONE) if frame[EXPLORATION] != 0 else mu[j, i]
@@ -616,27 +740,32 @@ def replay_of(frame, sizes, gamma):
     return Replay(rows, ends, aside, lasts, normal, counts[0], counts[1], counts[2], gamma, o, o + sizes.action)
 
 
-@inlined()
+@internal()
 def update(number, numbers, layers, table, frame, result):
-    """The parts of one update that ``frame`` names, with some rows of a batch."""
+    """One update with a batch, of which a thread has some rows; returns whether all threads made it."""
     sizes, n, size = sizes_from(numbers), numbers[SETTINGS], frame[BATCH_SIZE]
     width, first, end = 2 * sizes.observation + sizes.action + 2, frame[FIRST_ROW], frame[END_ROW]
     rows = matrix(frame[BATCHES] + 4 * number * size * width, size, width)[first:end]
     n_noise = size if frame[SMOOTHING] != 0 else 0
     noise = matrix(frame[SMOOTHING] + 4 * number * size * sizes.action, n_noise, sizes.action)[first:end]
-    other_grads = matrix(frame[OTHER_GRADS], frame[OTHER_THREADS], table[-1, OFFSET] + table[-1, SIZE])
     settings = Settings(n[0], n[1], n[2], int(n[3]), int(n[4]), n[5], n[6])
-    with_actor = (settings.n_updates + number + 1) % settings.policy_delay == 0
-    for part in range(frame[FIRST_PART], frame[END_PART]):
-        if part == CRITIC_GRADIENT:
-            critic_gradient(sizes, layers, rows, noise, 1 / size, settings.discount, settings.noise_clip, result)
-        elif part == CRITIC_STEP:
-            result[CRITIC_NORM] = adam(table, other_grads, adam_from(numbers[CRITIC_ADAM]))
-        elif with_actor and part == ACTOR_GRADIENT:
-            actor_gradient(sizes, layers, rows, 1 / size, settings.action_l2, result)
-        elif with_actor:
-            result[ACTOR_NORM] = adam(table, other_grads, adam_from(numbers[ACTOR_ADAM]))
-            soft_update(table, settings.tau)
+    of_critic, of_actor = adam_from(numbers[CRITIC_ADAM]), adam_from(numbers[ACTOR_ADAM])
+    frame[FREE] = frame[SCRATCH]
+    critic_gradient(frame, sizes, layers, rows, noise, 1 / size, settings, result)
+    if not meet(frame):
+        return False
+    result[CRITIC_NORM] = adam(frame, table, of_critic)
+    meet(frame)
+    count_step(frame, table, of_critic)
+    if (settings.n_updates + number + 1) % settings.policy_delay == 0:
+        frame[FREE] = frame[SCRATCH]
+        actor_gradient(frame, sizes, layers, rows, 1 / size, settings.action_l2, result)
+        meet(frame)
+        result[ACTOR_NORM] = adam(frame, table, of_actor)
+        soft_update(frame, table, settings.tau)
+        meet(frame)
+        count_step(frame, table, of_actor)
+    return True
 
 
 def _make_advance(sources: str) -> Any:
@@ -646,9 +775,12 @@ def _make_advance(sources: str) -> Any:
     def advance(numbers, layers, table, frame, results):
         """
         What there is to do, each part if ``frame`` says so: store transitions, draw batches (batch, width), update with them
-        one after another, choose actions. If an observation or a reward is not finite, nothing is done.
+        one after another, choose actions. If an observation or a reward is not finite, nothing is done. Of several threads
+        one does all but its portion of the updates, and the others theirs.
         """
         _ = sources
+        numbers, layers, table = uncounted(numbers), uncounted(layers), uncounted(table)
+        frame, results = uncounted(frame), uncounted(results)
         sizes, n_envs = sizes_from(numbers), frame[STORED]
         width, size = 2 * sizes.observation + sizes.action + 2, frame[BATCH_SIZE]
         if n_envs > 0:
@@ -657,15 +789,22 @@ def _make_advance(sources: str) -> Any:
                 frame[OUTCOME] = NOT_FINITE
                 return
             store(frame, sizes)
+        scratch = scratch_for(frame, layers, sizes)
+        frame[SCRATCH] = frame[FREE] = frame[MOST] = (scratch.ctypes.data + 63) // 64 * 64
+        frame[LIMIT], frame[MET] = scratch.ctypes.data + 4 * len(scratch), 0
         for number in range(frame[DRAWN]):
             batch = matrix(frame[BATCHES] + 4 * number * size * width, size, width)
             replay = replay_of(frame, sizes, numbers[SETTINGS, 5])
             sample_rows(replay, frame[NEXT_UINT32], frame[GENERATOR], frame[DRAWN_FROM], frame[DRAWN_FIRST], batch)
+        # The first thread's batches.
+        together = meet(frame) if frame[UPDATES] > 0 else True
         for number in range(frame[UPDATES]):
-            update(number, numbers, layers, table, frame, results[number])
+            together = together and update(number, numbers, layers, table, frame, results[number])
         if frame[ACTING] > 0:
             explore(frame, layers, sizes)
-        frame[OUTCOME] = DONE
+        # Alive until here.
+        scratch[0] = ZERO
+        frame[OUTCOME] = DONE if together else STOPPED
 
     return advance
 

@@ -1,6 +1,7 @@
 """Batches drawn and gathered in compiled code: the same transitions as by ``np.random.randint``, from the same generator."""
 
 import ctypes
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ class Replay(NamedTuple):
     """
     A replay buffer: its rows, how episodes end with them (uint8; 0 where none does), and the terms of an n-step return. Where
     rows have no next observation, it is that of the following row, unless ``aside`` has its place in ``lasts``, plus one.
-    Without normalization, ``normal`` is of no entries; see :func:`normalization`.
+    Without normalization, ``normal`` is of no entries; see :class:`Normalization`.
     """
 
     rows: np.ndarray
@@ -135,32 +136,35 @@ def sample_rows(replay, function, state, steps, first, batch):
             write_transition(replay, row, batch[i])
 
 
-def normalization(env: VecNormalize | None, space: spaces.Space[Any]) -> np.ndarray | None:
+class Normalization:
     """
-    What ``env`` normalizes with at present, float64: means, standard deviations and limits of the entries of a flat
-    observation, then the standard deviation and limit of rewards. ``None`` if it normalizes nothing.
+    What a ``VecNormalize`` normalizes with at present, float64: means, standard deviations and limits of the entries of a flat
+    observation, then the standard deviation and limit of rewards.
     """
-    if env is None or not (env.norm_obs or env.norm_reward):
-        return None
-    n = flat_dim(space)
-    table = np.concatenate([np.zeros(n), np.ones(n + n + 2)])
-    table[2 * n :] = np.inf
-    table[3 * n] = np.sqrt(env.ret_rms.var + env.epsilon) if env.norm_reward else 1.0
-    if env.norm_reward:
-        table[3 * n + 1] = env.clip_reward
-    if env.norm_obs:
-        columns = table[: 3 * n].reshape(3, n)
-        parts: list[tuple[Any, slice]]
-        if isinstance(space, spaces.Dict):
-            slices = flat_slices(space)
-            parts = [(env.obs_rms[key], slices[key]) for key in env.norm_obs_keys or ()]
-        else:
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self._n = n = flat_dim(space)
+        self._slices = flat_slices(space) if isinstance(space, spaces.Dict) else None
+        self._table = np.zeros(3 * n + 2)
+        self._mean, self._std, self._limit = (self._table[n * row : n * (row + 1)] for row in range(3))
+
+    def read(self, env: Any) -> np.ndarray | None:
+        """The numbers of ``env``; ``None`` if it normalizes nothing."""
+        if env is None or not (env.norm_obs or env.norm_reward):
+            return None
+        rewards = self._table[3 * self._n :]
+        rewards[:] = (math.sqrt(env.ret_rms.var + env.epsilon), env.clip_reward) if env.norm_reward else (1.0, np.inf)
+        if self._slices is not None or not env.norm_obs:
+            self._mean[:], self._std[:], self._limit[:] = 0.0, 1.0, np.inf
+        if env.norm_obs:
             parts = [(env.obs_rms, slice(None))]
-        for statistics, where in parts:
-            columns[0, where] = statistics.mean.ravel()
-            columns[1, where] = np.sqrt(statistics.var + env.epsilon).ravel()
-            columns[2, where] = env.clip_obs
-    return table
+            if self._slices is not None:
+                parts = [(env.obs_rms[key], self._slices[key]) for key in env.norm_obs_keys or ()]
+            for statistics, where in parts:
+                self._mean[where] = statistics.mean.ravel()
+                np.sqrt((statistics.var + env.epsilon).ravel(), out=self._std[where])
+                self._limit[where] = env.clip_obs
+        return self._table
 
 
 _BUFFERS = (PackedReplayBuffer, PackedNStepReplayBuffer, PackedDictReplayBuffer)
