@@ -17,7 +17,7 @@ from sb3_ddpg_scratch.errors import (
     UnknownArgumentError,
     UnsafeFileError,
 )
-from sb3_ddpg_scratch.noise import GaussianNoise, OUNoise
+from sb3_ddpg_scratch.noise import ColoredNoise, GaussianNoise, OUNoise
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
 from sb3_ddpg_scratch.soft_update import soft_update
 
@@ -31,6 +31,7 @@ __all__ = [
     "ArgumentError",
     "CheckpointError",
     "CnnPolicy",
+    "ColoredNoise",
     "DivergenceError",
     "EnvironmentOutputError",
     "ExportError",

@@ -1,5 +1,5 @@
 """
-Action noise: Ornstein-Uhlenbeck and Gaussian, one process per environment in one array.
+Action noise: Ornstein-Uhlenbeck, Gaussian and colored, one process per environment in one array.
 
 Noise is in units of normalized actions: SB3 adds it to actions scaled to [-1, 1], clips the sum to [-1, 1], and only then
 scales it to the environment's bounds.
@@ -20,7 +20,7 @@ from sb3_ddpg_scratch.validation import check_number, check_whole_number
 
 class VectorNoise(ActionNoise):
     """
-    The base of both noises: seeding, the schedule of sigma, and the number of environments.
+    The base of all noises: seeding, the schedule of sigma, and the number of environments.
 
     A noise starts with one environment and returns arrays of the shape of ``mean``; with n > 1 environments
     (:meth:`set_n_envs`, which ``ScratchDDPG`` calls) the shape is ``(n, *mean.shape)``. All entries are independent.
@@ -121,13 +121,13 @@ class VectorNoise(ActionNoise):
         """The noise of the next step, float32, of shape ``mean.shape``, or ``(n_envs, *mean.shape)`` if n_envs > 1."""
         generator = self._generator or self.generator
         sigma = self.initial_sigma if self.final_sigma is None else self.sigma
-        noise = self._advance(generator.standard_normal((self.n_envs, *self.mean.shape)), sigma).astype(np.float32)
+        noise = self._advance(generator, sigma).astype(np.float32)
         self.num_steps += self.n_envs
         return noise if self.n_envs > 1 else noise[0]
 
     @abstractmethod
-    def _advance(self, standard_normal: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-        """Turn standard normal draws of shape ``(n_envs, *mean.shape)`` into noise of the same shape."""
+    def _advance(self, generator: np.random.Generator, sigma: np.ndarray) -> np.ndarray:
+        """The next noise, of shape ``(n_envs, *mean.shape)``."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         duplicate = type(self).__new__(type(self))
@@ -192,9 +192,9 @@ class OUNoise(VectorNoise):
         self.reset_on_episode = reset_on_episode
         self.state = self.initial_noise[None].copy()
 
-    def _advance(self, standard_normal: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    def _advance(self, generator: np.random.Generator, sigma: np.ndarray) -> np.ndarray:
         drift = self.theta * (self.mean - self.state) * self.dt
-        diffusion = sigma * np.sqrt(self.dt) * standard_normal
+        diffusion = sigma * np.sqrt(self.dt) * generator.standard_normal(self.state.shape)
         self.state = self.state + drift + diffusion
         return self.state
 
@@ -244,23 +244,99 @@ class GaussianNoise(VectorNoise):
         check_number("random_probability", random_probability, 0, 1)
         self.random_probability = random_probability
 
-    def _advance(self, standard_normal: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-        noise: np.ndarray = self.mean + sigma * standard_normal
+    def _advance(self, generator: np.random.Generator, sigma: np.ndarray) -> np.ndarray:
+        noise: np.ndarray = self.mean + sigma * generator.standard_normal((self.n_envs, *self.mean.shape))
         if self.random_probability:
-            chosen = self.generator.random(self.n_envs) < self.random_probability
-            noise[chosen] = self.generator.uniform(-2, 2, noise.shape)[chosen]
+            chosen = generator.random(self.n_envs) < self.random_probability
+            noise[chosen] = generator.uniform(-2, 2, noise.shape)[chosen]
         return noise
+
+
+class ColoredNoise(VectorNoise):
+    """
+    Noise with a power spectrum of ``1 / f^beta`` (Eberhard et al. 2023, https://openreview.net/forum?id=hQ9V5QN27eS): white
+    with beta 0, pink with 1, red with 2. The larger beta, the longer the noise pushes in one direction.
+
+    Each environment and action dimension has a sequence of ``length`` draws: white noise whose Fourier transform is multiplied
+    by ``max(f, 1 / length)^(-beta / 2)`` (Timmer and König 1995), scaled so that a draw has standard deviation sigma. Another
+    sequence follows after ``length`` steps.
+
+    :param mean: mean of the noise, of the action's shape
+    :param sigma: standard deviation of one draw, a number or of the action's shape
+    :param beta: exponent of the spectrum, not negative
+    :param length: steps of a sequence, best those of an episode
+    :param reset_on_episode: whether :meth:`reset`, which SB3 calls after each episode, begins another sequence; otherwise
+        only :meth:`restart` does
+    :param final_sigma: see :class:`VectorNoise`
+    :param decay_steps: see :class:`VectorNoise`
+    :param seed: see :class:`VectorNoise`
+    :raises ArgumentError: for values out of range, or shapes that differ
+    """
+
+    def __init__(
+        self,
+        mean: ArrayLike,
+        sigma: ArrayLike,
+        beta: float = 1.0,
+        length: int = 1000,
+        reset_on_episode: bool = True,
+        final_sigma: ArrayLike | None = None,
+        decay_steps: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(mean, sigma, final_sigma, decay_steps, seed)
+        check_number("beta", beta, 0)
+        check_whole_number("length", length, 2)
+        self.beta, self.length, self.reset_on_episode = beta, length, reset_on_episode
+        # Each environment's sequence, and how many of its draws have been used.
+        self.state = np.zeros((0, length, *self.mean.shape), np.float32)
+        self.used = np.zeros(0, np.int64)
+        self.set_n_envs(1)
+
+    def _sequence(self, generator: np.random.Generator) -> np.ndarray:
+        frequencies = np.abs(np.fft.fftfreq(self.length))
+        amplitudes = np.maximum(frequencies, 1 / self.length) ** (-self.beta / 2)
+        amplitudes /= np.sqrt(np.mean(amplitudes**2))
+        white = generator.standard_normal((*self.mean.shape, self.length))
+        return np.moveaxis(np.fft.ifft(np.fft.fft(white) * amplitudes).real, -1, 0)
+
+    def _advance(self, generator: np.random.Generator, sigma: np.ndarray) -> np.ndarray:
+        for env in np.flatnonzero(self.used == self.length):
+            self.state[env], self.used[env] = self._sequence(generator), 0
+        drawn = self.state[np.arange(self.n_envs), self.used]
+        self.used += 1
+        return self.mean + sigma * drawn
+
+    def reset(self, indices: Iterable[int] | None = None) -> None:
+        if self.reset_on_episode:
+            self.used[slice(None) if indices is None else list(indices)] = self.length
+
+    def restart(self) -> None:
+        self.used[:] = self.length
+
+    def set_n_envs(self, n_envs: int) -> None:
+        super().set_n_envs(n_envs)
+        added = max(n_envs - len(self.used), 0)
+        self.state = np.concatenate([self.state[:n_envs], np.zeros((added, *self.state.shape[1:]), np.float32)])
+        self.used = np.concatenate([self.used[:n_envs], np.full(added, self.length)])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        duplicate = super().__deepcopy__(memo)
+        duplicate.restart()
+        return duplicate
 
 
 # Separates the noise's draws from those of environments with the same seed.
 _NOISE_STREAM = 0x0DD96
 
-# Class and default sigma by name, RL Zoo's names included: the paper's sigma for OU, 0.1 for Gaussian noise.
+# Class and default sigma by name, RL Zoo's names included: the paper's sigma for OU, 0.1 for the others.
 _KINDS: dict[str, tuple[type[VectorNoise], float]] = {
     "ou": (OUNoise, 0.2),
     "ornstein-uhlenbeck": (OUNoise, 0.2),
     "gaussian": (GaussianNoise, 0.1),
     "normal": (GaussianNoise, 0.1),
+    "colored": (ColoredNoise, 0.1),
+    "pink": (ColoredNoise, 0.1),
 }
 
 NoiseSpec = ActionNoise | str | Mapping[str, Any] | None
@@ -270,7 +346,8 @@ def make_noise(spec: NoiseSpec, action_shape: tuple[int, ...]) -> ActionNoise | 
     """
     Build the action noise that a name or a dict describes, or check the shape of an existing one.
 
-    ``"ou"`` is ``OUNoise`` with sigma 0.2 (the paper's), ``"gaussian"`` is ``GaussianNoise`` with sigma 0.1. A dict has
+    ``"ou"`` is ``OUNoise`` with sigma 0.2 (the paper's), ``"gaussian"`` is ``GaussianNoise`` and ``"pink"`` or ``"colored"``
+    ``ColoredNoise`` with sigma 0.1. A dict has
     the key ``type`` and any arguments of that class; a number applies to every action dimension (also as the mean,
     0 unless given), as in ``{"type": "ou", "sigma": 0.1, "initial_noise": 1.0, "reset_on_episode": False}``.
 

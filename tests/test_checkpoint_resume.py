@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from sb3_ddpg_scratch import (
     ArgumentError,
     CheckpointError,
+    ColoredNoise,
     DivergenceError,
     GaussianNoise,
     OUNoise,
@@ -116,9 +117,9 @@ def left_by(model):
             arrays |= {f"{network} {index} {name}": tensor.numpy() for name, tensor in entry.items()}
     arrays |= {f"replay {name}": column for name, column in columns_of(model.replay_buffer).items()}
     arrays |= flat("last_obs", model._last_obs) | {"numpy": np.random.get_state()[1], "torch": th.get_rng_state().numpy()}
-    if isinstance(model.action_noise, OUNoise):
+    if isinstance(model.action_noise, (ColoredNoise, OUNoise)):
         arrays["noise"] = model.action_noise.state
-    if isinstance(model.action_noise, (OUNoise, GaussianNoise)):
+    if isinstance(model.action_noise, (ColoredNoise, GaussianNoise, OUNoise)):
         arrays["noise's generator"] = np.array(repr(model.action_noise.generator.bit_generator.state))
     normalize = model.get_vec_normalize_env()
     if normalize is not None:
@@ -186,6 +187,7 @@ CASES = {
     "own policy of sb3's networks": ({}, {"policy": PlainPolicy, "updater": "auto"}),
     "whole numbers": ({"env_id": WholeNumbers, "n_envs": 2}, {"updater": "auto", "optimize_memory_usage": True}),
     "schedule of sigma": ({}, {"action_noise": {"type": "ou", "sigma": 0.3, "final_sigma": 0.1, "decay_steps": 100}}),
+    "pink noise": ({"n_envs": 2}, {"action_noise": {"type": "pink", "length": 35}, "updater": "compiled"}),
     "episodes": ({"env_id": "Point-v0"}, {"train_freq": (1, "episode"), "gradient_steps": -1}),
     "dict": ({"env_id": "PointDict-v0"}, {"dict": True, "updater": "auto", "policy_kwargs": {"net_arch": [4]}}),
     "normalized": ({"n_envs": 3, "normalize": True}, {}),

@@ -1,6 +1,7 @@
 """The noises against closed forms, and their contract with SB3's algorithms."""
 
 import copy
+import functools
 import pickle
 
 import numpy as np
@@ -16,7 +17,7 @@ from stable_baselines3.common.noise import (
     VectorizedActionNoise,
 )
 
-from sb3_ddpg_scratch import ArgumentError, GaussianNoise, OUNoise, ScratchDDPG
+from sb3_ddpg_scratch import ArgumentError, ColoredNoise, GaussianNoise, OUNoise, ScratchDDPG
 from sb3_ddpg_scratch.noise import make_noise
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 500, "learning_starts": 1000}
@@ -90,7 +91,57 @@ def test_some_steps_are_random():
         GaussianNoise([0.0], 0.1, random_probability=1.5)
 
 
-@pytest.mark.parametrize("noise_class", [OUNoise, GaussianNoise])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 2.0])
+def test_colored_noise_has_its_spectrum(beta):
+    """At the frequency k / n the mean power is that at 1 / n, over k^beta; the variance is sigma^2 whatever beta is."""
+    noise = ColoredNoise(np.zeros(1), 0.3, beta, length=64, seed=0)
+    noise.set_n_envs(20_000)
+    drawn = paths(noise, 64)[:, :, 0]
+    # Of the noise alone: by the sum that defines a discrete Fourier transform.
+    waves = np.exp(-2j * np.pi * np.outer(np.arange(33), np.arange(64)) / 64)
+    power = (np.abs(waves @ drawn) ** 2).mean(axis=1)
+    expected = power[1] / np.maximum(np.arange(33), 1.0) ** beta
+    np.testing.assert_allclose(power[1:32], expected[1:32], rtol=5 / np.sqrt(20_000))
+    # Real at both ends: twice the variance.
+    np.testing.assert_allclose(power[[0, 32]], expected[[0, 32]], rtol=8 / np.sqrt(20_000))
+    # Parseval: the powers of all 64 frequencies add up to 64^2 variances.
+    assert (power.sum() + power[1:32].sum()) / 64**2 == pytest.approx(0.09, rel=0.02)
+    np.testing.assert_allclose(drawn.var(axis=1), 0.09, rtol=6 * np.sqrt(2 / 20_000))
+
+
+def test_a_sequence_lasts_for_its_length_or_an_episode():
+    noise = ColoredNoise(np.zeros((2, 1)), 1.0, beta=2.0, length=50, seed=0)
+    noise.set_n_envs(3)
+    first = paths(noise, 50)
+    second = paths(noise, 20)
+    # Red noise moves little from one step to the next, and anywhere with a new sequence.
+    moved = np.abs(np.diff(np.concatenate([first, second]), axis=0)).mean(axis=(1, 2, 3))
+    assert moved[49] > 2 * np.delete(moved, 49).max()
+    expected = copy.copy(noise)
+    expected.state, expected.used = noise.state.copy(), noise.used.copy()
+    noise.reset(indices=[1])
+    found, ongoing = noise(), noise.mean + expected.state[:, 20]
+    np.testing.assert_allclose(found[[0, 2]], ongoing[[0, 2]], rtol=1e-6)
+    assert (found[1] != ongoing[1]).all()
+    np.testing.assert_array_equal(noise.used, [21, 1, 21])
+    noise.reset_on_episode = False
+    noise.reset()
+    np.testing.assert_array_equal(noise.used, [21, 1, 21])
+    noise.restart()
+    assert (noise.used == 50).all()
+
+
+def test_pink_noise_by_name_continues_after_saving(tmp_path):
+    model = make_model(2, {"type": "pink", "sigma": 0.4, "final_sigma": 0.2, "decay_steps": 60, "length": 40}).learn(30)
+    noise = model.action_noise
+    assert (type(noise), noise.beta, noise.sigma[0]) == (ColoredNoise, 1.0, pytest.approx(0.3))
+    assert len(set(noise.state[:, 0, 0])) == 2
+    model.save(tmp_path / "model")
+    loaded = ScratchDDPG.load(tmp_path / "model").action_noise
+    np.testing.assert_array_equal(paths(loaded, 20), paths(noise.of_one_env(), 20))
+
+
+@pytest.mark.parametrize("noise_class", [OUNoise, GaussianNoise, functools.partial(ColoredNoise, beta=0.2)])
 def test_dimensions_and_environments_are_independent(noise_class):
     noise = noise_class(np.zeros(3), 1.0, seed=2)
     noise.set_n_envs(4)
@@ -176,8 +227,8 @@ def test_unseeded_noise_follows_numpys_global_seed():
     assert not np.array_equal(draws[0], draws[2])
 
 
-def test_a_pickle_continues_and_a_copy_diverges():
-    noise = OUNoise(np.zeros(2), 1.0, seed=0)
+@pytest.mark.parametrize("noise", [OUNoise(np.zeros(2), 1.0, seed=0), ColoredNoise(np.zeros(2), 1.0, length=3, seed=0)])
+def test_a_pickle_continues_and_a_copy_diverges(noise):
     noise()
     twin, copied = pickle.loads(pickle.dumps(noise)), copy.deepcopy(noise)
     future = paths(noise, 5)
@@ -235,7 +286,7 @@ def test_the_end_of_an_episode_resets_the_process_or_not():
         np.testing.assert_allclose(model.action_noise.state, expected)
 
 
-@pytest.mark.parametrize("noise", ["ou", "sb3"])
+@pytest.mark.parametrize("noise", ["ou", "pink", "sb3"])
 @pytest.mark.parametrize(("saved", "loaded"), [(1, 3), (3, 1), (3, 2)])
 def test_size_follows_a_change_of_environments_after_loading(tmp_path, noise, saved, loaded):
     spec = NormalActionNoise(np.zeros(1), np.ones(1)) if noise == "sb3" else noise
@@ -245,7 +296,7 @@ def test_size_follows_a_change_of_environments_after_loading(tmp_path, noise, sa
     assert np.shape(model.action_noise()) == ((1,) if loaded == 1 else (loaded, 1))
 
 
-@pytest.mark.parametrize("noise", ["ou", "gaussian"])
+@pytest.mark.parametrize("noise", ["ou", "gaussian", "pink"])
 @pytest.mark.parametrize("n_envs", [1, 2, 3])
 def test_sb3_trains_what_two_environments_trained(tmp_path, noise, n_envs):
     model = make_model(2, noise).learn(30)
@@ -298,6 +349,8 @@ class Constant(ActionNoise):
         (3, ["action_noise must be", "got 3."]),
         ({"sigma": 0.1}, ["type"]),
         ({"type": "ou", "sigm": 0.1}, ["sigm"]),
+        ({"type": "pink", "beta": -1}, ["beta", "-1"]),
+        ({"type": "colored", "length": 1}, ["length", "1"]),
         ({"type": "gaussian", "theta": 0.1}, ["theta"]),
         ({"type": "ou", "sigma": [0.1, 0.2]}, ["sigma", "(1,)"]),
         ({"type": "ou", "sigma": "much"}, ["sigma", "much"]),

@@ -370,7 +370,7 @@ COMMON = {
     "TD3": (1, {"policy_delay": 2, "target_policy_noise": 0.2, "policy_kwargs": {"net_arch": [8], "n_critics": 2}}),
     "schedules": (1, {"learning_rate": LinearSchedule(1e-2, 1e-4, 1.0), "qf_learning_rate": 3e-3, "action_noise": None}),
     "a schedule of one's own": (1, {"learning_rate": lambda remaining: 1e-3 * remaining}),
-    "several updates": (1, {"train_freq": 4, "gradient_steps": 3, "max_grad_norm": 0.1, "action_noise": "gaussian"}),
+    "several updates": (1, {"train_freq": 4, "gradient_steps": 3, "max_grad_norm": 0.1, "action_noise": "pink"}),
     "several environments": (3, {"train_freq": 2, "gradient_steps": -1, "buffer_size": 300}),
     "n steps": (1, {"n_steps": 3, "buffer_size": 250}),
     "n steps, several environments": (3, {"n_steps": 5, "buffer_size": 300, "gamma": 0.9}),

@@ -32,7 +32,7 @@ def samples():
 def test_whole_space_is_searched(samples):
     settings = [settings for settings, _ in samples]
     noises = [entry["action_noise"] for entry in settings]
-    assert {noise and noise["type"] for noise in noises} == {None, "gaussian", "ou"}
+    assert {noise and noise["type"] for noise in noises} == {None, "gaussian", "ou", "pink"}
     assert {bool(noise and "decay_steps" in noise) for noise in noises} == {True, False}
     assert {entry["policy_kwargs"]["norm"] for entry in settings} == {None, "layer", "batch"}
     assert {entry["policy_kwargs"]["action_layer"] for entry in settings} == {0, 1}

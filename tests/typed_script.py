@@ -15,6 +15,7 @@ from sb3_ddpg_scratch import (
     ArgumentError,
     CheckpointError,
     CnnPolicy,
+    ColoredNoise,
     DivergenceError,
     EnvironmentOutputError,
     ExportError,
@@ -66,7 +67,7 @@ from sb3_ddpg_scratch.zoo import (
 
 def train(folder: Path) -> ScratchDDPG:
     policies: list[type[ScratchDDPGPolicy]] = [MlpPolicy, CnnPolicy, MultiInputPolicy]
-    noise = [OUNoise([0.0], [0.2], theta=0.3), GaussianNoise([0.0], [0.1])]
+    noise = [OUNoise([0.0], [0.2], theta=0.3), GaussianNoise([0.0], [0.1]), ColoredNoise([0.0], [0.1])]
     model = ScratchDDPG(policies[0], "Pendulum-v1", action_noise=noise[0], policy_kwargs={"net_arch": [64, 64]})
     assert_type(model.learn(1000, callback=[ResumableCheckpoint(folder), DiagnosticsCallback(folder)]), ScratchDDPG)
     assert_type(ScratchDDPG.resume(folder, "Pendulum-v1"), ScratchDDPG)

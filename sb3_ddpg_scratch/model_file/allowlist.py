@@ -29,7 +29,7 @@ BUILT: dict[str, tuple[str, ...]] = {
     "gymnasium.spaces.multi_discrete": ("MultiDiscrete",),
     "gymnasium.spaces.tuple": ("Tuple",),
     "rl_zoo3.utils": ("SimpleLinearSchedule",),
-    "sb3_ddpg_scratch.noise": ("GaussianNoise", "OUNoise"),
+    "sb3_ddpg_scratch.noise": ("ColoredNoise", "GaussianNoise", "OUNoise"),
     "sb3_ddpg_scratch.dict_replay": ("PackedDictReplayBuffer",),
     "sb3_ddpg_scratch.hindsight": ("PackedHerReplayBuffer",),
     "sb3_ddpg_scratch.replay": ("BatchColumns", "PackedNStepReplayBuffer", "PackedReplayBuffer"),

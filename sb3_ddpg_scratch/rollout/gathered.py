@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.noise import ActionNoise
 
 from sb3_ddpg_scratch.learning_rates import are_constant, set_learning_rates
-from sb3_ddpg_scratch.noise import GaussianNoise, OUNoise
+from sb3_ddpg_scratch.noise import ColoredNoise, GaussianNoise, OUNoise
 from sb3_ddpg_scratch.observations import flatten_into
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 from sb3_ddpg_scratch.rollout.steps import (
@@ -126,7 +126,7 @@ class Gathered(AtOnce):
         self._constant_rates = are_constant(model)
         # Compiled code acts in single precision.
         self._adds_noise = model.action_space.dtype == np.float32
-        self._own_noise = type(self.noise) in (type(None), GaussianNoise, OUNoise)
+        self._own_noise = type(self.noise) in (type(None), ColoredNoise, GaussianNoise, OUNoise)
         self._memory_saving = buffer.optimize_memory_usage
         self._watched = _watches_rollouts(callback)
         self._env = model._vec_normalize_env

@@ -39,7 +39,7 @@ FOLDERS_HELD = ExitStack()
 """Locks of the folders that this process trains in, released when the command ends."""
 YAML = (".yml", ".yaml")
 # What a VectorNoise changes while it runs; its other attributes are its settings.
-_NOISE_STATE = ("state", "num_steps", "n_envs", "_generator")
+_NOISE_STATE = ("state", "used", "num_steps", "n_envs", "_generator")
 
 
 def check_file(arguments: Any) -> None:

@@ -27,7 +27,7 @@ def sample_scratch_ddpg_params(
         "action_layer": trial.suggest_int("action_layer", 0, 1),
         # Always sample all of the noise, even if unused: the Zoo's TPE sampler draws parameters jointly only if every
         # trial has the same ones.
-        "noise_kind": trial.suggest_categorical("noise_kind", [None, "gaussian", "ou"]),
+        "noise_kind": trial.suggest_categorical("noise_kind", [None, "gaussian", "ou", "pink"]),
         "noise_sigma": trial.suggest_float("noise_sigma", 0.01, 0.5, log=True),
         "noise_schedule": trial.suggest_categorical("noise_schedule", ["constant", "linear"]),
         "noise_final_share": trial.suggest_float("noise_final_share", 0.0, 1.0),
