@@ -18,7 +18,7 @@ from sb3_ddpg_scratch.errors import (
     UnsafeFileError,
 )
 from sb3_ddpg_scratch.noise import ColoredNoise, GaussianNoise, OUNoise
-from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
+from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy, SimbaPolicy
 from sb3_ddpg_scratch.soft_update import soft_update
 
 try:
@@ -45,6 +45,7 @@ __all__ = [
     "ResumableCheckpoint",
     "ScratchDDPG",
     "ScratchDDPGPolicy",
+    "SimbaPolicy",
     "UnknownArgumentError",
     "UnsafeFileError",
     "soft_update",

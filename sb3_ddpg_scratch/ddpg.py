@@ -42,8 +42,8 @@ class ScratchDDPG(OffPolicyAlgorithm):
     ``target_policy_noise=0.2`` and ``policy_kwargs=dict(n_critics=2)`` it is TD3 (Fujimoto et al. 2018,
     https://arxiv.org/abs/1802.09477). Actions are normalized to [-1, 1] everywhere except in the environment.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, the name of a policy that you registered, or a
-        class derived from ``ScratchDDPGPolicy`` or SB3's ``TD3Policy``
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, ``"SimbaPolicy"``, the name of a policy that you
+        registered, or a class derived from ``ScratchDDPGPolicy`` or SB3's ``TD3Policy``
     :param env: the environment to learn from, or its Gymnasium id; needs bounded ``Box`` actions
     :param learning_rate: of the actor (and the critic): a number, or a function of the progress remaining (from 1 to 0)
     :param buffer_size: capacity of the replay buffer, in transitions

@@ -20,6 +20,7 @@ from torch import nn
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.errors import ArgumentError, ExportError, require
+from sb3_ddpg_scratch.observation_statistics import statistics_of
 
 ACTION, OBSERVATION, BATCH = "action", "observation", "batch"
 _OPSET = 18
@@ -57,7 +58,10 @@ class ExportedPolicy(nn.Module):
         self.predicts = type(policy)._predict.__module__ not in _PLAIN_PREDICT or "_predict" in vars(policy)
         # Leave out the optimizers, which would be copied too.
         optimizers = {id(network.optimizer): None for network in (policy.actor, policy.critic)}
-        self.actor = copy.deepcopy(policy if self.predicts else policy.actor, optimizers).cpu()
+        self.actor = copy.deepcopy(policy if self.predicts else policy.actor, optimizers)
+        # Registered, if the policy normalizes: the actor's own reference is not.
+        self.observation_statistics = statistics_of(self.actor)
+        self.cpu()
         space = model.observation_space
         self.spaces: dict[str, spaces.Space[Any]] = (
             dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}

@@ -17,6 +17,7 @@ from sb3_ddpg_scratch.environment_check import checked_outputs
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.goals import check_holds_an_episode
 from sb3_ddpg_scratch.noise import VectorNoise
+from sb3_ddpg_scratch.observation_statistics import count_observations, statistics_of
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
 
@@ -35,7 +36,7 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     if model.env is None:
         raise ArgumentError("env", None, "given", "Call set_env(env) before learn().")
     statistics = model.get_vec_normalize_env()
-    _check_wrapper_order(model.env, statistics)
+    _check_normalization(model, statistics)
     # Saved with the model: the policy must not be exported without the statistics.
     model.observations_normalized = statistics is not None and statistics.norm_obs
     reset_num_timesteps = reset_num_timesteps and model._interrupted_learn is None
@@ -56,18 +57,7 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
             warnings.filterwarnings("ignore", "The last trajectory in the replay buffer will be truncated")
             buffer.truncate_last_trajectory()
     model._buffer_loaded = False
-    if model._interrupted_learn is not None:
-        # The noise continues where it left off.
-        model.action_noise = None
-    elif isinstance(noise, VectorNoise):
-        # SB3 resets the noise at every learn() and copies it for each environment; ours needs neither.
-        noise.set_n_envs(model.env.num_envs)
-        if reset_num_timesteps:
-            noise.restart()
-        model.action_noise = None
-    elif hasattr(noise, "base_noise") and (model.env.num_envs == 1 or noise.n_envs != model.env.num_envs):
-        # An earlier learn() vectorized it for another number of environments: SB3 vectorizes its base again.
-        model.action_noise = noise.base_noise
+    model.action_noise = _noise_for_sb3(model, reset_num_timesteps)
     model._outputs_checked = False
     try:
         with ExitStack() as stack:
@@ -76,9 +66,28 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
             if model.optimize_memory_usage and packed:
                 _let_sb3_truncate(buffer, stack)
             yield reset_num_timesteps
+        if resets:
+            count_observations(model.policy, model._last_obs)
     finally:
         if model.action_noise is None:
             model.action_noise = noise
+
+
+def _noise_for_sb3(model: Any, restarts: bool) -> Any:
+    """What SB3 shall reset and copy for each environment: not our own noise, which needs neither."""
+    noise = model.action_noise
+    if model._interrupted_learn is not None:
+        # The noise continues where it left off.
+        return None
+    if isinstance(noise, VectorNoise):
+        noise.set_n_envs(model.env.num_envs)
+        if restarts:
+            noise.restart()
+        return None
+    if hasattr(noise, "base_noise") and (model.env.num_envs == 1 or noise.n_envs != model.env.num_envs):
+        # An earlier learn() vectorized it for another number of environments: SB3 vectorizes its base again.
+        return noise.base_noise
+    return noise
 
 
 def _let_sb3_truncate(buffer: PackedReplayBuffer, stack: ExitStack) -> None:
@@ -91,10 +100,17 @@ def _let_sb3_truncate(buffer: PackedReplayBuffer, stack: ExitStack) -> None:
         warnings.filterwarnings("ignore", "The last trajectory in the replay buffer will be truncated")
 
 
-def _check_wrapper_order(env: VecEnv, statistics: VecNormalize | None) -> None:
-    """Require VecNormalize's original observations, which are stored, to have the shapes that the policy takes."""
+def _check_normalization(model: Any, statistics: VecNormalize | None) -> None:
+    """
+    Require VecNormalize's original observations, which are stored, to have the shapes that the policy takes; and observations
+    to be normalized only once.
+    """
     if statistics is None:
         return
+    env: VecEnv = model.env
+    if statistics.norm_obs and statistics_of(model.policy) is not None:
+        problem = "has a VecNormalize that normalizes observations, which the policy does by itself (normalize_observations)"
+        raise ArgumentError("env", env, advice="Make it with norm_obs=False.", problem=problem)
     taken, stored = (get_obs_shape(layer.observation_space) for layer in (env, statistics))
     if taken == stored:
         return

@@ -20,12 +20,13 @@ from sb3_ddpg_scratch.learning_rates import learning_rates
 from sb3_ddpg_scratch.networks import is_plain_sb3, take_over
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observations import packable
-from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy
+from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy, SimbaPolicy
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates import Networks, UpdaterChoice
 from sb3_ddpg_scratch.validation import POLICIES_ALLOWED, check_action_space, check_choice, check_keywords
 
 POLICIES: dict[str, type[BasePolicy]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
+POLICIES["SimbaPolicy"] = SimbaPolicy
 _STATISTICS = tuple(f"{network}_batch_norm_stats{suffix}" for network in ("actor", "critic") for suffix in ("", "_target"))
 
 

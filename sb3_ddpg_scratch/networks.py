@@ -1,4 +1,4 @@
-"""The networks: Actor, mu(s), and Critic, Q(s, a), with normalization and the paper's late action input."""
+"""The networks: Actor, mu(s), and Critic, Q(s, a), with normalization, residual blocks and the paper's late action input."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.observation_statistics import ObservationStatistics
 
 NORMS = (None, "layer", "batch")
 
@@ -48,16 +49,46 @@ class _ModuleTree:
         self._attributes = [] if overridden else [vars(module) for module in modules]
 
 
+def _activation(activation_fn: Callable[[], nn.Module]) -> nn.Module:
+    activation = activation_fn()
+    if not isinstance(activation, nn.Module):
+        raise ArgumentError("activation_fn", activation_fn, "a torch module class, or a function that makes a module")
+    return activation
+
+
 def _hidden_layer(n_in: int, n_out: int, activation_fn: Callable[[], nn.Module], norm: str | None) -> list[nn.Module]:
     layers: list[nn.Module] = [nn.Linear(n_in, n_out)]
     if norm == "layer":
         layers.append(nn.LayerNorm(n_out))
     elif norm == "batch":
         layers.append(nn.BatchNorm1d(n_out))
-    activation = activation_fn()
-    if not isinstance(activation, nn.Module):
-        raise ArgumentError("activation_fn", activation_fn, "a torch module class, or a function that makes a module")
-    return [*layers, activation]
+    return [*layers, _activation(activation_fn)]
+
+
+class ResidualBlock(nn.Sequential):
+    """``x + f(x)`` with f a layer normalization, a wider hidden layer, and a linear layer back (Lee et al. 2024)."""
+
+    def __init__(self, width: int, scale_factor: int, activation: nn.Module) -> None:
+        wide, narrow = nn.Linear(width, scale_factor * width), nn.Linear(scale_factor * width, width)
+        super().__init__(nn.LayerNorm(width), wide, activation, narrow)
+        for layer in (wide, narrow):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return x + super().forward(x)  # type: ignore[no-untyped-call]
+
+
+def _residual_layers(network: Any, n_in: int, n_out: int) -> list[nn.Module]:
+    """An embedding, blocks, a layer normalization and the output layer."""
+    width = network.net_arch[0]
+    embedding = nn.Linear(n_in, width)
+    blocks = [ResidualBlock(width, network.scale_factor, _activation(network.activation_fn)) for _ in network.net_arch]
+    output = _output_layer(width, n_out, network.final_init)
+    for layer in (embedding,) if network.final_init is not None else (embedding, output):
+        nn.init.orthogonal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return [embedding, *blocks, nn.LayerNorm(width), output]
 
 
 def normalize_by_batch(layers: nn.Module) -> None:
@@ -75,7 +106,24 @@ def _output_layer(n_in: int, n_out: int, final_init: float | None) -> nn.Linear:
     return layer
 
 
-class Actor(BasePolicy):
+class _Network(BaseModel):
+    """What actor and critic share."""
+
+    observation_statistics: ObservationStatistics | None = None
+    scale_factor: int | None = None
+
+    _tree: _ModuleTree
+
+    def set_training_mode(self, mode: bool) -> None:
+        self._tree.set_mode(self, mode)
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        if self.observation_statistics is not None:
+            obs = self.observation_statistics(obs)
+        return super().extract_features(obs, features_extractor)
+
+
+class Actor(_Network, BasePolicy):
     """
     The deterministic policy mu(s): features, hidden layers, and a tanh that keeps actions in [-1, 1].
 
@@ -83,7 +131,8 @@ class Actor(BasePolicy):
     section 3). The output layer is not: normalized sums would undo the small initial weights with which the paper
     keeps the first actions near zero. With ``norm="layer"`` every hidden layer's sums are layer-normalized.
 
-    Arguments as for SB3's ``Actor``, and ``norm`` and ``final_init`` as for ``ScratchDDPGPolicy``.
+    Arguments as for SB3's ``Actor``; ``norm``, ``final_init`` and ``scale_factor`` as for ``ScratchDDPGPolicy``, whose
+    ``observation_statistics`` normalize what the network sees.
     """
 
     def __init__(
@@ -97,6 +146,8 @@ class Actor(BasePolicy):
         normalize_images: bool = True,
         norm: str | None = None,
         final_init: float | None = None,
+        scale_factor: int | None = None,
+        observation_statistics: ObservationStatistics | None = None,
     ) -> None:
         super().__init__(
             observation_space,
@@ -111,26 +162,30 @@ class Actor(BasePolicy):
         self.activation_fn = activation_fn
         self.norm = norm
         self.final_init = final_init
+        self.scale_factor = scale_factor
+        # Not registered: it is a part of the policy.
+        vars(self)["observation_statistics"] = observation_statistics
+        self.mu = nn.Sequential(*self._layers(get_action_dim(action_space)), nn.Tanh())
 
-        layers: list[nn.Module] = [nn.BatchNorm1d(features_dim)] if norm == "batch" else []
-        widths = [features_dim, *net_arch]
+    def _layers(self, action_dim: int) -> list[nn.Module]:
+        if self.scale_factor is not None:
+            return _residual_layers(self, self.features_dim, action_dim)
+        layers: list[nn.Module] = [nn.BatchNorm1d(self.features_dim)] if self.norm == "batch" else []
+        widths = [self.features_dim, *self.net_arch]
         for n_in, n_out in pairwise(widths):
-            layers += _hidden_layer(n_in, n_out, activation_fn, norm)
-        layers += [_output_layer(widths[-1], get_action_dim(action_space), final_init), nn.Tanh()]
-        self.mu = nn.Sequential(*layers)
+            layers += _hidden_layer(n_in, n_out, self.activation_fn, self.norm)
+        return [*layers, _output_layer(widths[-1], action_dim, self.final_init)]
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """Normalized actions in [-1, 1], shape ``(batch, action_dim)``."""
         return self.mu(self.extract_features(obs, self.features_extractor))
 
-    def set_training_mode(self, mode: bool) -> None:
-        self._tree.set_mode(self, mode)
-
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self(observation)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = ("net_arch", "features_dim", "activation_fn", "features_extractor", "norm", "final_init")
+        names = ["net_arch", "features_dim", "activation_fn", "features_extractor", "norm", "final_init", "scale_factor"]
+        names.append("observation_statistics")
         return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
 
@@ -150,15 +205,14 @@ class QNetwork(nn.Sequential):
         return x
 
 
-class Critic(BaseModel):
+class Critic(_Network):
     """
     The action values Q(s, a): one network in DDPG; TD3 takes the minimum of two or more.
 
     With ``norm="batch"`` the features and the hidden layers before the action joins are batch-normalized
     (Lillicrap et al. 2015, section 3); with ``norm="layer"`` every hidden layer is layer-normalized.
 
-    Arguments as for SB3's ``ContinuousCritic``, and ``norm``, ``action_layer`` and ``final_init`` as for
-    ``ScratchDDPGPolicy``.
+    Arguments as for SB3's ``ContinuousCritic``, and others as for :class:`Actor`.
     """
 
     features_extractor: BaseFeaturesExtractor
@@ -177,6 +231,8 @@ class Critic(BaseModel):
         norm: str | None = None,
         action_layer: int = 0,
         final_init: float | None = None,
+        scale_factor: int | None = None,
+        observation_statistics: ObservationStatistics | None = None,
     ) -> None:
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
@@ -190,6 +246,8 @@ class Critic(BaseModel):
         self.norm = norm
         self.action_layer = action_layer
         self.final_init = final_init
+        self.scale_factor = scale_factor
+        vars(self)["observation_statistics"] = observation_statistics
 
         self.q_networks: list[nn.Sequential] = []
         for index in range(n_critics):
@@ -199,8 +257,10 @@ class Critic(BaseModel):
 
     def _make_q_network(self) -> nn.Sequential:
         action_dim = get_action_dim(self.action_space)
+        self.action_joins_at = action_joins_at = 0
+        if self.scale_factor is not None:
+            return nn.Sequential(*_residual_layers(self, self.features_dim + action_dim, 1))
         layers: list[nn.Module] = [nn.BatchNorm1d(self.features_dim)] if self.norm == "batch" else []
-        action_joins_at = 0
         n_in = self.features_dim
         for depth, n_out in enumerate([*self.net_arch, 1]):
             if depth == self.action_layer:
@@ -214,9 +274,6 @@ class Critic(BaseModel):
             n_in = n_out
         self.action_joins_at = action_joins_at
         return QNetwork(layers, action_joins_at) if action_joins_at else nn.Sequential(*layers)
-
-    def set_training_mode(self, mode: bool) -> None:
-        self._tree.set_mode(self, mode)
 
     def _features(self, obs: PyTorchObs, learn: bool) -> th.Tensor:
         with th.set_grad_enabled(learn):

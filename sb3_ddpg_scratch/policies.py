@@ -1,4 +1,4 @@
-"""The policy that holds actor and critic with their target networks and optimizers, and its Mlp, Cnn and Dict forms."""
+"""The policy that holds actor and critic with their targets and optimizers, and its Mlp, Cnn, Dict and residual forms."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from torch import nn
 
 from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.networks import NORMS, Actor, Critic, normalize_by_batch
+from sb3_ddpg_scratch.observation_statistics import ObservationStatistics
 from sb3_ddpg_scratch.validation import check_choice, check_number, check_whole_number
 
 NetArch = Sequence[int] | dict[str, Sequence[int]]
@@ -58,6 +59,10 @@ class ScratchDDPGPolicy(BasePolicy):
     :param action_layer: how many of the critic's hidden layers see only the observation, without the action (1 in the paper)
     :param final_init: half-width of both output layers' uniform initialization (0.003 in the paper); ``None`` for torch's
     :param critic_weight_decay: the critic's ``weight_decay`` (0.01 in the paper); 0 for the one in ``optimizer_kwargs``
+    :param normalize_observations: whether to normalize observations by the running mean and variance of those that training
+        has seen. They are buffers of the policy, so that whatever predicts, is saved or is exported has them
+    :param clip_observations: limit for the absolute value of normalized observations
+    :param scale_factor: ``None`` for plain hidden layers; otherwise networks are residual, see :class:`SimbaPolicy`
     :raises ArgumentError: for invalid values
     """
 
@@ -86,6 +91,9 @@ class ScratchDDPGPolicy(BasePolicy):
         action_layer: int = 0,
         final_init: float | None = None,
         critic_weight_decay: float = 0.0,
+        normalize_observations: bool = False,
+        clip_observations: float = 10.0,
+        scale_factor: int | None = None,
     ) -> None:
         super().__init__(
             observation_space,
@@ -108,7 +116,11 @@ class ScratchDDPGPolicy(BasePolicy):
         self.action_layer = action_layer
         self.final_init = final_init
         self.critic_weight_decay = critic_weight_decay
-        self._check_settings(critic_arch)
+        self.normalize_observations, self.clip_observations = normalize_observations, clip_observations
+        self.scale_factor = scale_factor
+        self._check_settings(actor_arch, critic_arch)
+        statistics = ObservationStatistics(observation_space, clip_observations) if normalize_observations else None
+        self.observation_statistics = statistics
 
         network_kwargs = {
             "observation_space": observation_space,
@@ -117,6 +129,8 @@ class ScratchDDPGPolicy(BasePolicy):
             "normalize_images": normalize_images,
             "norm": norm,
             "final_init": final_init,
+            "scale_factor": scale_factor,
+            "observation_statistics": statistics,
         }
         self.actor_kwargs = network_kwargs | {"net_arch": actor_arch}
         self.critic_kwargs = network_kwargs | {
@@ -127,7 +141,7 @@ class ScratchDDPGPolicy(BasePolicy):
         }
         self._build(lr_schedule)
 
-    def _check_settings(self, critic_arch: list[int]) -> None:
+    def _check_settings(self, actor_arch: list[int], critic_arch: list[int]) -> None:
         check_choice("norm", self.norm, NORMS)
         check_whole_number("n_critics", self.n_critics, 1)
         if not (_is_count(self.action_layer) and self.action_layer <= len(critic_arch)):
@@ -137,6 +151,19 @@ class ScratchDDPGPolicy(BasePolicy):
         if self.final_init is not None:
             check_number("final_init", self.final_init, 0, low_allowed=False)
         check_number("critic_weight_decay", self.critic_weight_decay, 0)
+        if not isinstance(self.normalize_observations, bool):
+            raise ArgumentError("normalize_observations", self.normalize_observations, "True or False")
+        check_number("clip_observations", self.clip_observations, 0, low_allowed=False)
+        if self.scale_factor is None:
+            return
+        check_whole_number("scale_factor", self.scale_factor, 1)
+        for widths in (actor_arch, critic_arch):
+            if len(set(widths)) != 1:
+                allowed = "one or more equal widths for each network, one for each residual block"
+                raise ArgumentError("net_arch", self.net_arch, allowed, "For example dict(pi=[64], qf=[128, 128]).")
+        for name, off in (("norm", None), ("action_layer", 0)):
+            if getattr(self, name) != off:
+                raise ArgumentError(name, getattr(self, name), problem="cannot be combined with residual blocks")
 
     def _build(self, lr_schedule: Schedule) -> None:
         # In SB3's order, which determines which random numbers become which weights.
@@ -200,6 +227,76 @@ class MultiInputPolicy(ScratchDDPGPolicy):
     """:class:`ScratchDDPGPolicy` for Dict observations, with ``CombinedExtractor`` features by default."""
 
     default_features_extractor_class = CombinedExtractor
+
+
+class SimbaPolicy(ScratchDDPGPolicy):
+    """
+    :class:`ScratchDDPGPolicy` with residual networks and normalized observations (SimBa, Lee et al. 2024,
+    https://arxiv.org/abs/2410.09754), for vectors and Dicts of vectors.
+
+    A network embeds its input by a linear layer. Residual blocks follow: layer normalization, a linear layer to
+    ``scale_factor`` times the width, ReLU and a linear layer back are added to the block's input. A last layer normalization
+    and the output layer end it. Embedding and output layer begin orthogonal, blocks with He's normal initialization, biases
+    at 0.
+
+    A block of width d has about ``8 d^2`` weights. The default critic has 130,000, which a CPU core trains. The published
+    sizes, ``net_arch=dict(pi=[128], qf=[512, 512])`` with a learning rate of 1e-4 and batches of 256, have 4.2 million,
+    about 30 times the work: a few updates a second on two cores. Normalized observations ask for low rates: begin with 3e-4.
+
+    Arguments as for :class:`ScratchDDPGPolicy`, without ``norm`` and ``action_layer``, and with other defaults:
+
+    :param net_arch: as in SBX, the width of each residual block, equal within a network; ``None`` for
+        ``dict(pi=[64], qf=[128])``
+    :param optimizer_class: AdamW, whose weight decay is 1e-2 by default
+    :param normalize_observations: on
+    :param scale_factor: width of a block's hidden layer, as a multiple of the block's
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: NetArch | None = None,
+        activation_fn: Callable[[], nn.Module] | str = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 1,
+        share_features_extractor: bool = False,
+        final_init: float | None = None,
+        critic_weight_decay: float = 0.0,
+        normalize_observations: bool = True,
+        clip_observations: float = 10.0,
+        scale_factor: int = 4,
+    ) -> None:
+        if features_extractor_class is None and isinstance(observation_space, spaces.Dict):
+            features_extractor_class = CombinedExtractor
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            {"pi": [64], "qf": [128]} if net_arch is None else net_arch,
+            activation_fn,
+            features_extractor_class,
+            features_extractor_kwargs,
+            normalize_images,
+            optimizer_class,
+            optimizer_kwargs,
+            n_critics,
+            share_features_extractor,
+            final_init=final_init,
+            critic_weight_decay=critic_weight_decay,
+            normalize_observations=normalize_observations,
+            clip_observations=clip_observations,
+            scale_factor=scale_factor,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters = super()._get_constructor_parameters()
+        return {name: value for name, value in parameters.items() if name not in ("norm", "action_layer")}
 
 
 def _is_count(value: Any) -> bool:

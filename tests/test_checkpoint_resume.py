@@ -194,6 +194,8 @@ CASES = {
     "stacked": ({"stacked": 3}, {}),
     "sb3's noise": ({"n_envs": 2}, {"action_noise": OU}),
     "sb3's normal noise": ({}, {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))}),
+    "normalized by the policy": ({"n_envs": 3}, {"policy_kwargs": {"net_arch": [6], "normalize_observations": True}}),
+    "simba": ({"n_envs": 2}, {"policy": "SimbaPolicy", "policy_kwargs": {"net_arch": [6]}, "updater": "auto"}),
     "mountain car": ({"env_id": "MountainCarContinuous-v0"}, {}),
     "own methods": ({"env_id": "OpenState-v0", "n_envs": 2}, {}),
     "statistics": ({"wrapper_class": gym.wrappers.RecordEpisodeStatistics}, {}),
@@ -204,6 +206,7 @@ CASES |= {
     "hindsight reference": ({"env_id": Reach, "n_envs": 2}, GOALS | {"updater": "autograd"}),
     "hindsight round the buffer": ({"env_id": Reach}, GOALS | {"buffer_size": 40}),
     "hindsight reference round the buffer": ({"env_id": Reach}, GOALS | {"buffer_size": 40, "updater": "autograd"}),
+    "hindsight, simba": ({"env_id": Reach}, GOALS | {"policy": "SimbaPolicy", "policy_kwargs": {"net_arch": [6]}}),
     "hindsight normalized": ({"env_id": Reach, "normalize": True}, GOALS | {"replay_buffer_kwargs": {"n_steps": 2}}),
     "FetchReach": ({"env_id": "FetchReach-v4"}, GOALS | {"learning_starts": 60, "buffer_size": 200}),
 }

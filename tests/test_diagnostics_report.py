@@ -19,7 +19,7 @@ from sb3_ddpg_scratch.cli import app
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, read_recording
 from sb3_ddpg_scratch.diagnostics.recording_writer import observation_statistics
 from sb3_ddpg_scratch.diagnostics.report import distinct_names, write_report
-from sb3_ddpg_scratch.diagnostics.video import VideoError, normalizing_env, record_video
+from sb3_ddpg_scratch.diagnostics.video import VideoError, _build, _read_weights, normalizing_env, record_video
 
 TIME_FIGURES = [
     "return",
@@ -37,7 +37,8 @@ HEAT_MAPS = ["policy-0", "policy-1", "q-0", "q-1", "plane-0", "plane-1"]
 
 def train(folder, model_class, steps, env="Pendulum-v1", eval_env=None, **extra):
     settings = {"seed": 1, "device": "cpu", "buffer_size": 2000, "batch_size": 16, "learning_starts": 50}
-    model = model_class("MlpPolicy", env, policy_kwargs={"net_arch": [16, 16]}, **(settings | extra))
+    settings["policy_kwargs"] = {"net_arch": [16, 16]}
+    model = model_class("MlpPolicy", env, **(settings | extra))
     callback = DiagnosticsCallback(folder, every=50, probe_states=8, snapshot_every=150, eval_env=eval_env, eval_every=300)
     return model.learn(steps, callback=callback)
 
@@ -253,6 +254,21 @@ def test_a_video_s_observations_are_normalized_as_in_training(kind, keys):
     env.step(np.array([[0.5, 1.0]]))
     # Its statistics stay as they are.
     np.testing.assert_equal(env.reset(), training.normalize_obs(env.get_original_obs()))
+
+
+def test_a_policy_in_a_video_normalizes_as_in_training(tmp_path):
+    """Both from the weights beside the recording and from a saved model."""
+    settings = {"policy_kwargs": {"net_arch": [8], "scale_factor": 2, "normalize_observations": True}, "updater": "autograd"}
+    model = train(tmp_path, ScratchDDPG, 120, **settings)
+    model.save(tmp_path / "model.zip")
+    recording = read_recording(tmp_path)
+    observations = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32) * 3
+    for path in (None, tmp_path / "model.zip"):
+        weights, _ = _read_weights(recording, path)
+        built = _build(recording.header, gym.make("Pendulum-v1"), weights)
+        np.testing.assert_array_equal(built.predict(observations)[0], model.predict(observations)[0])
+    with pytest.raises(VideoError, match="do not fit"):
+        _build(recording.header, gym.make("Pendulum-v1"), {name: one for name, one in weights.items() if "mu." in name})
 
 
 def test_why_there_is_no_video(runs, tmp_path):

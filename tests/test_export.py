@@ -52,6 +52,13 @@ CASES = {
     ),
     "float64 matrix": lambda: trained(Observing(spaces.Box(-1, 1, (2, 3), np.float64))),
     "hindsight": hindsight,
+    "normalized by the policy": lambda: trained(PointEnv(), normalize_observations=True, clip_observations=1.5),
+    "simba": lambda: ScratchDDPG("SimbaPolicy", PointEnv(), **SMALL).learn(25),
+    "simba, dict": lambda: ScratchDDPG(
+        "SimbaPolicy",
+        Observing(spaces.Dict(b=spaces.Box(-9, 9, (3,), np.float64), bits=spaces.MultiBinary(2), a=spaces.Box(-1, 1, (2, 2)))),
+        **SMALL,
+    ).learn(25),
     "own networks": lambda: ScratchDDPG(OwnPolicy, PointEnv(), **SMALL).learn(25),
     "own prediction": lambda: ScratchDDPG(TimidPolicy, PointEnv(), **SMALL).learn(25),
     "own prediction, not squashed": lambda: ScratchDDPG(UnsquashedPolicy, PointEnv(), **SMALL).learn(25),

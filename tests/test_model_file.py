@@ -53,7 +53,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.td3.policies import TD3Policy
 
-from sb3_ddpg_scratch import ArgumentError, GaussianNoise, OUNoise, ScratchDDPG
+from sb3_ddpg_scratch import ArgumentError, GaussianNoise, OUNoise, ScratchDDPG, SimbaPolicy
 from sb3_ddpg_scratch.errors import ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
 from sb3_ddpg_scratch.model_file.allowlist import BUILT, own_class
@@ -749,6 +749,7 @@ ORDINARY = {
         {"policy_kwargs": {"optimizer_class": th.optim.AdamW, "activation_fn": th.nn.Tanh, "net_arch": [8], "norm": "batch"}},
     ),
     "SB3's DDPG": (DDPG, "vector", {"action_noise": NormalActionNoise(*TWO)}),
+    "ours, simba": (ScratchDDPG, "vector", {"policy": SimbaPolicy, "policy_kwargs": {"net_arch": [8]}}),
     "ours, own policy": (ScratchDDPG, "vector", {"policy": OwnPolicy}),
     "SB3's DDPG, own policy": (DDPG, "vector", {"policy": OwnPolicy}),
     "SB3's DDPG, plain policy": (DDPG, "vector", {"policy": PlainPolicy}),

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from sb3_ddpg_scratch import ArgumentError, MlpPolicy, ScratchDDPG
+from sb3_ddpg_scratch import ArgumentError, MlpPolicy, ScratchDDPG, SimbaPolicy
 from sb3_ddpg_scratch.policies import ACTIVATIONS
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (5,), np.float32)
@@ -217,6 +217,69 @@ def test_frozen_critic_features_get_no_gradient_from_the_actor():
     assert all(p.grad is None or not p.requires_grad for p in model.critic_target.parameters())
 
 
+def test_residual_networks_by_hand():
+    """Embedding, blocks x + W2 relu(W1 norm(x) + b1) + b2, a last normalization, the output."""
+    policy = SimbaPolicy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, {"pi": [6], "qf": [8, 8]}, scale_factor=3)
+    with th.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1 * th.randn_like(parameter))
+
+    def normalized(layer, x):
+        return (x - x.mean(1, True)) / (x.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt() * layer.weight + layer.bias
+
+    def passed(layers, x):
+        embedding, *blocks, norm, output = layers
+        x = x @ embedding.weight.T + embedding.bias
+        for first, wide, _, narrow in blocks:
+            assert (wide.weight.shape[0], narrow.weight.shape[1]) == (3 * x.shape[1],) * 2
+            hidden = (normalized(first, x) @ wide.weight.T + wide.bias).clamp(min=0)
+            x = x + hidden @ narrow.weight.T + narrow.bias
+        return normalized(norm, x) @ output.weight.T + output.bias
+
+    s, a = th.randn(5, 5), th.rand(5, 2)
+    statistics = policy.observation_statistics
+    statistics.mean += 0.3
+    statistics.var *= 2
+    seen = ((s - 0.3) / 2**0.5).float()
+    assert (len(policy.actor.mu), len(policy.critic.q_networks[0])) == (5, 5)
+    th.testing.assert_close(policy.actor(s), passed(policy.actor.mu[:-1], seen).tanh())
+    th.testing.assert_close(policy.critic(s, a)[0], passed(policy.critic.q_networks[0], th.cat([seen, a], 1)))
+
+
+def test_residual_networks_begin_as_published():
+    policy = SimbaPolicy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, {"pi": [64], "qf": [96, 96]})
+    for layers in (policy.actor.mu[:-1], policy.critic.q_networks[0]):
+        embedding, *blocks, _, output = layers
+        th.testing.assert_close(embedding.weight.T @ embedding.weight, th.eye(embedding.in_features), rtol=0, atol=1e-5)
+        th.testing.assert_close(output.weight @ output.weight.T, th.eye(output.out_features), rtol=0, atol=1e-5)
+        for _, wide, _, narrow in blocks:
+            assert wide.out_features == 4 * wide.in_features
+            for layer in (wide, narrow):
+                assert layer.weight.std().item() == pytest.approx((2 / layer.in_features) ** 0.5, rel=0.03)
+        biases = [value for name, value in layers.named_parameters() if name.endswith("bias")]
+        assert all(th.equal(bias, th.zeros_like(bias)) for bias in biases)
+    for network in (policy.actor, policy.critic):
+        assert type(network.optimizer) is th.optim.AdamW
+        assert network.optimizer.param_groups[0]["weight_decay"] == 1e-2
+    policy = SimbaPolicy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, final_init=3e-3)
+    assert policy.actor.mu[-2].weight.abs().max() <= 3e-3
+
+
+@pytest.mark.parametrize("observation", ["vector", "dict"])
+def test_residual_networks_train_and_load(tmp_path, observation):
+    env = PointEnv(observation)
+    model = ScratchDDPG("SimbaPolicy", env, learning_starts=20, batch_size=8, policy_kwargs={"net_arch": [8]}, device="cpu")
+    before = snapshot(model)
+    after = snapshot(model.learn(40))
+    assert not any(th.equal(before[name], after[name]) for name in before if name.endswith("weight"))
+    model.save(tmp_path / "model")
+    loaded = ScratchDDPG.load(tmp_path / "model", env=env)
+    assert (type(loaded.policy), loaded.policy.scale_factor) == (SimbaPolicy, 4)
+    assert same(snapshot(loaded), after)
+    seen = env.reset(seed=1)[0]
+    np.testing.assert_array_equal(model.predict(seen)[0], loaded.predict(seen)[0])
+
+
 @pytest.mark.parametrize(
     ("policy_kwargs", "words"),
     [
@@ -236,6 +299,11 @@ def test_frozen_critic_features_get_no_gradient_from_the_actor():
         ({"net_arch": {"pi": [3], "vf": [3]}}, ["net_arch", "'qf'"]),
         ({"final_init": 0}, ["final_init must be", "got 0"]),
         ({"critic_weight_decay": -1}, ["critic_weight_decay must be", "got -1"]),
+        ({"scale_factor": 0}, ["scale_factor must be", "got 0"]),
+        ({"scale_factor": 4, "net_arch": [16, 12]}, ["net_arch must be", "equal widths", "got [16, 12]"]),
+        ({"scale_factor": 4, "net_arch": {"pi": [], "qf": [8]}}, ["net_arch must be", "one or more"]),
+        ({"scale_factor": 4, "net_arch": [8], "norm": "layer"}, ["norm", "residual"]),
+        ({"scale_factor": 4, "net_arch": [8], "action_layer": 1}, ["action_layer", "residual"]),
     ],
 )
 def test_invalid_settings_are_rejected_at_construction(policy_kwargs, words):

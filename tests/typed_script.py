@@ -29,6 +29,7 @@ from sb3_ddpg_scratch import (
     ResumableCheckpoint,
     ScratchDDPG,
     ScratchDDPGPolicy,
+    SimbaPolicy,
     UnknownArgumentError,
     UnsafeFileError,
     soft_update,
@@ -66,7 +67,7 @@ from sb3_ddpg_scratch.zoo import (
 
 
 def train(folder: Path) -> ScratchDDPG:
-    policies: list[type[ScratchDDPGPolicy]] = [MlpPolicy, CnnPolicy, MultiInputPolicy]
+    policies: list[type[ScratchDDPGPolicy]] = [MlpPolicy, CnnPolicy, MultiInputPolicy, SimbaPolicy]
     noise = [OUNoise([0.0], [0.2], theta=0.3), GaussianNoise([0.0], [0.1]), ColoredNoise([0.0], [0.1])]
     model = ScratchDDPG(policies[0], "Pendulum-v1", action_noise=noise[0], policy_kwargs={"net_arch": [64, 64]})
     assert_type(model.learn(1000, callback=[ResumableCheckpoint(folder), DiagnosticsCallback(folder)]), ScratchDDPG)

@@ -21,8 +21,15 @@ from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_ret
 from sb3_ddpg_scratch.diagnostics.overestimation import discounted_returns, evaluate, evaluation_env, tail_value
 from sb3_ddpg_scratch.diagnostics.probes import ProbeStates, for_each_part, has_enough_states
 from sb3_ddpg_scratch.diagnostics.recording_reader import is_of_the_same_run
-from sb3_ddpg_scratch.diagnostics.recording_writer import POLICY_FILE, RecordingWriter, describe, observation_statistics
+from sb3_ddpg_scratch.diagnostics.recording_writer import (
+    POLICY_FILE,
+    STATISTICS,
+    RecordingWriter,
+    describe,
+    observation_statistics,
+)
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.observation_statistics import statistics_of
 from sb3_ddpg_scratch.validation import check_choice, check_whole_number
 
 
@@ -155,7 +162,10 @@ class DiagnosticsCallback(BaseCallback):
 
     def _save_policy(self) -> None:
         content = io.BytesIO()
-        weights = {name: tensor.detach().cpu() for name, tensor in self._networks.model.actor.state_dict().items()}
+        policy = self._networks.model.policy
+        statistics = statistics_of(policy)
+        weights = policy.actor.state_dict() | ({} if statistics is None else statistics.state_dict(prefix=STATISTICS))
+        weights = {name: tensor.detach().cpu() for name, tensor in weights.items()}
         th.save({"actor": weights, "normalization": observation_statistics(self._normalize)}, content)
         write_whole(self.out / POLICY_FILE, content.getvalue())
 

@@ -28,6 +28,8 @@ VERSION = 1
 RECORDING_FILE = "diagnostics.jsonl"
 PROBES_FILE = "probe_states.npz"
 POLICY_FILE = "policy.pth"
+# What the names of the statistics by which a policy normalizes observations begin with, beside the actor's parameters.
+STATISTICS = "observation_statistics."
 SETTINGS = ("gamma", "tau", "batch_size", "learning_starts", "seed", "policy_delay", "target_policy_noise", "gradient_steps")
 
 

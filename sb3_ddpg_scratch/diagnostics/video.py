@@ -14,9 +14,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.diagnostics.recording_reader import Recording
-from sb3_ddpg_scratch.diagnostics.recording_writer import POLICY_FILE
+from sb3_ddpg_scratch.diagnostics.recording_writer import POLICY_FILE, STATISTICS
 from sb3_ddpg_scratch.model_file.archive import read_members
 from sb3_ddpg_scratch.model_file.tensors import read_tensors
+from sb3_ddpg_scratch.observation_statistics import statistics_of
 
 MOST_FRAMES = 150
 LARGEST_SIDE = 320
@@ -60,7 +61,8 @@ def _read_weights(recording: Recording, model: Path | None) -> tuple[dict[str, t
         raise VideoError(f"{path}: no weights can be read from it ({type(error).__name__}: {error}).") from error
     if (recording.header.get("normalized") or {}).get("observations"):
         raise VideoError(f"{path} does not hold VecNormalize's statistics, which this run's policy needs: leave --model out.")
-    return {name.removeprefix("actor."): tensor for name, tensor in policy.items() if name.startswith("actor.")}, None
+    needed = ("actor.", STATISTICS)
+    return {name.removeprefix("actor."): tensor for name, tensor in policy.items() if name.startswith(needed)}, None
 
 
 def _make_env(header: dict[str, Any]) -> gym.Env:
@@ -86,7 +88,11 @@ def _build(header: dict[str, Any], env: gym.Env, weights: dict[str, th.Tensor]) 
     try:
         kwargs = {key: _named(value) for key, value in policy["kwargs"].items()}
         model = algorithm(policy["name"], env, policy_kwargs=kwargs, buffer_size=1, device="cpu")
+        own = {name.removeprefix(STATISTICS): weights.pop(name) for name in list(weights) if name.startswith(STATISTICS)}
         model.actor.load_state_dict(weights)
+        normalizes = statistics_of(model.policy)
+        if normalizes is not None:
+            normalizes.load_state_dict(own)
     except Exception as error:
         raise VideoError(f"The weights do not fit the policy that the recording describes ({error}).") from error
     return model

@@ -46,7 +46,7 @@ BUILT: dict[str, tuple[str, ...]] = {
 _VALUES = (th.nn.Module, th.optim.Optimizer, ReplayBuffer)
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "sb3_ddpg_scratch.hindsight": ("PackedHerReplayBuffer",),
-    "sb3_ddpg_scratch.policies": ("CnnPolicy", "MultiInputPolicy", "ScratchDDPGPolicy"),
+    "sb3_ddpg_scratch.policies": ("CnnPolicy", "MultiInputPolicy", "ScratchDDPGPolicy", "SimbaPolicy"),
     "stable_baselines3.common.torch_layers": ("BaseFeaturesExtractor", "CombinedExtractor", "FlattenExtractor", "NatureCNN"),
     "stable_baselines3.td3.policies": ("CnnPolicy", "MultiInputPolicy", "TD3Policy"),
     "stable_baselines3.common.sb2_compat.rmsprop_tf_like": ("RMSpropTFLike",),

@@ -13,6 +13,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_ddpg_scratch.environment_check import check_finite, check_outputs
 from sb3_ddpg_scratch.goals import check_goal_rewards
 from sb3_ddpg_scratch.noise import check_noise_sample
+from sb3_ddpg_scratch.observation_statistics import count_observations
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
@@ -102,6 +103,7 @@ def store_transition(
             check_goal_rewards(replay_buffer, model.env, observations, infos[0])
         model._outputs_checked = True
     check_step(model, new_obs, reward, dones, infos)
+    count_observations(model.policy, new_obs)
     last_obs, next_obs, rewards = original_transition(model, new_obs, reward, dones, infos)
     if next_obs is new_obs and not isinstance(replay_buffer, PackedReplayBuffer):
         # SB3's buffers change the shapes in a dict, and a user's may keep it.

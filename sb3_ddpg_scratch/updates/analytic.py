@@ -14,7 +14,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional
 
-from sb3_ddpg_scratch.networks import Actor, Critic
+from sb3_ddpg_scratch.networks import Actor, Critic, ResidualBlock
 from sb3_ddpg_scratch.updates.autograd import AutogradUpdater, Batch
 from sb3_ddpg_scratch.updates.guard import Guard
 from sb3_ddpg_scratch.updates.inspection import why_not_by_hand
@@ -199,11 +199,12 @@ OPERATIONS: dict[type[nn.Module], Operation] = {
 
 
 class Step(NamedTuple):
-    """A layer of a forward pass with its input and output, for the backward pass."""
+    """A layer of a forward pass with its input and output, for the backward pass; a residual block with its own steps."""
 
     layer: nn.Module
     x: th.Tensor
     y: th.Tensor
+    inside: "list[Step]"
 
 
 def forward(layers: nn.Module, x: th.Tensor, actions: th.Tensor | None = None, action_joins_at: int = 0) -> list[Step]:
@@ -212,32 +213,56 @@ def forward(layers: nn.Module, x: th.Tensor, actions: th.Tensor | None = None, a
     for index, layer in enumerate(layers.children()):
         if actions is not None and index == action_joins_at:
             x = th.cat([x, actions], dim=1)
-        y = OPERATIONS[type(layer)].forward(layer, x)
-        steps.append(Step(layer, x, y))
-        x = y
+        if type(layer) is ResidualBlock:
+            steps.append(residual(layer, x))
+        else:
+            steps.append(Step(layer, x, OPERATIONS[type(layer)].forward(layer, x), []))
+        x = steps[-1].y
     return steps
+
+
+def residual(block: ResidualBlock, x: th.Tensor) -> Step:
+    """``y = x + f(x)`` with the block's layers f (He et al. 2016, equation 1)."""
+    inside = forward(block, x)
+    return Step(block, x, x + inside[-1].y, inside)
+
+
+def residual_backward(step: Step, y_grad: th.Tensor, parameters: bool) -> th.Tensor:
+    """``dL/dx = dL/dy + f'(x)' dL/dy``: the gradient passes by the layers, and through them."""
+    through = y_grad
+    for inner in reversed(step.inside):
+        through = step_backward(inner, through, parameters)
+    return y_grad + through
+
+
+def step_backward(step: Step, y_grad: th.Tensor, parameters: bool = True, to_input: bool = True) -> th.Tensor:
+    """Backpropagate the gradient of a step's output to its parameters and its input, as far as they are wanted."""
+    if step.inside:
+        return residual_backward(step, y_grad, parameters)
+    operation = OPERATIONS[type(step.layer)]
+    if parameters and operation.gradient is not None:
+        operation.gradient(step.layer, step.x, y_grad)
+    return operation.backward(step.layer, step.x, step.y, y_grad) if to_input else y_grad
 
 
 def backward(steps: list[Step], y_grad: th.Tensor) -> None:
     """Backpropagate the output's gradient to all parameters."""
-    for number, (layer, x, y) in reversed(list(enumerate(steps))):
-        operation = OPERATIONS[type(layer)]
-        if operation.gradient is not None:
-            operation.gradient(layer, x, y_grad)
+    for number, step in reversed(list(enumerate(steps))):
+        y_grad = step_backward(step, y_grad, to_input=number > 0)
         if number > 0:
             # Drop the columns of an action that joined here.
-            y_grad = operation.backward(layer, x, y, y_grad)[:, : steps[number - 1].y.shape[1]]
+            y_grad = y_grad[:, : steps[number - 1].y.shape[1]]
 
 
 def backward_to_action(steps: list[Step], y_grad: th.Tensor, action_joins_at: int, action_dim: int) -> th.Tensor:
     """Backpropagate the output's gradient to the action alone, shape ``(batch, action_dim)``."""
-    for layer, x, y in reversed(steps[action_joins_at:]):
-        y_grad = OPERATIONS[type(layer)].backward(layer, x, y, y_grad)
+    for step in reversed(steps[action_joins_at:]):
+        y_grad = step_backward(step, y_grad, parameters=False)
     return y_grad[:, y_grad.shape[1] - action_dim :]
 
 
 class AnalyticUpdater(AutogradUpdater):
-    """The reference update with hand-written gradients, for plain MLPs on any device."""
+    """The reference update with hand-written gradients, for MLPs and residual networks on any device."""
 
     name = "analytic"
 

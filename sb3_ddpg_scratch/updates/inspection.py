@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.optim import optimizer as torch_optimizer
 
-from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork
+from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork, ResidualBlock
 from sb3_ddpg_scratch.observations import why_not_packable
 from sb3_ddpg_scratch.updates.interface import Networks
 
@@ -37,7 +37,7 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, ...]] = {
 }
 _WITH_PARAMETERS = (nn.Linear, nn.LayerNorm)
 _EXTRACTORS = (FlattenExtractor, CombinedExtractor)
-_CONTAINERS = (Actor, Critic, QNetwork, *_EXTRACTORS, nn.ModuleDict, nn.Sequential, nn.Flatten)
+_CONTAINERS = (Actor, Critic, QNetwork, ResidualBlock, *_EXTRACTORS, nn.ModuleDict, nn.Sequential, nn.Flatten)
 _KNOWN_MODULES = {*_CONTAINERS, *_WITH_PARAMETERS, *ACTIVATIONS}
 
 # Of networks in the order of Networks.
@@ -163,6 +163,10 @@ def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
         return reason
     for index, network in enumerate(networks):
         name = _NAMES[index % 2]
+        if network.observation_statistics is not None:
+            return "observations are normalized by the policy (normalize_observations=True)"
+        if network.scale_factor is not None:
+            return "networks are residual (scale_factor)"
         for path, parameter in network.named_parameters():
             if not _is_plain(parameter):
                 return f"{name}.{path} is not contiguous float32 on the CPU"
