@@ -71,3 +71,59 @@ class UnsquashedPolicy(TD3Policy):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._squash_output = False
+
+
+class Block(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def residual_layers(n_in, widths, n_out, activation_fn):
+    """Residual networks as a user would add them to SB3, who draws random numbers in the order of ScratchDDPG's."""
+    width = widths[0]
+    ends, blocks = [nn.Linear(n_in, width)], []
+    for _ in widths:
+        pair = [nn.Linear(width, 4 * width), nn.Linear(4 * width, width)]
+        for layer in pair:
+            nn.init.kaiming_normal_(layer.weight)
+        blocks.append(Block(nn.LayerNorm(width), pair[0], activation_fn(), pair[1]))
+    ends.append(nn.Linear(width, n_out))
+    for layer in ends:
+        nn.init.orthogonal_(layer.weight)
+    for layer in (*ends, *(block[index] for block in blocks for index in (1, 3))):
+        nn.init.zeros_(layer.bias)
+    return [ends[0], *blocks, nn.LayerNorm(width), ends[1]]
+
+
+class ResidualActor(Actor):
+    def __init__(self, *args, **kwargs):
+        generator = th.get_rng_state()
+        super().__init__(*args, **kwargs)
+        th.set_rng_state(generator)
+        layers = residual_layers(self.features_dim, self.net_arch, get_action_dim(self.action_space), self.activation_fn)
+        self.mu = nn.Sequential(*layers, nn.Tanh())
+
+
+class ResidualCritic(ContinuousCritic):
+    def __init__(self, *args, **kwargs):
+        generator = th.get_rng_state()
+        super().__init__(*args, **kwargs)
+        th.set_rng_state(generator)
+        n_in = kwargs["features_dim"] + get_action_dim(self.action_space)
+        for index in range(self.n_critics):
+            layers = residual_layers(n_in, kwargs["net_arch"], 1, kwargs["activation_fn"])
+            self.q_networks[index] = nn.Sequential(*layers)
+            self.add_module(f"qf{index}", self.q_networks[index])
+
+
+class ResidualPolicy(TD3Policy):
+    """SimbaPolicy without normalized observations, made of SB3's classes."""
+
+    def __init__(self, *args, optimizer_class=th.optim.AdamW, **kwargs):
+        super().__init__(*args, optimizer_class=optimizer_class, **kwargs)
+
+    def make_actor(self, features_extractor=None):
+        return ResidualActor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
+
+    def make_critic(self, features_extractor=None):
+        return ResidualCritic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)

@@ -7,13 +7,14 @@ import itertools
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,7 @@ from threadpoolctl import threadpool_info
 from torch import nn
 
 from sb3_ddpg_scratch import DivergenceError, ResumableCheckpoint, ScratchDDPG, networks, policies
-from tests.own_policies import OwnPolicy, PlainPolicy, TimidPolicy
+from tests.own_policies import OwnPolicy, PlainPolicy, ResidualActor, ResidualCritic, ResidualPolicy, TimidPolicy
 
 UPDATERS = ["autograd", "analytic", "compiled"]
 SMALL = {"buffer_size": 1000, "learning_starts": 20, "batch_size": 16, "seed": 0, "device": "cpu", "action_noise": None}
@@ -56,10 +57,21 @@ class Side:
     actor: type
     critic: type
     settings: dict[str, Any] = field(default_factory=dict)
+    # Arguments of ``policy``, which is of residual networks and takes the place of MlpPolicy.
+    residual: dict[str, Any] | None = None
 
     def model(self, policy="MlpPolicy", env=None, algorithm=None, **settings):
         settings = SMALL | {"policy_kwargs": NET_ARCH} | self.settings | settings
-        return (algorithm or self.algorithm)(policy, env or PointEnv(), **settings)
+        if self.residual is not None:
+            policy = self.policy if policy == "MlpPolicy" else policy
+            settings["policy_kwargs"] = even(settings["policy_kwargs"]) | self.residual
+        model = (algorithm or self.algorithm)(policy, env or PointEnv(), **settings)
+        if self.residual is not None:
+            # Biases begin at zero, where a first update's rounding is as large as they are.
+            with th.no_grad():
+                for parameter in model.policy.parameters():
+                    parameter.add_(0.5 * values(*parameter.shape) if parameter.ndim == 1 else 0)
+        return model
 
     def trained(self, *args, **settings):
         return self.model(*args, **settings).learn(STEPS)
@@ -70,7 +82,19 @@ OURS = {
     updater: Side(ScratchDDPG, ScratchDDPG, policies.MlpPolicy, networks.Actor, networks.Critic, {"updater": updater})
     for updater in UPDATERS
 }
+RESIDUAL_SB3 = Side(DDPG, TD3, ResidualPolicy, ResidualActor, ResidualCritic, residual={})
+RESIDUAL = {
+    updater: replace(side, policy=policies.SimbaPolicy, residual={"normalize_observations": False})
+    for updater, side in OURS.items()
+}
 SCENARIOS = {}
+
+
+def even(policy_kwargs):
+    """These arguments with equal widths."""
+    arch = policy_kwargs["net_arch"]
+    lists = {name: [widths[0]] * len(widths) for name, widths in (arch if isinstance(arch, dict) else {"": arch}).items()}
+    return policy_kwargs | {"net_arch": lists if isinstance(arch, dict) else lists[""]}
 
 
 def scenario(*cases):
@@ -178,6 +202,14 @@ def linear(n_in, n_out):
     return layer
 
 
+def replace_activation(layers, number, activation):
+    """The first hidden layer's or block's, or the second's."""
+    if isinstance(layers[1], nn.Sequential):
+        layers[1 + number][2] = activation
+    else:
+        layers[1 + 2 * number] = activation
+
+
 def own_step(policy):
     """A step of the actor in a loop of the user's own."""
     observations = values(4, 3)
@@ -276,10 +308,10 @@ def replaced_layer(side, case):
 @scenario("actor.mu.2", "critic.qf0.0")
 def replaced_layer_and_optimizer(side, case):
     model = side.trained()
-    network, name, index = case.split(".")
-    module = getattr(model, network)
-    old = module.get_submodule(f"{name}.{index}")
-    getattr(module, name)[int(index)] = linear(old.in_features, old.out_features)
+    parent, index = case.rsplit(".", 1)
+    module = getattr(model, case.split(".")[0])
+    old = model.policy.get_submodule(case)
+    model.policy.get_submodule(parent)[int(index)] = linear(old.in_features, old.out_features)
     module.optimizer = th.optim.Adam(module.parameters(), lr=1e-3)
     return after(model)
 
@@ -296,8 +328,8 @@ def replaced_parameter(side, case):
 @scenario()
 def replaced_activation(side):
     model = side.trained()
-    model.actor.mu[1] = nn.Tanh()
-    model.critic_target.qf0[3] = nn.ELU()
+    replace_activation(model.actor.mu, 0, nn.Tanh())
+    replace_activation(model.critic_target.qf0, 1, nn.ELU())
     return after(model) | {"actions": acted(model)}
 
 
@@ -311,11 +343,11 @@ def replaced_networks(side):
     return after(model) | {"actions": acted(model)}
 
 
-@scenario()
-def parametrized_layer(side):
+@scenario("mu.2")
+def parametrized_layer(side, case):
     model = side.trained()
     for actor in (model.actor, model.actor_target):
-        nn.utils.parametrizations.weight_norm(actor.mu[2])
+        nn.utils.parametrizations.weight_norm(actor.get_submodule(case))
     model.actor.optimizer = th.optim.Adam(model.actor.parameters(), lr=1e-3)
     return after(model)
 
@@ -811,7 +843,8 @@ class Recorder(nn.ReLU):
 @scenario()
 def mode_of_a_replaced_layer(side):
     model = side.trained()
-    model.actor.mu[1] = recorder = Recorder()
+    recorder = Recorder()
+    replace_activation(model.actor.mu, 0, recorder)
     model.learn(3, reset_num_timesteps=False)
     return {"modes": recorder.modes}
 
@@ -1337,12 +1370,21 @@ def sb3s_outcome(name):
     return SCENARIOS[name](SB3)
 
 
-def close(found, expected, exact):
+def residual_outcome(name, side):
+    """Where an MLP's second layer is, a residual network has a block, whose second layer is linear."""
+    function = SCENARIOS[name]
+    case = getattr(function, "keywords", {}).get("case")
+    if isinstance(case, str):
+        function = functools.partial(function, case=re.sub(r"\b(mu|qf0)\.2\b", r"\1.2.1", case))
+    return function(side)
+
+
+def close(found, expected, exact, rounding=1e-4):
     """Whether arrays are equal: to the last bit, or but for rounding, of the largest value."""
     found, expected = np.asarray(found), np.asarray(expected)
     if exact or not np.issubdtype(expected.dtype, np.floating):
         return found.dtype == expected.dtype and np.array_equal(found, expected, equal_nan=True)
-    tolerance = 1e-4 * np.nanmax(np.abs(expected), initial=1e-12)
+    tolerance = rounding * np.nanmax(np.abs(expected), initial=1e-12)
     return found.shape == expected.shape and np.allclose(found, expected, rtol=0, atol=tolerance, equal_nan=True)
 
 
@@ -1350,12 +1392,28 @@ def close(found, expected, exact):
 @pytest.mark.parametrize("updater", UPDATERS)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_same_outcome_as_sb3(name, updater):
-    expected, found = sb3s_outcome(name), SCENARIOS[name](OURS[updater])
+    check_same(sb3s_outcome(name), SCENARIOS[name](OURS[updater]), updater)
+
+
+@functools.lru_cache
+def residual_outcome_of_sb3(name):
+    return residual_outcome(name, RESIDUAL_SB3)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize("updater", UPDATERS)
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if not name.startswith(("own_policy", "sb3s_policy"))])
+def test_same_outcome_with_residual_networks(name, updater):
+    # Layer normalization takes differences of sums, whose rounding it enlarges.
+    check_same(residual_outcome_of_sb3(name), residual_outcome(name, RESIDUAL[updater]), updater, rounding=1e-3)
+
+
+def check_same(expected, found, updater, rounding=1e-4):
     assert found.keys() == expected.keys()
     numbers = [key for key, value in expected.items() if isinstance(value, (th.Tensor, np.ndarray, float))]
     for key in expected.keys() - set(numbers):
         assert found[key] == expected[key], key
-    different = [key for key in numbers if not close(found[key], expected[key], exact=updater == "autograd")]
+    different = [key for key in numbers if not close(found[key], expected[key], updater == "autograd", rounding)]
     assert not different
 
 
