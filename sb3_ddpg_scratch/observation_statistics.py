@@ -15,6 +15,12 @@ from sb3_ddpg_scratch.errors import ArgumentError
 EPSILON = 1e-8
 
 
+def normalizable(observation_space: spaces.Space[Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the entries of a space (``""``: itself) that are normalized: Boxes that are not images."""
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    return {key: part.shape for key, part in parts.items() if isinstance(part, spaces.Box) and not is_image_space(part)}
+
+
 class ObservationStatistics(nn.Module):
     """
     Normalizes observations by the mean and variance of those seen: ``clip((x - mean) / sqrt(var + 1e-8))``, in float64.
@@ -30,10 +36,7 @@ class ObservationStatistics(nn.Module):
     def __init__(self, observation_space: spaces.Space[Any], clip: float) -> None:
         super().__init__()
         self.clip = clip
-        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-        self.shapes = {
-            key: part.shape for key, part in parts.items() if isinstance(part, spaces.Box) and not is_image_space(part)
-        }
+        self.shapes = normalizable(observation_space)
         if not self.shapes:
             problem = f"has nothing to normalize in {observation_space}: only Boxes that are not images are"
             raise ArgumentError("normalize_observations", True, advice="Leave it out.", problem=problem)

@@ -193,8 +193,9 @@ def test_experiment_of_the_results_uses_the_shipped_settings():
 @pytest.mark.parametrize("name", [name for name in shipped_experiments() if name not in ("results", "robotics")])
 def test_shipped_experiments_set_up(name):
     content = read_experiment(name) | {"out": "unused", "seeds": 2}
-    if name == "hindsight":
-        pytest.importorskip("gymnasium_robotics")
+    for needs, package in (("hindsight", "gymnasium_robotics"), ("networks", "mujoco")):
+        if name == needs:
+            pytest.importorskip(package)
     made = plan_comparison(experiment_from(content))
     try_out(made.specs)
     first, second = (spec.settings for spec in made.specs[:2])
@@ -203,10 +204,24 @@ def test_shipped_experiments_set_up(name):
         "ou_vs_gaussian": {"action_noise"},
         "layer_norm": {"policy_kwargs"},
         "hindsight": {"replay_buffer_kwargs"},
+        "networks": {"policy_kwargs"},
         "td3_changes": {"policy_kwargs", "policy_delay", "target_policy_noise", "target_noise_clip"},
     }
     assert differing == expected[name]
-    assert [spec.diagnostics for spec in made.specs] == [name == "td3_changes"] * 2 + [False] * 2
+    assert [spec.diagnostics for spec in made.specs[:2]] == [name == "td3_changes"] * 2
+    assert not any(spec.diagnostics for spec in made.specs[2:])
+
+
+def test_networks_differ_in_nothing_else():
+    """Each kind with and without normalized observations, in arms next to each other."""
+    arms = read_experiment("networks")["arms"]
+    others = [{key: value for key, value in arm.items() if key not in ("policy", "policy_kwargs")} for arm in arms.values()]
+    assert all(arm == others[0] for arm in others)
+    kinds = [(arm.get("policy"), dict(arm["policy_kwargs"])) for arm in arms.values()]
+    normalizes = [kwargs.pop("normalize_observations", False) for _, kwargs in kinds]
+    assert normalizes == [False, True] * 3
+    assert kinds[::2] == kinds[1::2]
+    assert [name.removesuffix("_normalized") for name in arms] == ["mlp"] * 2 + ["layer_norm"] * 2 + ["simba"] * 2
 
 
 def test_ou_noise_of_the_exercise_is_of_the_gaussians_size():

@@ -179,7 +179,7 @@ def test_report_of_runs_of_different_lengths(tmp_path):
 def test_plan():
     budgets = {spec.arm: spec.steps for spec in plan_runs("Pendulum-v1", seeds=1)}
     own = {"tch_rs": 20_000, "plotly_notebook": 50_000, "simple_rl": 40_000, "blog_post": 20_000, "rl_zoo": 20_000}
-    others = dict.fromkeys(["cleanrl", "lillicrap2015", "our_ddpg", "spinning_up", "tianshou"], 40_000)
+    others = dict.fromkeys(["cleanrl", "lillicrap2015", "our_ddpg", "simba", "spinning_up", "tianshou"], 40_000)
     assert budgets == own | others
     assert {spec.steps for spec in plan_runs("Pendulum-v1", steps=25_001)} == {25_001}
     assert len(plan_runs("Pendulum-v1", ["tch_rs", "tch_rs"], seeds=4)) == 4

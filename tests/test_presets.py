@@ -67,6 +67,12 @@ EXPECTED = {
         **{"hidden": [400, 300], "rates": (1e-3, 1e-3), "gamma": 0.98, "tau": 0.005, "buffer_size": 200_000},
         **{"batch_size": 256, "noise": ("gaussian", 0.1), "random_steps": None, "learning_starts": 10_000, "steps": 20_000},
     },
+    "simba": {
+        **PEER,
+        **{"rates": (1e-4, 1e-4), "batch_size": 256, "random_steps": 5000, "learning_starts": 5000},
+        **{"hidden": [128], "critic": [512, 512], "scale_factor": 4, "normalizes": True, "optimizer": th.optim.AdamW},
+        **{"weight_decay": 1e-2, "actor_weight_decay": 1e-2, "target_policy_noise": 0.1},
+    },
     "tianshou": {
         **PEER,
         **{"rates": (1e-3, 1e-3), "batch_size": 256, "random_steps": 25_000, "learning_starts": 25_000},
@@ -74,6 +80,13 @@ EXPECTED = {
 }
 ALIKE = {"action_layer": 0, "norm": None, "final_init": None, "weight_decay": 0, "max_grad_norm": None, "policy_delay": 1}
 ALIKE |= {"train_freq": (1, "step"), "gradient_steps": 1, "masks_time_limits": False}
+ALIKE |= {
+    "scale_factor": None,
+    "normalizes": False,
+    "optimizer": th.optim.Adam,
+    "actor_weight_decay": 0,
+    "target_policy_noise": 0,
+}
 TINY = {"net_arch": [8, 8], "activation_fn": "relu"}
 
 
@@ -105,7 +118,9 @@ def train(tmp_path, preset, steps, look=lambda model: None, prepared=lambda mode
 
 
 def hidden_layers(network):
-    return [layer.out_features for layer in network if isinstance(layer, nn.Linear)][:-1]
+    """The widths of hidden layers, or of residual blocks."""
+    blocks = [layer[-1].out_features for layer in network if isinstance(layer, nn.Sequential)]
+    return blocks or [layer.out_features for layer in network if isinstance(layer, nn.Linear)][:-1]
 
 
 def test_every_preset_is_expected_here():
@@ -119,6 +134,11 @@ def test_numbers(tmp_path, preset):
     optimizers = model.actor.optimizer, model.critic.optimizer
     found = {
         "hidden": hidden_layers(model.actor.mu),
+        "critic": hidden_layers(model.critic.qf0),
+        "scale_factor": model.policy.scale_factor,
+        "normalizes": model.policy.observation_statistics is not None,
+        "actor_weight_decay": optimizers[0].param_groups[0]["weight_decay"],
+        "target_policy_noise": model.target_policy_noise,
         "rates": tuple(optimizer.param_groups[0]["lr"] for optimizer in optimizers),
         "noise": None,
         "steps": manager.n_timesteps,
@@ -139,15 +159,13 @@ def test_numbers(tmp_path, preset):
             {OUNoise: "ou", GaussianNoise: "gaussian"}[type(model.action_noise)],
             model.action_noise.sigma.item(),
         )
-    assert found == expected
-    assert hidden_layers(model.critic.qf0) == expected["hidden"]
-    assert all(type(optimizer) is th.optim.Adam for optimizer in optimizers)
-    assert optimizers[0].param_groups[0]["weight_decay"] == 0
+    found["optimizer"] = type(optimizers[0])
+    assert found == {"critic": expected["hidden"]} | expected
+    assert type(optimizers[1]) is expected["optimizer"]
     assert model.critic.n_critics == 1
-    assert model.target_policy_noise == 0
     assert all(
         isinstance(layer, nn.ReLU)
-        for layer in model.actor.mu
+        for layer in model.actor.mu.modules()
         if "torch.nn.modules.activation" in type(layer).__module__ and not isinstance(layer, nn.Tanh)
     )
 

@@ -34,9 +34,13 @@ def test_whole_space_is_searched(samples):
     noises = [entry["action_noise"] for entry in settings]
     assert {noise and noise["type"] for noise in noises} == {None, "gaussian", "ou", "pink"}
     assert {bool(noise and "decay_steps" in noise) for noise in noises} == {True, False}
-    assert {entry["policy_kwargs"]["norm"] for entry in settings} == {None, "layer", "batch"}
-    assert {entry["policy_kwargs"]["action_layer"] for entry in settings} == {0, 1}
-    assert len({str(entry["policy_kwargs"]["net_arch"]) for entry in settings}) == 4
+    policies = [entry["policy_kwargs"] for entry in settings]
+    assert {policy.get("norm") for policy in policies} == {None, "layer", "batch"}
+    assert {policy.get("action_layer") for policy in policies} == {None, 0, 1}
+    assert len({str(policy["net_arch"]) for policy in policies}) == 6
+    assert {(policy.get("scale_factor"), policy["normalize_observations"]) for policy in policies} == {
+        *((None, False), (None, True), (4, False), (4, True))
+    }
     assert {entry["max_grad_norm"] for entry in settings} == {None, 0.5, 1.0, 10.0}
     assert {entry["n_steps"] for entry in settings} == {1, 3, 5}
     assert {entry["train_freq"] for entry in settings} == set(range(1, 11))
@@ -72,6 +76,16 @@ def test_dict_observations_have_no_n_step_returns():
         settings["policy_kwargs"]["features_extractor_kwargs"] = {"cnn_output_dim": 8}
         assert "n_steps" not in settings
         ScratchDDPG("MultiInputPolicy", PointEnv("dict"), buffer_size=50, device="cpu", **settings)
+
+
+def test_where_nothing_is_to_be_normalized_it_is_not_sampled():
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for _ in range(5):
+        trial = study.ask()
+        trial.set_user_attr("may_normalize", False)
+        settings = sample_scratch_ddpg_params(trial, 2, 1, dict(NO_HER))
+        settings["policy_kwargs"]["features_extractor_kwargs"] = {"features_dim": 8}
+        ScratchDDPG("CnnPolicy", PointEnv("image"), buffer_size=50, device="cpu", **settings)
 
 
 def test_her_is_sampled_over_what_was_set():

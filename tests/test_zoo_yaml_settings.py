@@ -28,6 +28,7 @@ THEIRS = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "ddpg.y
 NAMES = {
     "MlpPolicy",
     "MultiInputPolicy",
+    "SimbaPolicy",
     "HerReplayBuffer",
     "future",
     "gaussian",
@@ -82,7 +83,7 @@ def test_shipped_settings_are_for_environments_that_are_here(env_id):
 
 
 def test_preset_names():
-    expected = "blog_post cleanrl lillicrap2015 our_ddpg plotly_notebook rl_zoo simple_rl spinning_up tch_rs tianshou"
+    expected = "blog_post cleanrl lillicrap2015 our_ddpg plotly_notebook rl_zoo simba simple_rl spinning_up tch_rs tianshou"
     assert preset_names() == expected.split()
     assert preset_file("tch_rs").name == "tch_rs.yml"
 

@@ -28,7 +28,7 @@ def compare(
     experiment: Annotated[
         str | None,
         typer.Argument(
-            help="A YAML file with these options, or ou_vs_gaussian, layer_norm, td3_changes, results; options win."
+            help="A YAML file with these options, or ou_vs_gaussian, layer_norm, td3_changes, networks, results; options win."
         ),
     ] = None,
     arm: Annotated[

@@ -21,6 +21,7 @@ from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.gym_packages import import_modules
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
+from sb3_ddpg_scratch.observation_statistics import normalizable
 from sb3_ddpg_scratch.zoo.saved_settings import check_run
 from sb3_ddpg_scratch.zoo.yaml_settings import (
     ALGO,
@@ -120,7 +121,7 @@ class ScratchExperimentManager(CommandManager):
         given = inspect.signature(ExperimentManager.__init__).bind(self, *args, **kwargs).arguments
         if not given.get("config"):
             self.config = str(default_file())
-        self._dict_observations = False
+        self._dict_observations = self._may_normalize = False
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns the settings, and a copy to save beside the agent."""
@@ -164,6 +165,7 @@ class ScratchExperimentManager(CommandManager):
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
     ) -> dict[str, Any]:
         self._dict_observations = isinstance(env.observation_space, spaces.Dict)
+        self._may_normalize = not self.normalize and bool(normalizable(env.observation_space))
         return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
@@ -211,6 +213,7 @@ class ScratchExperimentManager(CommandManager):
     def objective(self, trial: optuna.Trial) -> float:
         # The Zoo tells the sampler nothing about the environment but its number of actions.
         trial.set_user_attr("dict_observations", self._dict_observations)
+        trial.set_user_attr("may_normalize", self._may_normalize)
         try:
             return super().objective(trial)
         except DivergenceError as error:

@@ -3,8 +3,11 @@
 from typing import Any
 
 import optuna
+import torch as th
 
 NET_ARCHS: dict[str, list[int]] = {"small": [64, 64], "medium": [256, 256], "big": [400, 300], "large": [256, 256, 256]}
+# Widths of residual blocks, with which layers are normalized and the action joins at the input.
+SIMBA_ARCHS = {"simba": {"pi": [64], "qf": [128]}, "large simba": {"pi": [128], "qf": [256, 256]}}
 
 
 def sample_scratch_ddpg_params(
@@ -22,7 +25,7 @@ def sample_scratch_ddpg_params(
         "batch_size_pow": trial.suggest_int("batch_size_pow", 4, 10),
         "train_freq": trial.suggest_int("train_freq", 1, 10),
         "max_grad_norm": trial.suggest_categorical("max_grad_norm", [None, 0.5, 1.0, 10.0]),
-        "net_arch": trial.suggest_categorical("net_arch", list(NET_ARCHS)),
+        "net_arch": trial.suggest_categorical("net_arch", [*NET_ARCHS, *SIMBA_ARCHS]),
         "norm": trial.suggest_categorical("norm", [None, "layer", "batch"]),
         "action_layer": trial.suggest_int("action_layer", 0, 1),
         # Always sample all of the noise, even if unused: the Zoo's TPE sampler draws parameters jointly only if every
@@ -33,6 +36,8 @@ def sample_scratch_ddpg_params(
         "noise_final_share": trial.suggest_float("noise_final_share", 0.0, 1.0),
         "noise_decay_steps": trial.suggest_int("noise_decay_steps", 1_000, 1_000_000, log=True),
     }
+    if trial.user_attrs.get("may_normalize", True):
+        params["normalize_observations"] = trial.suggest_categorical("normalize_observations", [False, True])
     if additional_args["using_her_replay_buffer"]:
         params["n_sampled_goal"] = trial.suggest_int("n_sampled_goal", 1, 5)
         strategies = ["final", "episode", "future"]
@@ -55,11 +60,7 @@ def convert_scratch_ddpg_params(sampled_params: dict[str, Any], her_kwargs: dict
         # As many updates as transitions since the last training, for any number of environments.
         "gradient_steps": -1,
         "action_noise": _noise(given),
-        "policy_kwargs": {
-            "net_arch": NET_ARCHS[given["net_arch"]].copy(),
-            "norm": given["norm"],
-            "action_layer": given["action_layer"],
-        },
+        "policy_kwargs": _policy_kwargs(given),
     }
     for name in ("learning_rate", "qf_learning_rate", "tau", "train_freq", "max_grad_norm", "n_steps"):
         if name in given:
@@ -68,6 +69,13 @@ def convert_scratch_ddpg_params(sampled_params: dict[str, Any], her_kwargs: dict
         goals = {name: given[name] for name in ("n_sampled_goal", "goal_selection_strategy")}
         settings["replay_buffer_kwargs"] = (her_kwargs or {}) | goals
     return settings
+
+
+def _policy_kwargs(given: dict[str, Any]) -> dict[str, Any]:
+    kind, normalizes = given["net_arch"], {"normalize_observations": given.get("normalize_observations", False)}
+    if kind in SIMBA_ARCHS:
+        return normalizes | {"net_arch": SIMBA_ARCHS[kind].copy(), "scale_factor": 4, "optimizer_class": th.optim.AdamW}
+    return normalizes | {"net_arch": NET_ARCHS[kind].copy(), "norm": given["norm"], "action_layer": given["action_layer"]}
 
 
 def _noise(given: dict[str, Any]) -> dict[str, Any] | None:
