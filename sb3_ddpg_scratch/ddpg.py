@@ -22,10 +22,21 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_ddpg_scratch import export, learn_setup, learning_rates, model_file, model_setup, rollout, training_log, validation
+from sb3_ddpg_scratch import (
+    alarms,
+    export,
+    learn_setup,
+    learning_rates,
+    model_file,
+    model_setup,
+    rollout,
+    training_log,
+    validation,
+)
 from sb3_ddpg_scratch.checkpoint.training import resume_model
 from sb3_ddpg_scratch.docstrings import documented_by
 from sb3_ddpg_scratch.model_file import MAX_BYTES, LoadOptions, ModelPath
+from sb3_ddpg_scratch.names import Names, names_of
 from sb3_ddpg_scratch.networks import Actor, Critic
 from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
@@ -77,6 +88,10 @@ class ScratchDDPG(OffPolicyAlgorithm):
         picks the fastest updater that supports the policy
     :param action_l2: weight of the mean squared action in the actor's loss, against saturation (Plappert et al. 2018,
         https://arxiv.org/abs/1802.09464); 0 for none
+    :param observation_names: a name with its unit for each number of the observation, as in ``"pressure [Pa]"``, for reports,
+        errors and exported policies; a dict of lists for Dict observations; ``None`` for those in the environment's
+        ``metadata["observation_names"]``, if any
+    :param action_names: the same for actions
     :raises ArgumentError: for an invalid argument
     """
 
@@ -98,6 +113,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
     _after_learn: ExitStack
     is_learning = False
     _work: AtOnce | None = None
+    normalized_within: dict[str, float] = {}  # noqa: RUF012  # replaced, never changed
 
     @validation.with_hints_for_keywords
     def __init__(
@@ -132,6 +148,8 @@ class ScratchDDPG(OffPolicyAlgorithm):
         target_noise_clip: float = 0.5,
         updater: str = "auto",
         action_l2: float = 0.0,
+        observation_names: Names = None,
+        action_names: Names = None,
     ) -> None:
         env = model_setup.make_checked_env(env, verbose)
         updates = (buffer_size, learning_starts, batch_size, tau, gamma, train_freq, gradient_steps)
@@ -149,6 +167,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         self.target_policy_noise = target_policy_noise
         self.target_noise_clip = target_noise_clip
         self.updater = updater
+        self.observation_names, self.action_names = observation_names, action_names
         model_setup.default_to_one_critic(self)
         if _init_setup_model:
             self._setup_model()
@@ -160,11 +179,13 @@ class ScratchDDPG(OffPolicyAlgorithm):
         """Initialize critic, actor, their target networks and the replay buffer."""
         model_setup.adopt_sb3_model(self)
         validation.check_arguments(self, UPDATERS)
+        vars(self).update(names_of(self))
         with model_setup.own_noise_and_buffer(self):
             super()._setup_model()
         model_setup.name_networks(self)
         model_setup.set_up_critic_learning_rate(self)
         self._updater = model_setup.make_updater(self)
+        self._alarms = alarms.Alarms()
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed all random generators as in SB3 (``None``: none), and the noise unless it has a seed of its own."""
@@ -188,6 +209,7 @@ class ScratchDDPG(OffPolicyAlgorithm):
         """Store ``(s, a, r, s')`` of every environment."""
         rollout.store_transition(self, replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
+    predict = alarms.predict
     collect_rollouts = rollout.collect_rollouts
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
@@ -244,7 +266,10 @@ class ScratchDDPG(OffPolicyAlgorithm):
             self._updater.trust(None)
             self.is_learning = True
             self._after_learn.callback(self._end_learning)
-            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            if self._n_updates >= self._alarms.next_look:
+                alarms.look(self, self._updater.read_statistics())
+            return self
 
     def _end_learning(self) -> None:
         self.is_learning = False

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.errors import DivergenceError, EnvironmentOutputError
+from sb3_ddpg_scratch.names import entry
 from sb3_ddpg_scratch.observations import Observations
 
 # What the methods of an environment return.
@@ -41,29 +42,36 @@ def check_finite(
     normalizer: VecNormalize | None,
     step: int,
     last_checkpoint: str | None,
+    names: Any = None,
 ) -> None:
     """Check what a step returned, and before it what ``VecNormalize`` may have clipped, or spread to all environments."""
     if normalizer is not None and not all_finite(normalizer.old_obs, normalizer.old_reward):
-        stop_if_not_finite(normalizer.old_obs, normalizer.old_reward, [{} for _ in infos], step, last_checkpoint)
+        stop_if_not_finite(normalizer.old_obs, normalizer.old_reward, [{} for _ in infos], step, last_checkpoint, names)
     # The last observations of ended episodes are checked one by one.
     if any_done or not all_finite(*outputs):
-        stop_if_not_finite(*outputs, infos, step, last_checkpoint)
+        stop_if_not_finite(*outputs, infos, step, last_checkpoint, names)
 
 
 def stop_if_not_finite(
-    observations: Observations, rewards: np.ndarray, infos: list[dict[str, Any]], step: int, last_checkpoint: str | None
+    observations: Observations,
+    rewards: np.ndarray,
+    infos: list[dict[str, Any]],
+    step: int,
+    last_checkpoint: str | None,
+    names: Any = None,
 ) -> None:
     """Raise ``DivergenceError`` that names the first environment with a number that is not finite, and where it is."""
     for index in range(len(rewards)):
-        values = {"reward": rewards[index]} | _named("observation", _row(observations, index))
+        values = {("reward", ""): rewards[index]} | _named("observation", _row(observations, index))
         if infos[index].get("terminal_observation") is not None:
             values |= _named("terminal observation", infos[index]["terminal_observation"])
-        for name, value in values.items():
+        for (part, key), value in values.items():
             array = np.asarray(value)
             if array.dtype.kind not in "fc" or _finite(array).all():
                 continue
             place = tuple(int(number) for number in np.argwhere(~_finite(array))[0])
-            where = f"{name}{list(place) if place else ''}"
+            flat = int(np.ravel_multi_index(place, array.shape)) if place else 0
+            where = entry(part, key, list(place), flat, None if part == "reward" else names)
             beyond = ", beyond single precision," if np.isfinite(array[place]) else ""
             raise DivergenceError(
                 f"Environment {index} returned {where} = {array[place]}{beyond} at environment step {step}. It was not stored "
@@ -172,5 +180,5 @@ def _row(observations: Observations, index: int) -> Any:
     return observations[index]
 
 
-def _named(name: str, value: Any) -> dict[str, Any]:
-    return {f"{name}[{key!r}]": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}
+def _named(part: str, value: Any) -> dict[tuple[str, str], Any]:
+    return {(part, key): item for key, item in value.items()} if isinstance(value, Mapping) else {(part, ""): value}

@@ -1,9 +1,13 @@
 """The errors of this package: each names what was wrong, what is valid, and what to do."""
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
+
+_LIBRARIES = ("sb3_ddpg_scratch", "stable_baselines3")
 
 
 class ArgumentError(ValueError):
@@ -111,6 +115,14 @@ def require(what: str, extra: str, *packages: str) -> None:
             source = f"'sb3-ddpg-scratch[{extra}]'" if extra else package
             problem = f"{what} needs {package}, which is not installed: pip install {source}"
             raise MissingPackageError(problem, name=package)
+
+
+def warn_user(text: str) -> None:
+    """A warning that names the line of the user's that led here, past this package and SB3."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_back.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level + 1)
 
 
 def near(name: str, names: Iterable[str]) -> str:

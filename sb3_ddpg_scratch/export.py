@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,13 +21,16 @@ from torch import nn
 
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.errors import ArgumentError, ExportError, require
+from sb3_ddpg_scratch.json_values import plain
+from sb3_ddpg_scratch.model_file.normalization import load_vec_normalize
+from sb3_ddpg_scratch.names import names_of
 from sb3_ddpg_scratch.observation_statistics import statistics_of
 
 ACTION, OBSERVATION, BATCH = "action", "observation", "batch"
 _OPSET = 18
 # Policies of these modules predict what their actor does.
 _PLAIN_PREDICT = ("sb3_ddpg_scratch.policies", "stable_baselines3.td3.policies")
-Statistics = VecNormalize | Literal[False] | None
+Statistics = VecNormalize | str | Path | Literal[False] | None
 
 
 class _Normalization(nn.Module):
@@ -71,6 +75,7 @@ class ExportedPolicy(nn.Module):
         self.normalizations = nn.ModuleDict(_normalizations(vec_normalize, self.spaces, self.is_dict))
         action_space = model.action_space
         assert isinstance(action_space, spaces.Box)
+        self.action_space, self.names = action_space, names_of(model)
         self.register_buffer("low", th.as_tensor(action_space.low))
         self.register_buffer("high", th.as_tensor(action_space.high))
 
@@ -87,7 +92,29 @@ class ExportedPolicy(nn.Module):
         if self.squashed:
             actions = low + 0.5 * (actions + 1.0) * (high - low)
         # Rounding can exceed a bound by its last digit.
-        return th.minimum(th.maximum(actions, low), high)
+        actions = th.minimum(th.maximum(actions, low), high)
+        for x in observations:
+            if x.is_floating_point():
+                # Clipping, or a layer, would make a valid action of it.
+                finite = th.isfinite(x).flatten(1).all(dim=1).reshape(-1, *[1] * low.ndim)
+                actions = th.where(finite, actions, th.full_like(actions, th.nan))
+        return actions
+
+    def metadata(self) -> dict[str, str]:
+        """What a file says of its inputs and its output, each entry in JSON."""
+        from sb3_ddpg_scratch import __version__
+
+        observation_names = self.names["observation_names"]
+        own = observation_names if self.is_dict else {OBSERVATION: observation_names}
+        inputs = {}
+        for (key, space), example in zip(self.spaces.items(), self.example(), strict=True):
+            inputs[key] = _described(space, example.shape[1:], (own or {}).get(key))
+            clip = getattr(self.normalizations[key], "clip", None) if key in self.normalizations else None
+            inputs[key] |= {} if clip is None else {"normalized_inside_to": clip}
+        output = _described(self.action_space, self.low.shape, self.names["action_names"])
+        entries = {"inputs": inputs, "outputs": {ACTION: output}, "sb3_ddpg_scratch_version": __version__}
+        entries["observation_not_finite"] = "every number of its action is NaN"
+        return {name: json.dumps(plain(value), allow_nan=False) for name, value in entries.items()}
 
     def example(self) -> tuple[th.Tensor, ...]:
         made = []
@@ -98,6 +125,16 @@ class ExportedPolicy(nn.Module):
         return tuple(made)
 
 
+def _described(space: Any, shape: Any, names: Any) -> dict[str, Any]:
+    """Shape, dtype, bounds (one number where all are alike) and names of a batch of a space's members."""
+    described: dict[str, Any] = {"shape": [BATCH, *shape], "dtype": str(space.dtype)}
+    for bound in ("low", "high"):
+        values = getattr(space, bound, None)
+        if values is not None:
+            described[bound] = values.flat[0] if (values == values.flat[0]).all() else values
+    return described | ({} if names is None else {"names": names})
+
+
 def require_onnx() -> None:
     require("An ONNX file", "onnx", "onnx", "onnxscript")
 
@@ -105,11 +142,13 @@ def require_onnx() -> None:
 def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Statistics = None) -> None:
     """
     Write the policy as ONNX, with inputs ``observation`` (or the keys of a Dict space) and the output ``action``. Batches
-    may have any size.
+    may have any size: their axis is named ``batch``. The metadata has JSON entries: ``inputs`` and ``outputs`` with shapes,
+    dtypes, bounds and the names of their numbers, and the version of this package. An observation with a number that is NaN
+    or infinite gets an action of NaN alone, never one that looks valid.
 
     :param path: the file, written whole or not at all
-    :param vec_normalize: the statistics to apply; ``None`` for those of the model's own environment, if it has any; ``False``
-        for none, if observations will be normalized already
+    :param vec_normalize: the statistics to apply, or the file that ``VecNormalize.save`` wrote; ``None`` for those of the
+        model's own environment, if it has any; ``False`` for none, if observations will be normalized already
     :raises ArgumentError: if the model was trained with VecNormalize and has no statistics
     :raises MissingPackageError: if onnx or onnxscript is missing
     :raises ExportError: for a policy that ONNX cannot express
@@ -118,11 +157,11 @@ def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Stat
 
     def write(policy: ExportedPolicy, content: io.BytesIO) -> None:
         # A traced program: from a policy that cannot be traced, torch.onnx might export one of its branches.
-        program, inputs = _program(policy), list(policy.spaces)
-        written = th.onnx.export(
-            program, dynamo=True, input_names=inputs, output_names=[ACTION], opset_version=_OPSET, verbose=False
-        )
+        named: Any = {"input_names": list(policy.spaces), "output_names": [ACTION]}
+        named["dynamic_shapes"] = (tuple({0: BATCH} for _ in policy.spaces),)
+        written = th.onnx.export(_program(policy), dynamo=True, opset_version=_OPSET, verbose=False, **named)
         assert written is not None
+        written.model.metadata_props.update(policy.metadata())
         written.save(content)  # type: ignore[arg-type]  # takes open files too
 
     _export(_prepare(model, vec_normalize), path, "ONNX", write)
@@ -131,7 +170,8 @@ def export_onnx(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Stat
 def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Statistics = None) -> None:
     """
     Write the policy as a program of ``torch.export``, which ``torch.export.load(path).module()`` reads without this package.
-    Its inputs are those of the ONNX file, as tensors: observations, or for a Dict space one per key, in its order.
+    Its inputs are those of the ONNX file, as tensors: observations, or for a Dict space one per key, in its order. The
+    metadata are in the extra file ``metadata.json``.
 
     :param path: the file (``.pt2``), written whole or not at all
     :param vec_normalize: see :func:`export_onnx`
@@ -140,19 +180,22 @@ def export_torch(model: OffPolicyAlgorithm, path: str | Path, vec_normalize: Sta
     """
 
     def write(policy: ExportedPolicy, content: io.BytesIO) -> None:
-        th.export.save(_program(policy), content)
+        described = {name: json.loads(entry) for name, entry in policy.metadata().items()}
+        th.export.save(_program(policy), content, extra_files={"metadata.json": json.dumps(described)})
 
     _export(_prepare(model, vec_normalize), path, "torch.export", write)
 
 
 def _prepare(model: OffPolicyAlgorithm, vec_normalize: Statistics) -> ExportedPolicy:
+    if isinstance(vec_normalize, (str, Path)):
+        if not Path(vec_normalize).is_file():
+            raise ArgumentError("vec_normalize", str(vec_normalize), "a file that VecNormalize.save wrote")
+        vec_normalize = load_vec_normalize(vec_normalize, None)
     if not (vec_normalize in (None, False) or isinstance(vec_normalize, VecNormalize)):
-        raise ArgumentError("vec_normalize", vec_normalize, "a VecNormalize, None or False")
+        raise ArgumentError("vec_normalize", vec_normalize, "a VecNormalize, the path of its file, None or False")
     statistics = model.get_vec_normalize_env() if vec_normalize is None else vec_normalize or None
     if statistics is vec_normalize is None and getattr(model, "observations_normalized", False):
-        advice = (
-            "The model was trained with VecNormalize, whose statistics are in a file of their own: load_vec_normalize(file)."
-        )
+        advice = "The model was trained with VecNormalize, whose statistics are in a file of their own: give its path."
         raise ArgumentError("vec_normalize", None, "given", advice)
     kind = type(model.policy)
     for name in ("predict", "obs_to_tensor", "unscale_action"):

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_ddpg_scratch import alarms
 from sb3_ddpg_scratch.environment_check import checked_outputs
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.goals import check_holds_an_episode
@@ -38,7 +39,8 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     statistics = model.get_vec_normalize_env()
     _check_normalization(model, statistics)
     # Saved with the model: the policy must not be exported without the statistics.
-    model.observations_normalized = statistics is not None and statistics.norm_obs
+    model.normalized_within = alarms.normalized_within(statistics)
+    model.observations_normalized = bool(model.normalized_within)
     reset_num_timesteps = reset_num_timesteps and model._interrupted_learn is None
     resets = model._last_obs is None or reset_num_timesteps
     buffer, noise = model.replay_buffer, model.action_noise
@@ -124,7 +126,8 @@ def _check_normalization(model: Any, statistics: VecNormalize | None) -> None:
 
 
 def warn_of_settings(model: Any) -> None:
-    """Warn if the buffer is smaller than a batch, or if ``learn`` is known to end before ``learning_starts``."""
+    """Warn of a large sigma, a buffer smaller than a batch, or a ``learn`` that is known to end before ``learning_starts``."""
+    alarms.look_at_noise(model)
     if model.buffer_size < model.batch_size:
         problem = f"buffer_size={model.buffer_size} is below batch_size={model.batch_size}"
         warnings.warn(f"{problem}: every batch repeats transitions. Give a larger buffer_size.", stacklevel=5)

@@ -386,6 +386,14 @@ def check_noise_sample(sample: np.ndarray, action_shape: tuple[int, ...], n_envs
         raise ArgumentError("action_noise", f"array of shape {shape}", f"of shape {expected} for {n_envs} environment(s)")
 
 
+def sigma_of(noise: ActionNoise | None) -> np.ndarray | None:
+    """A noise's ``sigma``, or SB3's ``_sigma``: 0 without noise, ``None`` if it has neither."""
+    inner = getattr(noise, "noises", None)
+    source = inner[0] if inner else noise
+    sigma = 0.0 if noise is None else getattr(source, "sigma", getattr(source, "_sigma", None))
+    return None if sigma is None else np.asarray(sigma, np.float64)
+
+
 def _broadcast(name: str, value: ArrayLike, shape: tuple[int, ...], whose: str) -> np.ndarray:
     try:
         array = np.array(value, dtype=np.float64)

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from sb3_ddpg_scratch import alarms
 from sb3_ddpg_scratch.environment_check import checkpoint_hint
 from sb3_ddpg_scratch.errors import DivergenceError
 from sb3_ddpg_scratch.learning_rates import learning_rates
@@ -30,5 +31,7 @@ def record_statistics(model: Any) -> None:
     if model.qf_lr_schedule is not None:
         model._logger.record("train/qf_learning_rate", model.critic.optimizer.param_groups[0]["lr"])
     model._logger.record("train/n_updates", model._n_updates, exclude="tensorboard")
-    for name, value in model._updater.read_statistics().items():
+    statistics = model._updater.read_statistics()
+    for name, value in statistics.items():
         model._logger.record(f"train/{name}", value)
+    alarms.look(model, statistics)

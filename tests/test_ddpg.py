@@ -58,6 +58,8 @@ def test_constructor_is_sb3s_with_ours_behind():
         "target_noise_clip": 0.5,
         "action_l2": 0.0,
         "updater": "auto",
+        "observation_names": None,
+        "action_names": None,
     }
 
 

@@ -21,7 +21,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, read_recording
-from sb3_ddpg_scratch.diagnostics.actor_critic import noise_sigma
 from sb3_ddpg_scratch.diagnostics.probes import ProbeStates
 from tests.own_policies import OwnPolicy
 
@@ -330,12 +329,12 @@ def test_what_is_refused(tmp_path):
 def test_sigma_of_any_noise():
     from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 
-    from sb3_ddpg_scratch import GaussianNoise
+    from sb3_ddpg_scratch.noise import GaussianNoise, sigma_of
 
-    assert noise_sigma(None) == 0
-    assert noise_sigma(OrnsteinUhlenbeckActionNoise(np.zeros(2), np.array([0.2, 0.4]))) == pytest.approx(0.3)
-    assert noise_sigma(VectorizedActionNoise(gaussian(), 3)) == pytest.approx(0.1)
+    assert sigma_of(None) == 0
+    np.testing.assert_allclose(sigma_of(OrnsteinUhlenbeckActionNoise(np.zeros(2), np.array([0.2, 0.4]))), [0.2, 0.4])
+    assert sigma_of(VectorizedActionNoise(gaussian(), 3)) == pytest.approx(0.1)
     fading = GaussianNoise(np.zeros(1), 0.5, final_sigma=0.1, decay_steps=4)
     fading()
-    assert noise_sigma(fading) == pytest.approx(0.4)
-    assert noise_sigma(type("Own", (NormalActionNoise,), {"__init__": lambda self: None})()) is None
+    assert sigma_of(fading) == pytest.approx(0.4)
+    assert sigma_of(type("Own", (NormalActionNoise,), {"__init__": lambda self: None})()) is None

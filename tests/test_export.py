@@ -1,5 +1,6 @@
 """Exported policies against ``predict``: onnxruntime's numbers, and a torch program's, for every kind of observation."""
 
+import json
 from collections import OrderedDict
 
 import gymnasium as gym
@@ -15,7 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ddpg_scratch import ArgumentError, MlpPolicy, ScratchDDPG
+from sb3_ddpg_scratch import ArgumentError, MlpPolicy, ScratchDDPG, __version__
 from sb3_ddpg_scratch.cli.export import export
 from sb3_ddpg_scratch.errors import ExportError
 from tests.goal_envs import Reach
@@ -148,13 +149,65 @@ def test_actions_stay_within_their_bounds(tmp_path, env):
     np.testing.assert_array_equal(onnx_actions(tmp_path / "policy.onnx", raw), np.tile(high, (50, 1)))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("make", [PointEnv, lambda: normalized(PointEnv())])
+def test_an_observation_that_is_not_finite_gets_no_action_that_looks_valid(tmp_path, make, bad):
+    model = trained(make())
+    model.export_onnx(tmp_path / "policy.onnx")
+    model.export_torch(tmp_path / "policy.pt2")
+    raw = raw_observations(model, 3)
+    expected = expected_actions(model, raw)
+    raw[1, 2] = bad
+    for actions in (onnx_actions(tmp_path / "policy.onnx", raw), torch_actions(tmp_path / "policy.pt2", model, raw)):
+        assert np.isnan(actions[1]).all()
+        np.testing.assert_allclose(actions[[0, 2]], expected[[0, 2]], rtol=1e-5, atol=1e-5)
+
+
+def test_a_file_says_what_goes_in_and_out(tmp_path):
+    names = {"vector": ["x [m]", "y [m]", "time [s]"]}
+    model = ScratchDDPG(
+        "MultiInputPolicy", PointEnv("dict"), **SMALL, observation_names=names, action_names=["u [N]", "v [N]"]
+    )
+    model.export_onnx(tmp_path / "policy.onnx")
+    session = ort.InferenceSession(str(tmp_path / "policy.onnx"))
+    assert {one.name: one.shape for one in (*session.get_inputs(), *session.get_outputs())} == {
+        "image": ["batch", 36, 36, 1],
+        "vector": ["batch", 3],
+        "action": ["batch", 2],
+    }
+    described = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    vector = {"shape": ["batch", 3], "dtype": "float32", "low": -10.0, "high": 10.0, "names": names["vector"]}
+    assert described["inputs"]["vector"] == vector
+    assert described["inputs"]["image"] == {"shape": ["batch", 36, 36, 1], "dtype": "uint8", "low": 0, "high": 255}
+    action = {"shape": ["batch", 2], "dtype": "float32", "low": [-2.0, 0.5], "high": [1.0, 3.0], "names": ["u [N]", "v [N]"]}
+    assert described["outputs"] == {"action": action}
+    assert described["sb3_ddpg_scratch_version"] == __version__
+    model.export_torch(tmp_path / "policy.pt2")
+    files = {"metadata.json": ""}
+    th.export.load(tmp_path / "policy.pt2", extra_files=files)
+    assert json.loads(files["metadata.json"]) == described
+
+
+def test_unbounded_and_normalized_observations_are_said(tmp_path):
+    env = normalized(Observing(spaces.Box(-np.inf, np.inf, (2,), np.float64)))
+    trained(env).export_onnx(tmp_path / "policy.onnx")
+    metadata = ort.InferenceSession(str(tmp_path / "policy.onnx")).get_modelmeta().custom_metadata_map
+    described = json.loads(metadata["inputs"])["observation"]
+    assert (described["low"], described["high"]) == ("-Infinity", "Infinity")
+    assert described["normalized_inside_to"] == 1.5
+
+
 def test_a_loaded_model_takes_statistics_from_a_file(tmp_path):
     model = trained(normalized(PointEnv()))
     model.save(tmp_path / "model")
     raw = raw_observations(model, 5)
     loaded = ScratchDDPG.load(tmp_path / "model")
-    loaded.export_onnx(tmp_path / "policy.onnx", vec_normalize=model.get_vec_normalize_env())
-    np.testing.assert_allclose(onnx_actions(tmp_path / "policy.onnx", raw), expected_actions(model, raw), rtol=1e-5, atol=1e-5)
+    model.get_vec_normalize_env().save(tmp_path / "normalize.pkl")
+    for statistics in (model.get_vec_normalize_env(), tmp_path / "normalize.pkl", str(tmp_path / "normalize.pkl")):
+        loaded.export_onnx(tmp_path / "policy.onnx", vec_normalize=statistics)
+        np.testing.assert_allclose(onnx_actions(tmp_path / "policy.onnx", raw), expected_actions(model, raw), 1e-5, 1e-5)
+    with pytest.raises(ArgumentError, match="a file that VecNormalize"):
+        loaded.export_onnx(tmp_path / "policy.onnx", tmp_path / "nowhere.pkl")
     other = normalized(gym.make("Pendulum-v1"))
     other.observation_space = spaces.Box(-1, 1, (4,))
     other.obs_rms.mean = np.zeros(4)
@@ -257,8 +310,9 @@ def test_a_policy_without_its_statistics_is_not_exported(tmp_path):
     normalized_already = model.get_vec_normalize_env().normalize_obs(raw)
     actions = policy(th.as_tensor(normalized_already, dtype=th.float32)).detach().numpy()
     np.testing.assert_allclose(actions, expected_actions(model, raw), rtol=1e-5, atol=1e-5)
-    with pytest.raises(ArgumentError, match="None or False"):
-        loaded.export_torch(tmp_path / "policy.pt2", "none")
+    for wrong, allowed in (("none", "a file that VecNormalize.save wrote"), (True, "None or False")):
+        with pytest.raises(ArgumentError, match=allowed):
+            loaded.export_torch(tmp_path / "policy.pt2", wrong)
 
 
 def test_the_zoos_settings_say_normalize(tmp_path):

@@ -10,7 +10,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -122,16 +121,6 @@ def gradient_norm(loss: th.Tensor, network: th.nn.Module) -> th.Tensor:
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = th.autograd.grad(loss, parameters, retain_graph=False, allow_unused=True)
     return th.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
-
-
-def noise_sigma(noise: ActionNoise | None) -> float | None:
-    """A noise's ``sigma``, or SB3's ``_sigma``, averaged over dimensions: 0 without noise, ``None`` if it has neither."""
-    if noise is None:
-        return 0.0
-    inner = getattr(noise, "noises", None)
-    source = inner[0] if inner else noise
-    sigma = getattr(source, "sigma", getattr(source, "_sigma", None))
-    return None if sigma is None else float(np.mean(sigma))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic, isolated, noise_sigma
+from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic, isolated
 from sb3_ddpg_scratch.diagnostics.divergence import DivergenceWatch, largest_return
 from sb3_ddpg_scratch.diagnostics.overestimation import discounted_returns, evaluate, evaluation_env, tail_value
 from sb3_ddpg_scratch.diagnostics.probes import ProbeStates, for_each_part, has_enough_states
@@ -29,6 +29,7 @@ from sb3_ddpg_scratch.diagnostics.recording_writer import (
     observation_statistics,
 )
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.noise import sigma_of
 from sb3_ddpg_scratch.observation_statistics import statistics_of
 from sb3_ddpg_scratch.validation import check_choice, check_whole_number
 
@@ -239,7 +240,8 @@ class DiagnosticsCallback(BaseCallback):
         largest_reward = max(self._largest_reward, largest_in_batch)
         bound = largest_return(largest_reward + numbers.pop("bonus"), self._gamma)
         findings = self._watch.look(numbers, bound if largest_reward > 0 else 0.0)
-        others = {"sigma": noise_sigma(model.action_noise), "largest_return": bound}
+        sigma = sigma_of(model.action_noise)
+        others = {"sigma": None if sigma is None else float(sigma.mean()), "largest_return": bound}
         seconds = time.perf_counter() - self._started
         self._write("update", n_updates=updates, seconds=seconds, **numbers, **others)
         for name, value in (numbers | others).items():

@@ -43,6 +43,7 @@ _SB3_NOT_SAVED += ("_logger", "_custom_logger")
 NOT_SAVED = (
     *("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread", "_outputs_checked"),
     "_buffer_loaded",
+    "_alarms",
     *("last_checkpoint", "_interrupted_learn", "_resumed_from", "_after_learn", "_work", "is_learning"),
 )
 # Modules of other algorithms' policies; PPO's and A2C's are in ``common``.
@@ -59,6 +60,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "action_noise": (ActionNoise, dict, str, type(None)),
     "policy_class": (type,),
     "policy_kwargs": (dict,),
+    "normalized_within": (dict,),
     "replay_buffer_class": (type, type(None)),
     "replay_buffer_kwargs": (dict,),
     "replay_buffer": (ReplayBuffer, type(None)),

@@ -10,6 +10,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_ddpg_scratch.alarms import predict
 from sb3_ddpg_scratch.environment_check import check_finite, check_outputs
 from sb3_ddpg_scratch.goals import check_goal_rewards
 from sb3_ddpg_scratch.noise import check_noise_sample
@@ -31,7 +32,7 @@ def _methods(model: Any, policy: Any) -> tuple[Any, ...]:
 
 
 # If a class overrides one of them, or was patched, its own methods are called.
-_METHODS = _methods(BaseAlgorithm, ScratchDDPGPolicy)
+_METHODS = (predict, *_methods(BaseAlgorithm, ScratchDDPGPolicy)[1:])
 _POLICY_METHODS = frozenset({"predict", "_predict", "obs_to_tensor", "set_training_mode", "scale_action", "unscale_action"})
 
 
@@ -115,7 +116,8 @@ def store_transition(
 def check_step(model: Any, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
     """Raise ``DivergenceError`` if a number of the environments is not finite."""
     any_done, normalizer = bool(np.count_nonzero(dones)), model._vec_normalize_env
-    check_finite((new_obs, rewards), infos, any_done, normalizer, model.num_timesteps, model.last_checkpoint)
+    told = (model.num_timesteps, model.last_checkpoint, model.observation_names)
+    check_finite((new_obs, rewards), infos, any_done, normalizer, *told)
 
 
 def original_transition(model: Any, new_obs: Any, rewards: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> Any:
