@@ -146,7 +146,63 @@ def test_the_picture_for_papers(made):
     assert {(0x0B, 0x61, 0xA4), (0xB8, 0x46, 0x0E), line} <= colors
     band = [255 - 0.17 * (255 - part) for part in line]
     assert any(np.allclose(color, band, atol=1) for color in colors)
-    assert sorted(path.name for path in made.parent.iterdir()) == ["learning_curves.png", "report.html"]
+    others = [path.name for path in made.parent.iterdir() if not path.name.startswith("plotly-")]
+    assert sorted(others) == ["learning_curves.png", "report.html"]
+
+
+def test_one_outlier_flattens_no_figure_and_its_row_is_marked(tmp_path, open_page):
+    rng = np.random.default_rng(2)
+    scores = {arm: {"Tank-v0": rng.normal(-60, 5, 6)} for arm in ("sb3", "ours", "other", "third")}
+    scores["ours"]["Tank-v0"][2] = -4e5
+    results = made_up_results(scores, {"Tank-v0": -600.0}, "sb3")
+    page = open_page(write_report(results, summarize(results, 0.1), tmp_path))
+    ranges = (
+        "name => { const l = document.getElementById('plot-' + name)._fullLayout; return [l.xaxis.range, l.yaxis.range]; }"
+    )
+    _, (low, _) = page.evaluate(f"({ranges})('steps-0')")
+    assert -3000 < low < -600
+    (low, high), _ = page.evaluate(f"({ranges})('scores-0')")
+    assert -90 < low < high < -30
+    points = page.evaluate("document.getElementById('plot-scores-0').data[2]")
+    assert points["marker"]["symbol"] == ["circle", "circle", "triangle-left", "circle", "circle", "circle"]
+    assert points["text"][2] == "seed 2: -4e+05"
+    marks = page.locator("#plot-scores-0 .scatterlayer .trace").nth(2).locator(".points path")
+    assert marks.count() == 6
+    (low, high), _ = page.evaluate(f"({ranges})('profile')")
+    assert -100 < low < high < 0
+    (low, high), _ = page.evaluate(f"({ranges})('differences')")
+    assert (low, high) == (-1, 1)
+    triangle = page.evaluate("document.getElementById('plot-differences').data[0]")
+    assert (triangle["marker"]["symbol"], triangle["x"]) == ("triangle-left", [-1])
+    assert triangle["customdata"][0] < -100
+
+
+def test_a_label_is_nearest_to_its_own_row(made, open_page):
+    page = open_page(made)
+    labels = page.locator("#plot-scores-0 .annotation-text")
+    rules = page.locator("#plot-scores-0 .shapelayer path")
+    assert rules.count() == labels.count() - 1
+    for row in range(labels.count()):
+        label = labels.nth(row).bounding_box()
+        middles = []
+        for marks in ("2*{}+1", "2*{}+2"):
+            trace = page.locator(f"#plot-scores-0 .scatterlayer .trace:nth-child({eval(marks.format(row))}) .points path")
+            middles += [trace.nth(i).bounding_box()["y"] for i in range(trace.count())]
+        assert label["y"] < min(middles), "the label stands above its own points"
+        if row:
+            above = rules.nth(row - 1).bounding_box()["y"]
+            assert above <= label["y"] + 3, "a rule parts it from the row above"
+
+
+def test_three_arms_of_one_verdict_share_a_card(tmp_path, open_page):
+    rng = np.random.default_rng(1)
+    sound = rng.normal(100, 3, 5)
+    shifts = {"sb3": 0, "one": 0, "two": 0.1, "three": -0.1, "up": 60}
+    results = made_up_results({arm: {"Tank-v0": sound + shift} for arm, shift in shifts.items()}, {"Tank-v0": 0.0}, "sb3")
+    page = open_page(write_report(results, summarize(results, 0.1), tmp_path))
+    heads = [head.partition(" to ")[0].partition(" than ")[0] for head in page.locator(".card h2").all_text_contents()]
+    assert heads == ["Each of 3 arms is equivalent", "up is better"]
+    assert page.locator(".card").nth(0).locator("strong").all_text_contents() == ["one", "two", "three"]
 
 
 def test_one_environment_needs_no_tabs_and_nothing_finished_is_said(results, tmp_path, open_page):

@@ -7,6 +7,7 @@ import shutil
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from conftest import PointEnv, wait_until
 from PIL import Image
 from stable_baselines3 import TD3
@@ -191,7 +192,7 @@ def test_on_a_touch_screen_the_toolbar_stands_above_the_plot(made, open_page, wi
 
 def test_command(runs, tmp_path):
     out = tmp_path / "deep" / "page.html"
-    result = CliRunner().invoke(app, ["report", str(runs / "td3"), "--out", str(out)])
+    result = CliRunner().invoke(app, ["report", str(runs / "td3"), "--out", str(out), "--one-file"])
     assert result.exit_code == 0, result.output
     assert f"Wrote {out}" in result.output
     assert "torn" in result.output
@@ -202,6 +203,118 @@ def test_command(runs, tmp_path):
     assert list(out.parent.iterdir()) == [out]
     result = CliRunner().invoke(app, ["report", str(runs / "td3")])
     assert (runs / "td3" / "report.html").exists()
+
+
+def test_pages_of_a_folder_share_plotly(runs, tmp_path, open_page, browser):
+    paths = [write_report([runs / "td3"], tmp_path / f"{name}.html").path for name in ("one", "two")]
+    (shared,) = set(tmp_path.iterdir()) - set(paths)
+    assert re.fullmatch(r"plotly-[\d.]+\.min\.js", shared.name)
+    assert shared.stat().st_size > 3_000_000 > 5 * max(path.stat().st_size for path in paths)
+    assert open_page(paths[1]).locator(".js-plotly-plot").count() > 5
+    shared.unlink()
+    page = browser.new_page()
+    page.goto(paths[0].as_uri())
+    wait_until(page, "!document.getElementById('without-plotly').hidden")
+    assert shared.name in page.locator("#without-plotly").inner_text()
+    page.close()
+
+
+def spoiled(run, folder):
+    """The recording with one outlier and twenty zeros among its measurements, and an outlier among its episodes."""
+    lines = [json.loads(line) for line in (run / "diagnostics.jsonl").read_text().splitlines()]
+    updates = [line for line in lines if line.get("kind") == "update"]
+    updates[5] |= {"actor_loss": 3e6, "q_mean": -4e6}
+    for line in updates[6:11]:
+        line["actor_grad_norm"] = 0.0
+    episodes = [{"kind": "episode", "step": place, "return": -1000.0 - place} for place in range(12)]
+    episodes[3]["return"] = -9e7
+    folder.mkdir()
+    kept = [line for line in lines if line.get("kind") not in ("episode", "evaluation")]
+    (folder / "diagnostics.jsonl").write_text("\n".join(map(json.dumps, [*kept[:1], *episodes, *kept[1:]])))
+    return folder, updates
+
+
+MARKS = """name => document.getElementById('plot-' + name).data.filter(t => String(t.marker?.symbol).startsWith('triangle'))
+  .map(t => [t.marker.symbol, t.customdata])"""
+
+
+def test_outliers_flatten_no_figure_and_zeros_do_not_vanish(runs, tmp_path, open_page):
+    folder, updates = spoiled(runs / "ours<b>", tmp_path / "spoiled")
+    page = open_page(write_report([folder], tmp_path / "report.html").path)
+    axis = "document.getElementById('plot-{}').layout.yaxis.range"
+    for name, column, outlier in (("actor_loss", "actor_loss", 3e6), ("q_mean", "q_mean", -4e6)):
+        low, high = page.evaluate(axis.format(name))
+        others = [update[column] for update in updates if update[column] != outlier]
+        assert low <= min(others) < max(others) <= high < 1e3
+        assert ["triangle-up" if outlier > 0 else "triangle-down", [outlier]] in page.evaluate(f"({MARKS})('{name}')")
+        assert page.locator(f"#plot-{name} .scatterlayer .points path").count() >= 1
+        assert "Triangles: outliers" in page.locator(f"figure:has(#plot-{name}) .note").inner_text()
+    low, high = page.evaluate(axis.format("return"))
+    assert (low < -1011, high > -1000, low > -1e4) == (True, True, True)
+    assert page.evaluate(f"({MARKS})('critic_grad_norm')") == [["triangle-down", [0, 0, 0, 0, 0]]]
+    norms = "document.getElementById('plot-critic_grad_norm')"
+    assert page.locator("#plot-critic_grad_norm .scatterlayer .points path").count() == 5
+    assert page.evaluate(f"{norms}.data[1].y").count(None) == 5
+    # Without outliers, axes are Plotly's own and include everything.
+    page = open_page(write_report([runs / "ours<b>"], tmp_path / "plain.html").path)
+    assert page.evaluate(f"({MARKS})('critic_loss')") == []
+
+
+def test_every_axis_has_a_title_and_ticks_of_one_size(made, open_page):
+    page = open_page(made.path)
+    for name in TIME_FIGURES + HEAT_MAPS:
+        titles = page.locator(f"#plot-{name} .g-xtitle text, #plot-{name} .g-ytitle text").all_text_contents()
+        assert len(titles) == 2, name
+        assert "environment steps" in titles or name.startswith("plane"), name
+    for name in HEAT_MAPS:
+        assert page.locator(f"#plot-{name} .colorbar .cbtitle").all_text_contents() == ["Q" if name[0] == "q" else "action"]
+    size = "[...document.querySelectorAll('.xtick text, .ytick text')].map(t => Math.round(parseFloat(t.style.fontSize)))"
+    assert set(page.evaluate(size)) == {12}
+
+
+def test_a_heat_map_is_as_wide_as_its_own_snapshots(made, runs, open_page):
+    page = open_page(made.path)
+    for number, folder in enumerate((runs / "ours<b>", runs / "td3")):
+        steps = [snapshot.step for snapshot in read_recording(folder).snapshots]
+        low, high = page.evaluate(f"document.getElementById('plot-policy-{number}').layout.xaxis.range")
+        # Half a column beyond the first and the last.
+        assert low == pytest.approx(1.5 * steps[0] - 0.5 * steps[1])
+        assert high == pytest.approx(1.5 * steps[-1] - 0.5 * steps[-2])
+
+
+class Tank(PointEnv):
+    """Its first number is large and noise, and the reward does not depend on it."""
+
+    metadata = {"observation_names": ["level [mm]", "x [m]", "y [m]"], "action_names": ["east <N>", "north [N]"]}  # noqa: RUF012
+
+    def _observe(self):
+        return np.array([1e4 * self.np_random.random(), *self.position], np.float32)
+
+
+def test_each_action_has_a_panel_and_the_plane_is_of_what_matters(tmp_path, open_page):
+    env = VecNormalize(make_vec_env(Tank, seed=0))
+    settings = {"seed": 0, "device": "cpu", "buffer_size": 2000, "batch_size": 16, "learning_starts": 50}
+    model = ScratchDDPG("MlpPolicy", env, policy_kwargs={"net_arch": [16, 16]}, **settings)
+    with th.no_grad():
+        # The policy does not see the level, whatever its spread.
+        model.actor.mu[0].weight[:, 0] = 0
+    model.actor.requires_grad_(False)
+    model.learn(500, DiagnosticsCallback(tmp_path, every=50, probe_states=8, snapshot_every=100))
+    recording = read_recording(tmp_path)
+    assert recording.probes["plane"]["dimensions"] == (1, 2)
+    page = open_page(write_report([tmp_path], tmp_path / "report.html").path)
+    titles = [text.partition(" ·")[0] for text in page.locator("figure:has(.heatmaplayer) h3").all_text_contents()]
+    over = "Policy over two numbers of the observation"
+    assert titles == [
+        *("Policy: east <N>", "Policy: north [N]", "Q(s, μ(s))"),
+        *(f"{over}: east <N>", f"{over}: north [N]"),
+    ]
+    assert page.locator("#plot-plane-0 .g-xtitle").text_content() == "x [m]"
+    order = np.argsort(recording.snapshots[-1].q_values, kind="stable")
+    for dimension, name in enumerate(("policy-0", "policy-0-1")):
+        drawn = page.evaluate(f"document.getElementById('plot-{name}').data[0].z")
+        expected = np.stack([snapshot.actions[order, dimension] for snapshot in recording.snapshots], axis=1)
+        np.testing.assert_allclose(drawn, expected, atol=1e-4)
 
 
 def test_nothing_to_draw_is_an_error_that_names_each_folder(tmp_path):

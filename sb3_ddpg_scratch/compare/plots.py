@@ -10,11 +10,14 @@ from sb3_ddpg_scratch.compare.conclusions import OVERALL
 from sb3_ddpg_scratch.compare.results_file import Results
 from sb3_ddpg_scratch.compare.scores import Scores
 from sb3_ddpg_scratch.compare.statistics import Strata, iqm_curve, performance_profile
-from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, Trace, listed
+from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, Trace, listed, robust_range
 from sb3_ddpg_scratch.report.formatting import span
 
 LONGEST_LABEL = 28
 PROFILE_POINTS = 121
+OFF_SCALE = 5
+"""An axis leaves out what would make it so many times as long."""
+FEWEST_SCORES = 6
 
 
 class Curve(NamedTuple):
@@ -70,11 +73,24 @@ def learning_curves(
         note = "The same against time spent training (mean of the runs), evaluations not counted."
     layout: dict[str, Any] = {"yaxis": {"title": {"text": "return"}}, "hovermode": hover}
     layout["xaxis"] = {"title": {"text": axis}, "rangemode": "tozero"}
+    if shown := _without_outliers(curves):
+        layout["yaxis"]["range"] = shown
+        note += " A band that leaves the figure reaches an outlier."
     if np.isfinite(random):
         line = {"color": "theme:muted", "width": 1.5, "dash": "dot"}
         ends = {"x0": 0, "x1": 1, "xref": "x domain", "y0": random, "y1": random}
         layout["shapes"] = [{"type": "line", "name": "random policy", "line": line, "layer": "below"} | ends]
     return Figure(f"{over}-{number}", "Learning", f"{title} · {env}", note, traces, layout, env=env)
+
+
+def _without_outliers(curves: Sequence[Curve]) -> list[float] | None:
+    """The range of the middle curves and as much around it, if a band, down to an outlier, would flatten them."""
+    if not curves:
+        return None
+    middle = np.concatenate([curve.middle for curve in curves])
+    bands = np.concatenate([ends for curve in curves for ends in (curve.low, curve.high)])
+    span = float(np.ptp(middle))
+    return [float(middle.min()) - span, float(middle.max()) + span] if np.ptp(bands) > OFF_SCALE * span > 0 else None
 
 
 def banded(arm: str, number: int, x: np.ndarray, ends: tuple[np.ndarray, np.ndarray, np.ndarray], hover: str) -> list[Trace]:
@@ -92,6 +108,7 @@ def score_distribution(scores: Scores, summary: Mapping[str, Any], env: str, num
     """A point per run's score, and the interquartile means with their intervals."""
     traces: list[Trace] = []
     shown = [arm for arm in scores.arms if env in scores.counted[arm]]
+    ends = robust_range([value for arm in shown for value in scores.counted[arm][env]], FEWEST_SCORES)
     for row, arm in enumerate(shown):
         place, values = scores.arms.index(arm), scores.counted[arm][env]
         seeds, finite = scores.seeds[arm][env], np.isfinite(scores.measured[arm][env])
@@ -99,19 +116,31 @@ def score_distribution(scores: Scores, summary: Mapping[str, Any], env: str, num
         spread = 0.07 * ((np.arange(len(values)) % 5) - 2)
         symbols = ["circle" if good else "x" for good in finite]
         points = {"type": "scatter", "mode": "markers", "meta": place, "name": arm, "text": texts}
-        points |= {"x": listed(values), "y": listed(-row + 0.05 + spread)}
+        points |= {"x": listed(values), "y": listed(-row + spread)}
+        if ends is not None:
+            # The text has the score of a point that is moved to the edge.
+            points["text"] = [f"{text}: {value:.4g}" for text, value in zip(texts, values, strict=True)]
+            points |= {"x": np.clip(values, *ends).tolist(), "cliponaxis": False}
+            symbols = [_symbol(value, ends, symbol) for value, symbol in zip(values, symbols, strict=True)]
         points["marker"] = {"color": f"theme:faint{place % RUN_COLORS}", "size": 9, "symbol": symbols}
         traces.append(points | {"hovertemplate": "%{x:.4~g}<br>%{text}<extra></extra>"})
         middle, interval = summary["arms"][arm]["iqm"][env], summary["arms"][arm]["ci"][env]
         low, high = interval or (middle, middle)
         hover = f"IQM %{{x:.4~g}}<br>95% interval {low:.4g} to {high:.4g}<extra></extra>"
-        traces.append(_interval(f"{arm}, IQM", place, -row - 0.28, (low, middle, high), hover))
+        traces.append(_interval(f"{arm}, IQM", place, -row - 0.26, (low, middle, high), hover))
     layout = {"xaxis": {"title": {"text": "score"}, "zeroline": False}} | _rows([label(arm) for arm in shown])
     note = "A dot for each run. Diamond: interquartile mean (IQM) with its 95% interval."
     if any(not np.isfinite(scores.measured[arm][env]).all() for arm in shown):
         note += " Crosses: diverged runs, at the worst score."
+    if ends is not None:
+        layout["xaxis"]["range"] = list(ends)
+        note += " Triangles at the edge: outliers."
     title, height = f"Score of every run · {env}", _height(len(shown))
     return Figure(f"scores-{number}", "Scores", title, note, traces, layout, env=env, height=height)
+
+
+def _symbol(value: float, ends: Sequence[float], symbol: str) -> str:
+    return "triangle-left" if value < ends[0] else "triangle-right" if value > ends[1] else symbol
 
 
 def profiles(strata: Mapping[str, Strata], arms: Sequence[str], normalized: bool) -> Figure:
@@ -119,7 +148,7 @@ def profiles(strata: Mapping[str, Strata], arms: Sequence[str], normalized: bool
     traces: list[Trace] = []
     pooled = np.concatenate([values for arm in strata.values() for values in arm] or [np.zeros(0)])
     if len(pooled):
-        low, high = pooled.min(), pooled.max()
+        low, high = robust_range(pooled.tolist(), FEWEST_SCORES) or (pooled.min(), pooled.max())
         reach = 0.05 * (high - low) or 0.5
         thresholds = np.linspace(low - reach, high + reach, PROFILE_POINTS)
         for arm, scores in strata.items():
@@ -152,15 +181,25 @@ def differences(summary: Mapping[str, Any], scores: Scores) -> Figure:
     middle_line = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "y domain", "layer": "below"}
     layout = {
         "xaxis": {"title": {"text": "difference, of the range over random"}, "tickformat": ".0%", "zeroline": False},
-        "shapes": [
-            zone | {"fillcolor": "theme:zone", "line": {"width": 0}},
-            middle_line | {"line": {"color": "theme:muted", "width": 1}},
-        ],
     } | _rows(labels)
     note = (
         f"Mean scores with 90% intervals, in units of {summary['baseline']}'s range over a random policy. An interval "
         f"entirely within the shaded margin of ±{margin:.0%} is equivalent; one that crosses its edge is not."
     )
+    sizes = np.array([abs(trace["x"][0]) for trace in traces])
+    usual = max(10 * margin, 1.5 * float(np.median(sizes))) if traces else np.inf
+    if sizes.max(initial=0) > OFF_SCALE * usual:
+        layout["xaxis"] |= {"range": [-usual, usual]}
+        note += " A triangle at the edge is a difference beyond it."
+        for trace in traces:
+            (middle,) = trace["x"]
+            trace["marker"]["symbol"] = _symbol(middle, (-usual, usual), "diamond")
+            trace |= {"x": [float(np.clip(middle, -usual, usual))], "customdata": [middle], "cliponaxis": False}
+            trace["hovertemplate"] = trace["hovertemplate"].replace("%{x:", "%{customdata:")
+    layout["shapes"] += [
+        zone | {"fillcolor": "theme:zone", "line": {"width": 0}},
+        middle_line | {"line": {"color": "theme:muted", "width": 1}},
+    ]
     title = "Difference from the baseline"
     return Figure("differences", "Verdicts", title, note, traces, layout, wide=True, height=_height(len(shown)))
 
@@ -179,9 +218,18 @@ def _rows(labels: Sequence[str]) -> dict[str, Any]:
     """A layout with a row per label, from the top; labels are above their rows to fit a phone's width."""
     left = {"x": 0, "xref": "x domain", "xanchor": "left", "yanchor": "middle", "showarrow": False}
     ground = {"bgcolor": "theme:panel", "font": {"color": "theme:text"}}
-    texts = [left | ground | {"y": 0.42 - row, "text": text} for row, text in enumerate(labels)]
-    axis = {"range": [-len(labels) + 0.45, 0.65], "zeroline": False, "showgrid": False, "showticklabels": False}
-    return {"yaxis": axis, "annotations": texts, "margin": {"l": 14, "r": 14, "t": 8, "b": 34}}
+    texts = [left | ground | {"y": 0.36 - row, "text": text} for row, text in enumerate(labels)]
+    axis = {"range": [-len(labels) + 0.55, 0.5], "zeroline": False, "showgrid": False, "showticklabels": False}
+    rule = {
+        "type": "line",
+        "x0": 0,
+        "x1": 1,
+        "xref": "x domain",
+        "layer": "below",
+        "line": {"color": "theme:edge", "width": 1},
+    }
+    rules = [rule | {"y0": 0.5 - row, "y1": 0.5 - row} for row in range(1, len(labels))]
+    return {"yaxis": axis, "annotations": texts, "shapes": rules, "margin": {"l": 14, "r": 14, "t": 8, "b": 34}}
 
 
 def _height(rows: int) -> int:

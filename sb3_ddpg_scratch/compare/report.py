@@ -1,4 +1,4 @@
-"""The report of a comparison: a self-contained HTML page, a picture, and figures and tables for a notebook."""
+"""The report of a comparison: an HTML page, a picture, and figures and tables for a notebook."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.compare.conclusions import OVERALL, comparable, p_value, summarize
 from sb3_ddpg_scratch.compare.plots import curves_of, differences, learning_curves, profiles, score_distribution
 from sb3_ddpg_scratch.compare.results_file import Results, Run
 from sb3_ddpg_scratch.compare.scores import Scores, scores_of
 from sb3_ddpg_scratch.report.figure import Figure, plotly_figures
 from sb3_ddpg_scratch.report.formatting import duration, number, span
-from sb3_ddpg_scratch.report.page import render
+from sb3_ddpg_scratch.report.page import write_page
 from sb3_ddpg_scratch.report.picture import write_picture
 
 HEADLINES = {
@@ -27,12 +26,12 @@ LINES_SHOWN = 12
 """Maximum number of missing runs to list; the rest are counted."""
 
 
-def write_report(results: Results, summary: Mapping[str, Any], out: Path) -> Path:
-    """Write ``report.html``, and ``learning_curves.png`` for papers; returns the page's path."""
+def write_report(results: Results, summary: Mapping[str, Any], out: Path, one_file: bool = False) -> Path:
+    """Write ``report.html``, Plotly inside or beside it, and ``learning_curves.png`` for papers; returns the page's path."""
     scores = scores_of(results)
     figures = all_figures(results, scores, summary)
     path = out / "report.html"
-    write_whole(path, _page(results, scores, figures, summary))
+    _write_page(path, results, figures, summary, one_file)
     over_steps = figures[: 2 * len(scores.envs) : 2]
     write_picture(over_steps, out / "learning_curves.png")
     return path
@@ -56,7 +55,8 @@ def all_figures(results: Results, scores: Scores, summary: Mapping[str, Any]) ->
     return [*learning, *distributions, profiles(strata, scores.arms, several), *verdicts]
 
 
-def _page(results: Results, scores: Scores, figures: list[Figure], summary: Mapping[str, Any]) -> str:
+def _write_page(path: Path, results: Results, figures: list[Figure], summary: Mapping[str, Any], one_file: bool) -> None:
+    scores = scores_of(results)
     others = [arm for arm in scores.arms if arm != scores.baseline]
     heading = f"{', '.join(others)} against {scores.baseline}" if others else scores.baseline
     count = span([len(values) for arm in scores.seeds.values() for values in arm.values()])
@@ -64,15 +64,18 @@ def _page(results: Results, scores: Scores, figures: list[Figure], summary: Mapp
     if len(missing) > LINES_SHOWN:
         missing[LINES_SHOWN:] = [f"and {len(missing) - LINES_SHOWN} more."]
     finished = [arm for arm in scores.arms if scores.seeds[arm]]
-    return render(
+    write_page(
+        path,
         "compare",
         figures,
+        one_file,
         title=f"{heading} · comparison",
         heading=heading,
         subheading=f"{', '.join(scores.envs)}. {count} seeds an arm; a score is the {summary['score']}.",
         scores=scores,
         summary=summary,
         overall=OVERALL,
+        cards=cards(summary, scores),
         headlines=HEADLINES,
         missing=missing,
         p_value=p_value,
@@ -83,6 +86,18 @@ def _page(results: Results, scores: Scores, figures: list[Figure], summary: Mapp
         command=results.command,
         footer="Made by sb3-ddpg-scratch. Drag over a figure to zoom; double-click to return.",
     )
+
+
+def cards(summary: Mapping[str, Any], scores: Scores) -> list[list[Mapping[str, Any]]]:
+    """Each arm's main comparison, overall or in its first environment; three and more of one verdict share a card."""
+    mains: dict[str, Mapping[str, Any]] = {}
+    for row in summary["comparisons"]:
+        if row["a"] not in mains or row["env"] == OVERALL:
+            mains[row["a"]] = row
+    rows = [mains[arm] for arm in scores.arms if arm in mains]
+    groups = [[row for row in rows if row["verdict"] == verdict] for verdict in dict.fromkeys(row["verdict"] for row in rows)]
+    made = [[group] if len(group) > 2 else [[row] for row in group] for group in groups]
+    return sorted((card for group in made for card in group), key=lambda card: rows.index(card[0]))
 
 
 class Row(NamedTuple):

@@ -119,7 +119,7 @@ class ActorCritic:
 def gradient_norm(loss: th.Tensor, network: th.nn.Module) -> th.Tensor:
     """The 2-norm of a loss's gradient with respect to a network's parameters, whose ``grad`` is not changed."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    gradients = th.autograd.grad(loss, parameters, retain_graph=False, allow_unused=True)
+    gradients = th.autograd.grad(loss, parameters, retain_graph=False, allow_unused=True) if parameters else ()
     return th.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
 
 

@@ -262,7 +262,11 @@ class DiagnosticsCallback(BaseCallback):
                 probes = self._probes = ProbeStates.draw(model, self.probe_states)
                 self._or_stop_recording(lambda: probes.save(self.out))
                 self._write("probes", **probes.record())
-            self._write("snapshot", **self._probes.snapshot(self._networks, self._normalize))
+            before = self._probes.dimensions
+            snapshot = self._probes.snapshot(self._networks, self._normalize)
+            if self._probes.dimensions != before:
+                self._write("plane", **self._probes.plane())
+            self._write("snapshot", **snapshot)
         self._last_snapshot = self.num_timesteps
         self._next_snapshot = now + self.snapshot_frequency
 

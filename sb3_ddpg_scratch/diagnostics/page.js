@@ -28,15 +28,15 @@
   function link(plot) {
     plot.node.on("plotly_relayout", (event) => {
       if (following) return;
-      let range = null;
+      let range = null; // of all figures, or none: each its own
       if ("xaxis.range[0]" in event) range = [event["xaxis.range[0]"], event["xaxis.range[1]"]];
       else if (event["xaxis.range"]) range = event["xaxis.range"];
-      else if (event["xaxis.autorange"]) range = plot.figure.layout.xaxis.range;
-      else return;
+      else if (!event["xaxis.autorange"]) return;
       following = true;
       const others = plots.filter(linked);
       others.forEach((other) => { other.range = range; });
-      Promise.all(others.map((other) => Plotly.relayout(other.node, { "xaxis.range": range.slice() })))
+      Promise.all(others.map((other) =>
+        Plotly.relayout(other.node, { "xaxis.range": (range || other.figure.layout.xaxis.range).slice() })))
         .finally(() => { following = false; });
     });
   }

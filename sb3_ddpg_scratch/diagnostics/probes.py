@@ -18,7 +18,7 @@ Observations = np.ndarray | dict[str, np.ndarray]
 
 STATES_PER_PROBE = 10
 PLANE_POINTS = 21
-PLANE_MAX_DIMENSIONS = 8
+PLANE_MAX_ACTIONS = 4
 RECORDED_MAX_DIMENSIONS = 64
 
 
@@ -46,62 +46,85 @@ class ProbeStates:
     """
     Fixed states on which policy and Q are recorded throughout training, kept in the environment's units.
 
-    For vectors of 2 to 8 numbers and at most two action dimensions, a snapshot also holds the policy over a plane: the two
-    observation dimensions that vary most in a sample of replay, the others at their median.
+    For vectors of 2 to 64 numbers and at most four action dimensions, a snapshot also holds the policy over a plane: the two
+    observation dimensions that change its actions most, the others at their median. Which two is decided anew when others
+    change the actions by half as much again.
     """
 
-    def __init__(self, observations: Observations, plane: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, observations: Observations, ranges: np.ndarray | None = None, dimensions: list[int] | None = None
+    ) -> None:
         self.observations = observations
-        self.plane = plane
+        self.ranges = ranges
+        """Lowest, highest and median value of each number in a sample of replay, if there is a plane."""
+        self.dimensions = dimensions
 
     @classmethod
     def draw(cls, model: Any, count: int) -> "ProbeStates":
-        """Choose ``count`` states, and a plane, from a sample of replay in the environment's units."""
+        """Choose ``count`` states from a sample of replay in the environment's units."""
         tensors = model.replay_buffer.sample(STATES_PER_PROBE * count, env=None).observations
         sample = for_each_part(lambda part: part.cpu().numpy(), tensors)
-        plane = None
-        if isinstance(model.observation_space, spaces.Box) and sample.ndim == 2 and np.prod(model.action_space.shape) <= 2:
-            spread = sample.std(axis=0)
-            if 2 <= sample.shape[1] <= PLANE_MAX_DIMENSIONS and np.count_nonzero(spread) >= 2:
-                first, second = sorted(int(index) for index in np.argsort(-spread, kind="stable")[:2])
-                plane = {
-                    "dimensions": [first, second],
-                    "x": np.linspace(sample[:, first].min(), sample[:, first].max(), PLANE_POINTS),
-                    "y": np.linspace(sample[:, second].min(), sample[:, second].max(), PLANE_POINTS),
-                    "others": np.median(sample, axis=0),
-                }
+        ranges = None
+        if isinstance(model.observation_space, spaces.Box) and sample.ndim == 2:
+            has_plane = 2 <= sample.shape[1] <= RECORDED_MAX_DIMENSIONS and np.count_nonzero(np.ptp(sample, axis=0)) >= 2
+            if has_plane and np.prod(model.action_space.shape) <= PLANE_MAX_ACTIONS:
+                ranges = np.stack([sample.min(axis=0), sample.max(axis=0), np.median(sample, axis=0)])
         chosen = distinct(sample, count)
-        return cls(for_each_part(lambda part: part[chosen], sample), plane)
+        return cls(for_each_part(lambda part: part[chosen], sample), ranges)
 
     def record(self) -> dict[str, Any]:
-        """What a recording holds: the states if they are vectors of at most 64 numbers, and the plane."""
+        """What a recording holds: the states if they are vectors of at most 64 numbers."""
         states = self.observations
         shown = isinstance(states, np.ndarray) and states.ndim == 2 and states.shape[1] <= RECORDED_MAX_DIMENSIONS
-        return {"states": states if shown else None, "plane": self.plane}
+        return {"states": states if shown else None}
 
     def snapshot(self, networks: ActorCritic, normalize: VecNormalize | None) -> dict[str, Any]:
         """``actions``, shape ``(n, action_dim)``; ``q``, shape ``(n,)``; ``plane``, shape ``(action_dim, y, x)``, if any."""
         actions, q_values = networks.value_of(self.observations, normalize)
         plane = None
-        if self.plane is not None:
+        if self.ranges is not None:
+            self._choose_dimensions(networks, normalize, actions)
             on_grid, _ = networks.value_of(self._grid(), normalize)
-            plane = on_grid.T.reshape(-1, PLANE_POINTS, PLANE_POINTS)
-        return {"actions": _rounded(actions), "q": q_values, "plane": None if plane is None else _rounded(plane)}
+            plane = _rounded(on_grid.T.reshape(-1, PLANE_POINTS, PLANE_POINTS))
+        return {"actions": _rounded(actions), "q": q_values, "plane": plane}
+
+    def plane(self) -> dict[str, Any]:
+        """The plane that snapshots are of."""
+        assert self.ranges is not None
+        assert self.dimensions is not None
+        x, y = (np.linspace(self.ranges[0, one], self.ranges[1, one], PLANE_POINTS) for one in self.dimensions)
+        return {"dimensions": self.dimensions, "x": x, "y": y, "others": self.ranges[2]}
+
+    def _choose_dimensions(self, networks: ActorCritic, normalize: VecNormalize | None, actions: np.ndarray) -> None:
+        """
+        The two numbers that, exchanged between the states, change the actions most. Unlike a number's own spread, that does
+        not depend on its unit; unlike a gradient, it is not 0 where actions saturate.
+        """
+        assert isinstance(self.observations, np.ndarray)
+        count, width = self.observations.shape
+        exchanged = np.tile(self.observations, (width, 1, 1))
+        for dimension in range(width):
+            exchanged[dimension, :, dimension] = np.roll(self.observations[:, dimension], count // 2)
+        changed, _ = networks.value_of(exchanged.reshape(-1, width), normalize)
+        changes = np.abs(changed.reshape(width, count, -1) - actions).mean(axis=(1, 2))
+        best = sorted(int(dimension) for dimension in np.argsort(-changes, kind="stable")[:2])
+        if self.dimensions is None or changes[best].sum() > 1.5 * changes[self.dimensions].sum():
+            self.dimensions = best
 
     def _grid(self) -> np.ndarray:
-        assert self.plane is not None
         assert isinstance(self.observations, np.ndarray)
-        grid = np.tile(np.asarray(self.plane["others"]), (PLANE_POINTS**2, 1))
-        x, y = np.meshgrid(self.plane["x"], self.plane["y"])
-        first, second = self.plane["dimensions"]
+        plane = self.plane()
+        grid = np.tile(plane["others"], (PLANE_POINTS**2, 1))
+        x, y = np.meshgrid(plane["x"], plane["y"])
+        first, second = plane["dimensions"]
         grid[:, first], grid[:, second] = x.ravel(), y.ravel()
         return grid.astype(self.observations.dtype)
 
     def save(self, folder: Path) -> None:
         states = self.observations if isinstance(self.observations, dict) else {"": self.observations}
         arrays = {f"observation/{key}": array for key, array in states.items()}
-        if self.plane is not None:
-            arrays |= {f"plane/{key}": np.asarray(value) for key, value in self.plane.items()}
+        if self.ranges is not None:
+            arrays["ranges"] = self.ranges
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
         write_whole(folder / PROBES_FILE, content.getvalue())
@@ -114,15 +137,11 @@ class ProbeStates:
                 arrays = dict(file)
         except (OSError, ValueError, EOFError):
             return None
-        observations, plane = (
-            {name.removeprefix(part): array for name, array in arrays.items() if name.startswith(part)}
-            for part in ("observation/", "plane/")
-        )
+        part = "observation/"
+        observations = {name.removeprefix(part): array for name, array in arrays.items() if name.startswith(part)}
         if not observations:
             return None
-        if plane:
-            plane["dimensions"] = plane["dimensions"].tolist()
-        return cls(observations[""] if list(observations) == [""] else observations, plane or None)
+        return cls(observations[""] if list(observations) == [""] else observations, arrays.get("ranges"))
 
 
 def _rounded(actions: np.ndarray) -> np.ndarray:

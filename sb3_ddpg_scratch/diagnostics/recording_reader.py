@@ -63,6 +63,12 @@ class Recording:
     ended: bool = False
     problems: list[str] = field(default_factory=list)
 
+    def names(self, what: str, count: int) -> list[str]:
+        """Of the numbers of an ``observation`` or ``action``, with units where the recording has them."""
+        given = self.header.get(f"{what}_names")
+        fits = isinstance(given, list) and len(given) == count and all(isinstance(name, str) for name in given)
+        return given if fits else [f"{what}[{index}]" for index in range(count)]  # type: ignore[return-value]
+
     @property
     def last_step(self) -> int:
         """The last environment step with a record."""
@@ -164,23 +170,17 @@ def _checked(record: Any) -> dict[str, Any]:
         if plane is not None and plane.ndim != 3:
             raise ValueError
         record["snapshot"] = Snapshot(step, actions, q_values, plane)
-    elif kind == "probes":
-        _check_probes(record)
-    elif kind == "warning":
-        record["name"], record["text"] = str(record["name"]), str(record["text"])
-    return record
-
-
-def _check_probes(record: dict[str, Any]) -> None:
-    if record.get("states") is not None:
+    elif kind == "probes" and record.get("states") is not None:
         record["states"] = np.array(record["states"], float)
         if record["states"].ndim != 2:
             raise ValueError
-    plane = record.get("plane")
-    if plane is not None:
-        plane["x"], plane["y"] = np.array(plane["x"], float), np.array(plane["y"], float)
-        first, second = plane["dimensions"]
-        plane["dimensions"] = (int(first), int(second))
+    elif kind == "plane":
+        record["x"], record["y"] = np.array(record["x"], float), np.array(record["y"], float)
+        first, second = record["dimensions"]
+        record["dimensions"] = (int(first), int(second))
+    elif kind == "warning":
+        record["name"], record["text"] = str(record["name"]), str(record["text"])
+    return record
 
 
 def _assemble(path: Path, header: dict[str, Any], records: list[dict[str, Any]]) -> Recording:
@@ -195,5 +195,11 @@ def _assemble(path: Path, header: dict[str, Any], records: list[dict[str, Any]])
     # Keep the snapshots of the probe states drawn last: other numbers of states or actions belong to earlier ones.
     snapshots = [record["snapshot"] for record in by_kind.get("snapshot", []) if record["step"] >= probes.get("step", 0)]
     snapshots = [snapshot for snapshot in snapshots if snapshot.actions.shape == snapshots[-1].actions.shape]
+    planes = by_kind.get("plane", [])
+    # Those of the plane chosen last, too.
+    for snapshot in snapshots:
+        if not planes or snapshot.step < planes[-1]["step"]:
+            snapshot.plane = None
+    probes |= {"plane": planes[-1]} if planes else {}
     warnings = [{key: record[key] for key in ("step", "name", "text")} for record in by_kind.get("warning", [])]
     return Recording(path, header, tables, probes, snapshots, warnings, bool(records) and records[-1]["kind"] == "end")

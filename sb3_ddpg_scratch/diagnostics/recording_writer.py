@@ -2,10 +2,10 @@
 The file that a run's diagnostics are recorded in: its contents, and how it is written.
 
 ``diagnostics.jsonl`` is a text file of JSON objects, one per line. The first is the header; each of the others has a
-``kind`` (``episode``, ``update``, ``evaluation``, ``probes``, ``snapshot``, ``warning``, ``resumed``, ``end``) and the
-environment step at which it was made. Lines are only ever appended, and each is handed to the operating system at once, so
-that a killed process loses at most the line it was writing. Numbers that are not finite, which JSON cannot represent,
-are written as the strings ``NaN``, ``Infinity`` and ``-Infinity``.
+``kind`` (``episode``, ``update``, ``evaluation``, ``probes``, ``plane``, ``snapshot``, ``warning``, ``resumed``, ``end``)
+and the environment step at which it was made. Lines are only ever appended, and each is handed to the operating system at
+once, so that a killed process loses at most the line it was writing. Numbers that are not finite, which JSON cannot
+represent, are written as the strings ``NaN``, ``Infinity`` and ``-Infinity``.
 """
 
 import json
@@ -22,6 +22,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.json_values import plain
+from sb3_ddpg_scratch.names import names_of
 
 FORMAT = "sb3_ddpg_scratch.diagnostics"
 VERSION = 1
@@ -81,6 +82,7 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
         "n_envs": model.n_envs,
         "settings": {name: _in_json(getattr(model, name, None)) for name in SETTINGS},
         "noise": None if model.action_noise is None else repr(model.action_noise),
+        **names_of(model),
         "actions": {"low": np.asarray(space.low).ravel(), "high": np.asarray(space.high).ravel()},
         "normalized": None if normalize is None else {"observations": normalize.norm_obs, "rewards": normalize.norm_reward},
         "versions": {

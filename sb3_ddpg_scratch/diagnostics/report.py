@@ -1,4 +1,4 @@
-"""The report: recordings as one self-contained HTML page, or as figures and tables for a notebook."""
+"""The report: recordings as one HTML page, or as figures and tables for a notebook."""
 
 import base64
 from collections.abc import Sequence
@@ -6,14 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.diagnostics.probe_heatmaps import probe_heatmaps
 from sb3_ddpg_scratch.diagnostics.recording_reader import COLUMNS, Recording, UnreadableRecordingError, read_recording
 from sb3_ddpg_scratch.diagnostics.run_summary import LATEST, WINDOW, in_words, summarize
 from sb3_ddpg_scratch.diagnostics.training_curves import Run, training_curves
 from sb3_ddpg_scratch.errors import ArgumentError, require
 from sb3_ddpg_scratch.report.figure import Figure, plotly_figures
-from sb3_ddpg_scratch.report.page import render
+from sb3_ddpg_scratch.report.page import write_page
 from sb3_ddpg_scratch.validation import check_choice
 
 LARGEST_INLINE_GIF = 4_000_000
@@ -30,7 +29,11 @@ class Report:
 
 
 def write_report(
-    dirs: Sequence[Path | str], html_path: Path | str, video: bool = False, model: Path | str | None = None
+    dirs: Sequence[Path | str],
+    html_path: Path | str,
+    video: bool = False,
+    model: Path | str | None = None,
+    one_file: bool = False,
 ) -> Report:
     """
     Draw recorded runs, side by side if there are several. Unreadable parts are listed and the rest is drawn.
@@ -40,6 +43,8 @@ def write_report(
     :param video: whether to play a noise-free episode of each run's policy, as an animated GIF beside the page
     :param model: for ``video``, a model that SB3 or ScratchDDPG saved, in place of the actor's weights in the run's folder
         (one run only)
+    :param one_file: whether to put Plotly's 5 MB into the page; otherwise it is in a file beside it that all pages of the
+        folder share
     :return: what was made
     :raises ArgumentError: if nothing can be drawn
     """
@@ -67,7 +72,7 @@ def write_report(
     for run in runs:
         report.problems += run.recording.problems
     clips = _videos(report, runs, None if model is None else Path(model)) if video else {}
-    write_whole(html_path, page(runs, report.problems, clips).encode())
+    _write_page(report, runs, clips, one_file)
     return report
 
 
@@ -104,20 +109,21 @@ def _videos(report: Report, runs: Sequence[Run], model: Path | None) -> dict[int
     return clips
 
 
-def page(runs: Sequence[Run], problems: Sequence[str], clips: dict[int, Path]) -> str:
-    """The report's HTML; ``clips`` are animated GIFs by run number."""
+def _write_page(report: Report, runs: Sequence[Run], clips: dict[int, Path], one_file: bool) -> None:
     last_step = max(1, *(run.recording.last_step for run in runs))
     figures = [_over_steps(figure, last_step) for figure in training_curves(runs) + probe_heatmaps(runs)]
     environments = sorted({_environment(run) for run in runs})
     algorithms = list(dict.fromkeys(run.recording.header.get("algorithm", "?") for run in runs))
     heading = f"{' and '.join(map(str, algorithms))} on {', '.join(environments)}"
-    return render(
+    write_page(
+        report.path,
         "diagnostics",
         figures,
+        one_file,
         title=f"{heading} · diagnostics",
         heading=heading,
         subheading=_subheading(runs),
-        problems=problems,
+        problems=report.problems,
         runs=[_shown(run, clips.get(run.number)) for run in runs],
         window=WINDOW,
         latest=LATEST,
@@ -132,7 +138,8 @@ def _over_steps(figure: Figure, last_step: int) -> Figure:
     """The figure with the x-axis that all figures over environment steps share."""
     if figure.steps and not figure.cursor:
         return figure
-    axis = {"range": [-0.01 * last_step, 1.015 * last_step]} | figure.layout.get("xaxis", {})
+    own = {} if figure.cursor else {"range": [-0.01 * last_step, 1.015 * last_step]}
+    axis = own | figure.layout.get("xaxis", {})
     return replace(figure, layout=figure.layout | {"xaxis": axis})
 
 

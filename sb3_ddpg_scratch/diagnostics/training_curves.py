@@ -1,13 +1,14 @@
 """The report's figures over environment steps, as Plotly traces and layouts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sb3_ddpg_scratch.diagnostics.recording_reader import Recording
 from sb3_ddpg_scratch.diagnostics.run_summary import WINDOW, moving_average
-from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, Trace, listed
+from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, Trace, listed, marked_at, outliers_at_edge
 
 MOST_POINTS = 3000
 
@@ -48,6 +49,7 @@ class Panel(NamedTuple):
     axis: dict[str, Any]
 
 
+STEPS = "environment steps"
 _LOG = {"type": "log", "exponentformat": "power"}
 _ZERO = {"rangemode": "tozero"}
 _PERCENT = _ZERO | {"tickformat": ".0%"}
@@ -75,25 +77,35 @@ def _panel_figure(runs: Sequence[Run], panel: Panel) -> Figure:
         for dash, (name, column) in zip(("solid", "dash"), panel.columns.items(), strict=False):
             if np.isfinite(table[column]).any():
                 traces.append(run.line(table["step"], table[column], name, dash))
-    columns, axis = list(panel.columns.values()), panel.axis
-    if axis is _LOG:
-        axis = axis | _ticks([run.recording.tables["update"][column] for run in runs for column in columns])
-    return _figure(columns[0], (panel.section, panel.title, panel.note), traces, panel.axis_title, axis)
+    name, texts = next(iter(panel.columns.values())), (panel.section, panel.title, panel.note)
+    if panel.axis is _LOG:
+        return _log_figure(_figure(name, texts, traces, panel.axis_title, _LOG))
+    figure = _figure(name, texts, traces, panel.axis_title, panel.axis)
+    # Shares and sigmas are shown from 0.
+    return figure if panel.axis else outliers_at_edge(figure, traces)
+
+
+def _log_figure(figure: Figure) -> Figure:
+    """Ticks at each decade of a logarithmic axis, or at its 1, 2 and 5 if there are few; zeros are marked at its lower end."""
+    values = np.array([y for trace in figure.traces for y in trace["y"] if y], float)
+    values = values[values > 0]
+    many = len(values) == 0 or values.max() > 300 * values.min()
+    # Plotly enlarges powers of ten by a quarter.
+    ticks: dict[str, Any] = {"dtick": 1, "tickfont": {"size": 9.6}} if many else {"dtick": "D2", "tickformat": "~g"}
+    figure.layout["yaxis"] |= ticks
+    floor = float(values.min()) / 2 if len(values) else 1.0
+    zeros = [mark for trace in figure.traces for mark in marked_at(trace, floor, "triangle-down", lambda y: y == 0)]
+    note = f"{figure.note} Triangles: exactly 0." if zeros else figure.note
+    lines = [trace | {"y": [y or None for y in trace["y"]]} for trace in figure.traces]
+    return replace(figure, traces=lines + zeros, note=note)
 
 
 def _figure(
     name: str, texts: tuple[str, str, str], traces: list[Trace], axis_title: str, axis: dict[str, Any] | None = None
 ) -> Figure:
-    layout = {"yaxis": {"title": {"text": axis_title}} | (axis or {}), "hovermode": "x unified"}
+    layout: dict[str, Any] = {"xaxis": {"title": {"text": STEPS}}, "hovermode": "x unified"}
+    layout["yaxis"] = {"title": {"text": axis_title}} | (axis or {})
     return Figure(name, *texts, traces, layout, wide=name == "return")
-
-
-def _ticks(columns: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Each decade of a logarithmic axis, or its 1, 2 and 5 if there are few."""
-    values = np.concatenate(columns)
-    values = values[np.isfinite(values) & (values > 0)]
-    many = len(values) == 0 or values.max() > 300 * values.min()
-    return {"dtick": 1} if many else {"dtick": "D2", "tickformat": "~g"}
 
 
 def learning_curve(runs: Sequence[Run]) -> Figure:
@@ -102,8 +114,8 @@ def learning_curve(runs: Sequence[Run]) -> Figure:
         episodes, evaluations = run.recording.tables["episode"], run.recording.tables["evaluation"]
         if len(episodes["step"]) == 0:
             continue
-        dots = {"mode": "markers", "marker": {"color": run.color("faint"), "size": 5}}
-        traces.append(run.line(episodes["step"], episodes["return"], "episode") | dots)
+        dot = {"mode": "markers", "marker": {"color": run.color("faint"), "size": 5}}
+        traces.append(run.line(episodes["step"], episodes["return"], "episode") | dot)
         average = moving_average(episodes["return"])
         traces.append(run.line(episodes["step"], average, f"mean of {WINDOW}") | {"mode": "lines"})
         shown = np.isfinite(evaluations["return_mean"])
@@ -112,7 +124,8 @@ def learning_curve(runs: Sequence[Run]) -> Figure:
             points = run.line(evaluations["step"][shown], evaluations["return_mean"][shown], "noise-free")
             traces.append(points | {"mode": "markers", "marker": diamond})
     note = f"Dots: training episodes. Line: mean of the last {WINDOW}. Diamonds: noise-free evaluations, where there were any."
-    return _figure("return", ("Learning", "Episode return", note), traces, "return")
+    dots = [trace for trace in traces if trace["mode"] == "markers"]
+    return outliers_at_edge(_figure("return", ("Learning", "Episode return", note), traces, "return"), dots)
 
 
 def q_against_targets(runs: Sequence[Run]) -> Figure:
@@ -124,7 +137,7 @@ def q_against_targets(runs: Sequence[Run]) -> Figure:
             traces.append(run.line(table["step"], table["q_mean"], "Q") | {"line": {"color": run.color("faint"), "width": 6}})
             traces.append(run.line(table["step"], table["target_mean"], "target", "dash"))
     note = "Means over a batch. Broad and pale: Q(s, a). Dashed: TD target."
-    return _figure("q_mean", ("Critic", "Q against its TD targets", note), traces, "value")
+    return outliers_at_edge(_figure("q_mean", ("Critic", "Q against its TD targets", note), traces, "value"), traces)
 
 
 def overestimation(runs: Sequence[Run]) -> Figure:
@@ -143,4 +156,5 @@ def overestimation(runs: Sequence[Run]) -> Figure:
     note = "Solid: Q(s, μ(s)). Dotted: the discounted return obtained from there. Solid above dotted is over-estimation."
     if tails:
         note += f" Of returns that a time limit cut off, up to {max(tails):.0%} is the critic's own estimate."
-    return _figure("overestimation", ("Critic", "Q against the return obtained", note), traces, "discounted return")
+    figure = _figure("overestimation", ("Critic", "Q against the return obtained", note), traces, "discounted return")
+    return outliers_at_edge(figure, traces)

@@ -2,8 +2,8 @@
 
 import html
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,46 @@ def listed(values: np.ndarray, digits: int = 5) -> list[Any]:
     if values.ndim > 1:
         return [listed(row, digits) for row in values]
     return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
+
+
+def robust_range(values: Sequence[Any], fewest: int = 10) -> tuple[float, float] | None:
+    """The range without the most extreme fiftieth (at least one value), if the others take less than a fifth of the whole."""
+    kept = np.sort([value for value in values if value is not None and np.isfinite(value)])
+    count, most = len(kept), max(1, len(kept) // 50)
+    if count < fewest:
+        return None
+    left = int(np.argmin(kept[count - 1 - most :] - kept[: most + 1]))
+    low, high = kept[left], kept[count - 1 - most + left]
+    if kept[-1] - kept[0] <= 5 * (high - low) or kept[-1] == kept[0]:
+        return None
+    reach = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    return float(low - reach), float(high + reach)
+
+
+def outliers_at_edge(figure: Figure, measured: Sequence[Trace]) -> Figure:
+    """The figure with a y-axis that shows what is not an outlier of these traces; triangles at the edge are the outliers."""
+    found = [robust_range(trace["y"]) for trace in measured]
+    if not any(found):
+        return figure
+    pairs = zip(measured, found, strict=True)
+    shown = np.array([y for trace, ends in pairs for y in ends or trace["y"] if y is not None])
+    low, high = float(shown.min()), float(shown.max())
+    marks = [mark for trace in measured for mark in marked_at(trace, high, "triangle-up", lambda y: y > high)]
+    marks += [mark for trace in measured for mark in marked_at(trace, low, "triangle-down", lambda y: y < low)]
+    axis = {key: value for key, value in figure.layout["yaxis"].items() if key != "rangemode"} | {"range": [low, high]}
+    note = f"{figure.note} Triangles: outliers beyond the axis; double-click shows them."
+    return replace(figure, traces=[*figure.traces, *marks], note=note, layout=figure.layout | {"yaxis": axis})
+
+
+def marked_at(trace: Trace, edge: float, symbol: str, chosen: Callable[[float], bool]) -> list[Trace]:
+    """A trace of symbols at an edge, for those of a trace's values that are chosen; none for none."""
+    points = [(x, y) for x, y in zip(trace["x"], trace["y"], strict=True) if y is not None and chosen(y)]
+    if not points:
+        return []
+    color = trace["marker"]["color"] if trace["mode"] == "markers" else trace["line"]["color"]
+    values = {"x": [x for x, _ in points], "y": [edge] * len(points), "customdata": [y for _, y in points]}
+    marker = {"mode": "markers", "marker": {"color": color, "symbol": symbol, "size": 9}, "cliponaxis": False}
+    return [trace | values | marker | {"hovertemplate": "%{customdata:.4~g}"}]
 
 
 def color_style(number: int) -> str:
