@@ -47,12 +47,13 @@ def _math(block):
     return visit, None
 
 
-def _without_mathjax(app, pagename, templatename, context, doctree):
-    """Plotly's figures ask for MathJax from elsewhere, for formulas that they do not have."""
-    context["body"] = re.sub(r'<script[^>]*src="https://[^"]*mathjax[^"]*"[^>]*></script>', "", context.get("body", ""))
+def _prepared(app, pagename, templatename, context, doctree):
+    """Without MathJax from elsewhere, which Plotly's figures ask for without a formula; options do not break at a hyphen."""
+    body = re.sub(r'<script[^>]*src="https://[^"]*mathjax[^"]*"[^>]*></script>', "", context.get("body", ""))
+    context["body"] = re.sub(r'<span class="pre">(-[\w=.-]+)</span>', r'<span class="pre option">\1</span>', body)
 
 
 def setup(app):
     """Register the renderer of formulas, and make pages that need nothing from elsewhere."""
-    app.connect("html-page-context", _without_mathjax)
+    app.connect("html-page-context", _prepared)
     app.add_html_math_renderer("mathml", _math(block=False), _math(block=True))

@@ -1,10 +1,16 @@
 """What a notebook needs: figures that Plotly takes, tables with the numbers of the files, paths as text."""
 
+import base64
+import io
 import json
+from pathlib import Path
 
 import numpy as np
+import plotly.io
 import pytest
+import torch as th
 from made_up_results import made_up_results
+from PIL import Image
 from plotly import graph_objects as go
 
 import sb3_ddpg_scratch.compare as compare
@@ -12,7 +18,9 @@ import sb3_ddpg_scratch.zoo as zoo
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch import diagnostics as diagnosed
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback, UnreadableRecordingError, read_recording
-from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, light_color, plotly_figures
+from sb3_ddpg_scratch.diagnostics.video import _read_weights
+from sb3_ddpg_scratch.report.figure import RUN_COLORS, Figure, light_color
+from sb3_ddpg_scratch.report.notebook import plotly_figures
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +52,60 @@ def test_a_recording(folder):
     assert {frame.name for frame in moving[0].frames} == {step.args[0][0] for step in moving[0].layout.sliders[0].steps}
     with pytest.raises(ArgumentError, match=r"kind must be .*, got 'updates'"):
         diagnosed.table(recording, "updates")
+
+
+def test_a_figure_has_a_picture_for_viewers_that_run_no_script(folder, monkeypatch):
+    monkeypatch.setattr(plotly.io.renderers, "default", "plotly_mimetype")
+    scores = {arm: {"Tank-v0": np.array([1.0, 2.0, 3.0]) * factor} for arm, factor in (("sb3", 1), ("ours", 2))}
+    compared = compare.figures(made_up_results(scores, {"Tank-v0": 0.0}, "sb3"))
+    for title, figure in (diagnosed.figures(read_recording(folder)) | compared).items():
+        bundle = figure._repr_mimebundle_(None, None)
+        assert "application/vnd.plotly.v1+json" in bundle
+        with Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))) as picture:
+            colors = picture.convert("RGB").getcolors(1_000_000)
+        # Its lines or colors, on white, which covers no more than its frame of a heat map.
+        assert sum(count for count, color in colors if max(color) - min(color) > 60) > 60, title
+
+
+def test_a_new_training_into_an_old_folder_numbers_the_old_run(tmp_path):
+    def train(seed):
+        model = ScratchDDPG("MlpPolicy", "Pendulum-v1", device="cpu", seed=seed, policy_kwargs={"net_arch": [4]})
+        return model.learn(120, DiagnosticsCallback(tmp_path, every=10))
+
+    first = train(0)
+    with pytest.warns(UserWarning, match=r"diagnostics of another run, which are now diagnostics\.1\.jsonl"):
+        train(1)
+    # The old recording's weights go with it.
+    kept = read_recording(tmp_path / "diagnostics.1.jsonl")
+    weights, _ = _read_weights(kept, None)
+    assert th.equal(weights["mu.0.weight"], first.actor.state_dict()["mu.0.weight"])
+
+
+NOTEBOOK = Path(__file__).parent.parent / "docs" / "tutorials" / "ddpg_from_scratch.ipynb"
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_each_cell_of_the_tutorial_runs_again_even_after_an_interrupt(tmp_path, monkeypatch, interrupted):
+    monkeypatch.chdir(tmp_path)
+    steps, code = [], [cell["source"] for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    original = DiagnosticsCallback._on_step
+
+    def interrupting(callback):
+        steps.append(callback.num_timesteps)
+        if len(steps) == 450:
+            raise KeyboardInterrupt
+        return original(callback)
+
+    monkeypatch.setattr(DiagnosticsCallback, "_on_step", interrupting if interrupted else original)
+    names, interrupts = {}, 0
+    for cell in code:
+        text = "".join(cell).replace("8000", "900").replace("n_eval_episodes=10", "n_eval_episodes=1")
+        for _ in range(2):
+            try:
+                exec(text, names)
+            except KeyboardInterrupt:
+                interrupts += 1
+    assert interrupts == interrupted
 
 
 def test_two_recordings_have_colors_of_their_own(folder):

@@ -11,8 +11,9 @@ from sb3_ddpg_scratch.compare.conclusions import OVERALL, comparable, p_value, s
 from sb3_ddpg_scratch.compare.plots import curves_of, differences, learning_curves, profiles, score_distribution
 from sb3_ddpg_scratch.compare.results_file import Results, Run
 from sb3_ddpg_scratch.compare.scores import Scores, scores_of
-from sb3_ddpg_scratch.report.figure import Figure, plotly_figures
+from sb3_ddpg_scratch.report.figure import Figure
 from sb3_ddpg_scratch.report.formatting import duration, number, span
+from sb3_ddpg_scratch.report.notebook import plotly_figures
 from sb3_ddpg_scratch.report.page import write_page
 from sb3_ddpg_scratch.report.picture import write_picture
 

@@ -53,8 +53,8 @@ class DiagnosticsCallback(BaseCallback):
     With ``VecNormalize``, episode returns are in the environment's units, while Q, targets, losses and over-estimation are
     in those of normalized rewards, which is what the critic learns; probe states are kept in the environment's units.
 
-    :param out: folder of the run's recording. An earlier recording there is kept under another name, or continued
-        when the training continues from a step above 0
+    :param out: folder of the run's recording. An earlier recording there is kept under a numbered name, with a warning, or
+        continued when the training continues from a step above 0
     :param every: updates between two measurements
     :param probe_states: how many states to draw from replay, once it holds ten times as many, and to follow from then on
     :param snapshot_every: environment steps between two snapshots on the probe states, or a pair like ``(5, "episode")``

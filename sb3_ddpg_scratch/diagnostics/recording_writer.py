@@ -21,6 +21,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ddpg_scratch.errors import warn_user
 from sb3_ddpg_scratch.json_values import plain
 from sb3_ddpg_scratch.names import names_of
 
@@ -45,7 +46,7 @@ class RecordingWriter:
         self.path = folder / RECORDING_FILE
         folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and resume_at is None:
-            _keep_aside(self.path)
+            _keep_aside(self.path, folder / POLICY_FILE)
         begins = not self.path.exists() or self.path.stat().st_size == 0
         # Unbuffered: a completed write survives the end of the process, however it ends.
         self._file = self.path.open("ab", buffering=0)
@@ -63,12 +64,20 @@ class RecordingWriter:
         self._file.close()
 
 
-def _keep_aside(path: Path) -> None:
-    """Rename an existing file by adding the first free number to its name."""
+def _keep_aside(recording: Path, policy: Path) -> None:
+    """Add the first free number to the names of an earlier run's recording and policy."""
     number = 1
-    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+    while (kept := recording.with_name(f"{recording.stem}.{number}{recording.suffix}")).exists():
         number += 1
-    path.rename(kept)
+    recording.rename(kept)
+    if policy.exists():
+        policy.rename(policy_of(kept))
+    warn_user(f"{recording.parent} has the diagnostics of another run, which are now {kept.name}; the new run takes over.")
+
+
+def policy_of(recording: Path) -> Path:
+    """The weights recorded with a recording, whose number they share."""
+    return recording.with_name(recording.name.replace("diagnostics", "policy").replace(".jsonl", ".pth"))
 
 
 def describe(model: BaseAlgorithm) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from sb3_ddpg_scratch.diagnostics.recording_reader import COLUMNS, Recording, Un
 from sb3_ddpg_scratch.diagnostics.run_summary import LATEST, WINDOW, in_words, summarize
 from sb3_ddpg_scratch.diagnostics.training_curves import Run, training_curves
 from sb3_ddpg_scratch.errors import ArgumentError, require
-from sb3_ddpg_scratch.report.figure import Figure, plotly_figures
+from sb3_ddpg_scratch.report.figure import Figure
+from sb3_ddpg_scratch.report.notebook import plotly_figures
 from sb3_ddpg_scratch.report.page import write_page
 from sb3_ddpg_scratch.validation import check_choice
 

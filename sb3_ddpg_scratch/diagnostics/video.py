@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.diagnostics.recording_reader import Recording
-from sb3_ddpg_scratch.diagnostics.recording_writer import POLICY_FILE, STATISTICS
+from sb3_ddpg_scratch.diagnostics.recording_writer import STATISTICS, policy_of
 from sb3_ddpg_scratch.model_file.archive import read_members
 from sb3_ddpg_scratch.model_file.tensors import read_tensors
 from sb3_ddpg_scratch.observation_statistics import statistics_of
@@ -45,7 +45,7 @@ def record_video(recording: Recording, path: Path, model: Path | None = None) ->
 
 
 def _read_weights(recording: Recording, model: Path | None) -> tuple[dict[str, th.Tensor], dict[str, Any] | None]:
-    path = recording.path.with_name(POLICY_FILE) if model is None else model
+    path = policy_of(recording.path) if model is None else model
     if not path.is_file():
         need = "DiagnosticsCallback saves it when training ends; for a run that was killed, name a saved model with --model."
         raise VideoError(f"{path} is missing. {need}" if model is None else f"{path}: there is no such file.")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ddpg_scratch.errors import require
 from sb3_ddpg_scratch.json_values import plain
 
 RUN_COLORS = 16
@@ -22,8 +21,6 @@ _COLORS: dict[str, str] = {
 }
 # As in theme.js: paler than a run's own color.
 _OPACITIES = {"faint": 0.4, "wash": 0.17}
-# Plotly's closest equivalents of the pages' scales.
-_SCALES = {"diverging": "RdBu_r", "sequential": "Magma"}
 
 Trace = dict[str, Any]
 
@@ -114,47 +111,3 @@ def light_color(name: str) -> tuple[str, float]:
     kind = name.rstrip("0123456789")
     opacity = _OPACITIES.get(kind)
     return (_COLORS[name], 1.0) if opacity is None else (_COLORS[name.replace(kind, "run")], opacity)
-
-
-def plotly_figures(figures: Sequence[Figure]) -> dict[str, Any]:
-    """By title, extended where several figures share one."""
-    named: dict[str, Any] = {}
-    for figure in figures:
-        name = figure.title if figure.title not in named else f"{figure.title} ({figure.name})"
-        named[name] = _made(figure)
-    return named
-
-
-def _made(figure: Figure) -> Any:
-    require("A figure", "report", "plotly")
-    from plotly import graph_objects as go
-
-    data = figure.script_data()
-    made = go.Figure({"data": _resolved(data["traces"]), "layout": _resolved(data["layout"])}, skip_invalid=True)
-    # A legend beside the lines would leave them no width on a phone.
-    made.update_layout(title=figure.title, template="plotly_white", legend={"orientation": "h", "y": -0.2})
-    if not figure.frames:
-        return made
-    changes = list(zip(figure.steps, figure.frames, strict=True))
-    for step, traces in changes:
-        changed = [{"type": figure.traces[number]["type"], "z": z} for number, z in traces]
-        made.frames += (go.Frame(name=str(step), data=changed, traces=[number for number, _ in traces]),)
-    buttons = [
-        {"label": f"{step:,}", "method": "animate", "args": [[str(step)], {"mode": "immediate"}]} for step, _ in changes
-    ]
-    return made.update_layout(sliders=[{"steps": buttons, "currentvalue": {"prefix": "step "}}])
-
-
-def _resolved(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _resolved(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_resolved(entry) for entry in value]
-    if not isinstance(value, str) or not value.startswith("theme:"):
-        return value
-    scale = _SCALES.get(value.removeprefix("theme:"))
-    if scale is not None:
-        return scale
-    color, opacity = light_color(value)
-    red, green, blue = (int(color[place : place + 2], 16) for place in (1, 3, 5))
-    return color if opacity == 1 else f"rgba({red}, {green}, {blue}, {opacity})"

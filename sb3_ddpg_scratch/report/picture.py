@@ -1,5 +1,6 @@
 """A page's figures as one static picture for papers and documentation, by Matplotlib, which needs no browser."""
 
+import html
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,8 @@ from sb3_ddpg_scratch.report.figure import Figure, light_color
 
 MOST_COLUMNS = 3
 DOTS_PER_INCH = 200
+_MAPS = {"theme:diverging": "RdBu_r", "theme:sequential": "magma"}
+_DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 
 
 def write_picture(figures: Sequence[Figure], path: Path, title: str = "", same_scale: bool = False) -> None:
@@ -48,6 +51,45 @@ def write_picture(figures: Sequence[Figure], path: Path, title: str = "", same_s
     write_whole(path, content.getvalue())
 
 
+def static_picture(figure: Figure) -> bytes:
+    """One figure as a PNG, for where a notebook's output is shown without scripts."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(7, 3.2), layout="constrained")
+    FigureCanvasAgg(canvas)
+    axes = canvas.add_subplot()
+    axes.set_title(_literal(figure.title), fontsize=10)
+    # The left panel of those that have two.
+    for trace in (trace for trace in figure.traces if trace.get("xaxis", "x") == "x"):
+        if trace["type"] == "heatmap":
+            values = np.array(trace["z"], float)
+            scale = figure.layout[trace["coloraxis"]]
+            limits = {"vmin": scale["cmin"], "vmax": scale["cmax"], "cmap": _MAPS[scale["colorscale"]]}
+            edges = np.array(trace["x"], float), np.array(trace.get("y", range(len(values))), float)
+            mesh = axes.pcolormesh(*edges, values, shading="nearest", **limits)
+            canvas.colorbar(mesh, label=scale["colorbar"]["title"]["text"])
+        elif trace.get("mode") == "markers":
+            color = trace["marker"]["color"]
+            x, y = np.array(trace["x"], float), np.array(trace["y"], float)
+            axes.scatter(x, y, 14, **_color(color))
+            if error := trace.get("error_x"):
+                axes.errorbar(x, y, xerr=[error["arrayminus"], error["array"]], **_color(color), capsize=3)
+        else:
+            _draw(Figure("", "", "", "", [trace], {}), axes)
+    for row in figure.layout.get("annotations", ()):
+        axes.text(0.01, row["y"], _literal(html.unescape(row["text"])), transform=axes.get_yaxis_transform(), fontsize=8)
+    for name in ("x", "y"):
+        given = figure.layout.get(f"{name}axis", {})
+        set_axis = {"label": given.get("title", {}).get("text", "")}
+        set_axis |= {"scale": "log"} if given.get("type") == "log" else {}
+        set_axis |= {"lim": given["range"]} if "range" in given else {}
+        axes.set(**{name + key: value for key, value in set_axis.items()})
+    content = BytesIO()
+    canvas.savefig(content, format="png", dpi=DOTS_PER_INCH / 2)
+    return content.getvalue()
+
+
 def _draw(figure: Figure, axes: Any) -> dict[str, Any]:
     """Draw a figure's lines, bands and horizontal shapes; returns the legend's entries by name."""
     named = {}
@@ -56,8 +98,9 @@ def _draw(figure: Figure, axes: Any) -> dict[str, Any]:
         if trace.get("fill") == "toself":
             axes.fill(x, y, **_color(trace["fillcolor"]), linewidth=0)
             continue
-        width, marker = 0.8 * trace["line"]["width"], "o" if trace["mode"] == "markers" else None
-        (named[trace["name"]],) = axes.plot(x, y, **_color(trace["line"]["color"]), linewidth=width, marker=marker)
+        line, marker = trace["line"], "o" if "markers" in trace["mode"] else None
+        style = {"linewidth": 0.8 * line["width"], "linestyle": _DASHES[line.get("dash", "solid")], "marker": marker}
+        (named[trace["name"]],) = axes.plot(x, y, **_color(line["color"]), **style)
     for shape in figure.layout.get("shapes", ()):
         named[shape["name"]] = axes.axhline(shape["y0"], **_color(shape["line"]["color"]), linestyle=":", linewidth=1)
     named.pop("", None)
