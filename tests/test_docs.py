@@ -9,7 +9,9 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+from stable_baselines3.common.env_checker import check_env
 
 from sb3_ddpg_scratch.cli import main
 
@@ -123,3 +125,19 @@ def test_the_demonstration_needs_no_further_packages():
     others = {"ray", "playwright", "onnx", "mujoco", "rliable", "pandas"}
     code = f"import sys, sb3_ddpg_scratch.cli; assert not {others!r} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_example_reactor_is_an_environment_and_runs_away(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
+    from reactor import Reactor
+
+    env = Reactor()
+    check_env(env, skip_render_check=True)
+    assert len(env.metadata["observation_names"]) == env.observation_space.shape[0]
+    env.reset(seed=0)
+    hot, steps = [env.action_space.high[0], env.action_space.high[1]], 0
+    while not (outcome := env.step(np.array(hot)))[2]:
+        steps += 1
+        assert steps < 200
+    assert (outcome[1], outcome[4]["runaway"]) == (-100.0, True)
+    assert np.isfinite(outcome[0]).all()
