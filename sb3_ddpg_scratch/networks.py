@@ -91,6 +91,11 @@ def _residual_layers(network: Any, n_in: int, n_out: int) -> list[nn.Module]:
     return [embedding, *blocks, nn.LayerNorm(width), output]
 
 
+def flat_layers(layers: nn.Module) -> list[nn.Module]:
+    """Layers in their order, with those of a residual block in its place."""
+    return [one for layer in layers.children() for one in (layer if isinstance(layer, ResidualBlock) else (layer,))]
+
+
 def normalize_by_batch(layers: nn.Module) -> None:
     """Use batch statistics in target networks: with the trained ones' running statistics, Q drifts and learning fails."""
     for layer in layers.modules():

@@ -10,7 +10,7 @@ from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.kernel_memory import Frame, load_kernels
 from sb3_ddpg_scratch.updates.random_rows import Normalization, RowSampler
 
-NO_LAYERS, NO_TABLE = np.zeros((0, 10), np.int64), np.zeros((0, 8), np.int64)
+NO_LAYERS, NO_TABLE = np.zeros((0, 14), np.int64), np.zeros((0, 8), np.int64)
 
 
 def sample(buffer, batches, env=None):

@@ -387,6 +387,18 @@ COMMON = {
     "SB3's noise, several environments": (2, {"action_noise": NormalActionNoise(np.zeros(1), np.full(1, 0.3))}),
     "a noise of one's own": (1, {"action_noise": OwnNoise()}),
     "double-precision actions": (1, {"env": DoubleActions}),
+    "normalized by the policy": (2, {"policy_kwargs": {"net_arch": [8], "normalize_observations": True}}),
+    "residual": (1, {"policy": "SimbaPolicy", "env": ShortEnv, "n_steps": 2, "buffer_size": 90}),
+    "residual, Dict, rewards": (
+        1,
+        {
+            "env": DictEnv,
+            "policy": "SimbaPolicy",
+            "normalize": {"norm_obs": False},
+            "optimize_memory_usage": True,
+            "learning_rate": 1e-4,
+        },
+    ),
     "several threads": (1, {"policy_kwargs": {"net_arch": [128, 128]}, "batch_size": 256, "learning_rate": 1e-4}),
     "episodes": (1, {"train_freq": (2, "episode"), "gradient_steps": -1, "env": ShortEnv}),
 }
@@ -417,6 +429,7 @@ def test_gathered_work_leaves_what_work_at_once_leaves(monkeypatch, case, how):
     for name in ("rows", "_ends", "_aside", "_last_observations", "pos", "full"):
         np.testing.assert_array_equal(getattr(model.replay_buffer, name), getattr(expected.replay_buffer, name))
     assert all(map(th.equal, tensors_of(model), tensors_of(expected)))
+    assert model._updater.pick(model._networks()).name == "compiled"
     assert model.actor.optimizer.param_groups[0]["lr"] == expected.actor.optimizer.param_groups[0]["lr"]
     assert (model.policy.training, model.actor.mu.training) == (expected.policy.training, expected.actor.mu.training)
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.noise import ActionNoise
 
 from sb3_ddpg_scratch.learning_rates import are_constant, set_learning_rates
 from sb3_ddpg_scratch.noise import ColoredNoise, GaussianNoise, OUNoise
+from sb3_ddpg_scratch.observation_statistics import statistics_of
 from sb3_ddpg_scratch.observations import flatten_into
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 from sb3_ddpg_scratch.rollout.steps import (
@@ -129,7 +130,8 @@ class Gathered(AtOnce):
         self._own_noise = type(self.noise) in (type(None), ColoredNoise, GaussianNoise, OUNoise)
         self._memory_saving = buffer.optimize_memory_usage
         self._watched = _watches_rollouts(callback)
-        self._env = model._vec_normalize_env
+        self._env, self._statistics = model._vec_normalize_env, statistics_of(model.policy)
+        self._normalizes = self._env is not None or self._statistics is not None
         self._transition, self._acting = updater.begin_gathered(buffer, model._update_settings(), self._env)
         self._shape = (buffer.n_envs, *model.action_space.shape)
         self._actions, self._scaled_actions = (array.reshape(self._shape) for array in self._acting[2:])
@@ -165,7 +167,7 @@ class Gathered(AtOnce):
         if not self._active:
             super().store(actions, new_obs, rewards, dones, infos)
             return
-        self._stored = actions, new_obs, rewards, dones, infos
+        self._stored, self._counted = (actions, new_obs, rewards, dones, infos), False
         self._any_done = np.count_nonzero(dones) > 0
         if self._any_done or self._memory_saving:
             self.finish()
@@ -236,7 +238,9 @@ class Gathered(AtOnce):
             ends = buffer.ends_of(stored[3], stored[4])
             self._place_transition(*stored)
         if updates:
-            updater.expect(updates, buffer, model._n_updates, self._env)
+            updater.expect(updates, model._n_updates)
+        if self._normalizes:
+            updater.place_normalization(buffer, self._env)
         if acts:
             observations = model._last_obs if stored is None else stored[1]
             if self._is_dict:
@@ -276,10 +280,13 @@ class Gathered(AtOnce):
         """Place what is stored in the frame."""
         model, memory = self.model, self._transition
         last_obs, next_obs = model._last_obs, new_obs
-        if self._env is not None or self._any_done:
+        if self._normalizes or self._any_done:
             # Compiled code sees only what is stored: not what VecNormalize made of it, or a new episode's observation.
             check_step(model, new_obs, rewards, dones, infos)
             last_obs, next_obs, rewards = original_transition(model, new_obs, rewards, dones, infos)
+        if self._statistics is not None and not self._counted:
+            self._statistics.update(new_obs)
+            self._counted = True
         if self._is_dict:
             flatten_into(self._last, last_obs, model.observation_space)
             flatten_into(self._next, next_obs, model.observation_space)

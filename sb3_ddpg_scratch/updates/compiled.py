@@ -145,33 +145,45 @@ class CompiledUpdater:
                 self._update(count, settings, drawn_from=buffer)
             return
         batches = Batches(buffer, batch_size, gradient_steps, self._columns, settings.gamma, env)
+        normalization = None
+        if networks.actor.observation_statistics is not None:
+            normalization = self._normalization_for(buffer)
+            normalization.read(None, networks.actor.observation_statistics)
         self._set_numbers(networks, batches.discount, getattr(buffer, "gamma", 1.0), settings)
         while self._updates < gradient_steps:
             count = min(UPDATES_PER_CALL, gradient_steps - self._updates) if batches.packed else 1
             rows = self._rows_for(networks, count, batches.prepare())
             for number in range(count):
                 batches.write(self._updates + number, rows[number])
+                if normalization is not None:
+                    normalization.apply(rows[number][:, self._columns.observation])
+                    normalization.apply(rows[number][:, self._columns.next_observation])
             self._update(count, settings)
 
     def begin(self, networks: Networks, buffer: ReplayBuffer, settings: UpdateSettings, env: VecNormalize | None) -> None:
         """Prepare for drawing batches from this buffer, normalized by ``env`` as it is now."""
         self._set_numbers(networks, remaining_discount(buffer, settings.gamma), getattr(buffer, "gamma", 1.0), settings)
-        self._place_normalization(buffer, env)
+        self.place_normalization(buffer, env)
 
-    def _place_normalization(self, buffer: ReplayBuffer, env: VecNormalize | None) -> None:
-        if env is not None and buffer.observation_space is not self._normalized_space:
-            self._normalized_space = buffer.observation_space
-            self._normalization = self._random_rows.Normalization(buffer.observation_space)
-        normal = None if env is None else self._normalization.read(env)
+    def place_normalization(self, buffer: ReplayBuffer, env: VecNormalize | None) -> None:
+        """Normalize batches, and with a policy's own statistics also observations to act on, by the present numbers."""
+        statistics, normal = self._networks.actor.observation_statistics, None
+        if env is not None or statistics is not None:
+            normal = self._normalization_for(buffer).read(env, statistics)
         self.frame.place(self._kernels.NORMAL, normal, (3 * self._sizes.observation + 2,), np.float64)
+        self.frame.table[self._kernels.SEES_RAW] = statistics is not None
+
+    def _normalization_for(self, buffer: ReplayBuffer) -> Any:
+        if buffer.observation_space is not self._normalized_space:
+            self._normalized_space = buffer.observation_space
+            self._normalization = self._kernels.random_rows.Normalization(buffer.observation_space)
+        return self._normalization
 
     def _prepare(self, networks: Networks) -> None:
         """Make the tables of these networks, and the guard over what stands in them."""
         if self._kernels is None:
             self._kernels = load_kernels()
-            from sb3_ddpg_scratch.updates import random_rows
-
-            self._random_rows, self._sampler = random_rows, random_rows.RowSampler()
+            self._sampler = self._kernels.random_rows.RowSampler()
             self.frame = Frame(self._kernels)
         self._complete_state(networks)
         self._make_tables(networks)
@@ -254,7 +266,7 @@ class CompiledUpdater:
         acting = self.frame.place_acting(self._networks.actor.action_space, n, observation)
         return self.frame.place_transition(n, observation, action), acting
 
-    def expect(self, count: int, buffer: PackedReplayBuffer, n_updates: int, env: VecNormalize | None) -> None:
+    def expect(self, count: int, n_updates: int) -> None:
         """Prepare the frame for ``count`` updates after ``n_updates`` earlier ones."""
         settings = self._settings
         if settings.policy_delay > 1:
@@ -269,8 +281,6 @@ class CompiledUpdater:
         if settings.target_policy_noise > 0:
             noise = self._smoothing_noise(count, settings.target_policy_noise)
             self.frame.place_smoothing(noise, count, self._sizes.action)
-        if env is not None:
-            self._place_normalization(buffer, env)
         self._updates, self._first_update = count, n_updates
         self._numbers[self._kernels.SETTINGS, 4] = n_updates
 

@@ -26,7 +26,7 @@ class CompiledActor:
         reason = why_not_compiled((actor,), trained=0)
         self._guard = Guard((actor,), trained=0) if reason is None else None
         if reason is None:
-            self._layers = layer_table(actor.mu)
+            self._layers = layer_table(load_kernels(), actor.mu)
             self._actor, self._n = actor, 0
         return reason
 
@@ -39,6 +39,7 @@ class CompiledActor:
         if n != self._n:
             self._n = n
             self._numbers = numbers_table(sizes_of(kernels, self._actor))
+            self._normalization = kernels.random_rows.Normalization(space)
             self._memory = self._frame.place_acting(self._actor.action_space, n, self._actor.features_dim)
             self._frame.table[kernels.ACTING] = n
         flat, added, actions, scaled_actions = self._memory
@@ -46,6 +47,10 @@ class CompiledActor:
         self._frame.place(kernels.EXPLORATION, None if noise is None else added, added.shape)
         if noise is not None:
             added[:] = np.reshape(noise, added.shape)
+        statistics = self._actor.observation_statistics
+        self._frame.table[kernels.SEES_RAW] = statistics is not None
+        if statistics is not None:
+            self._frame.place(kernels.NORMAL, self._normalization.read(None, statistics), (3 * flat.shape[1] + 2,), np.float64)
         with one_blas_thread:
             kernels.advance(self._numbers, self._layers, _NO_TABLE, self._frame.table, _NO_RESULTS)
         shape = (n, *self._actor.action_space.shape)

@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.optim import optimizer as torch_optimizer
 
-from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork, ResidualBlock
+from sb3_ddpg_scratch.networks import Actor, Critic, QNetwork, ResidualBlock, flat_layers
+from sb3_ddpg_scratch.observation_statistics import ObservationStatistics
 from sb3_ddpg_scratch.observations import why_not_packable
 from sb3_ddpg_scratch.updates.interface import Networks
 
@@ -54,6 +55,8 @@ def methods_of_layers() -> list[Any]:
         Actor.extract_features,
         Critic.extract_features,
         Critic.q1_forward,
+        ObservationStatistics.forward,
+        ObservationStatistics._normalized,
         nn.Module.__call__,
         *map(_forward, _KNOWN_MODULES),
     ]
@@ -111,7 +114,7 @@ def why_not_by_hand(networks: Sequence[nn.Module], trained: int) -> str | None:
     return None if methods_of_layers() == _METHODS else "a method of a class of layers was replaced"
 
 
-def _why_not_these_modules(name: str, network: nn.Module) -> str | None:
+def _why_not_these_modules(name: str, network: Any) -> str | None:
     for path, module in network.named_modules():
         what = f"{name}.{path}" if path else name
         if type(module) not in _KNOWN_MODULES:
@@ -125,6 +128,11 @@ def _why_not_these_modules(name: str, network: nn.Module) -> str | None:
             return f"{what} normalizes more than the units of a layer"
         if isinstance(module, nn.GELU) and module.approximate != "none":
             return f"{what} is an approximation"
+    statistics = network.observation_statistics
+    if statistics is not None and (
+        type(statistics) is not ObservationStatistics or replaced_method(statistics) or any(_hooks_of(statistics))
+    ):
+        return f"{name}.observation_statistics do something else, or have hooks"
     if isinstance(network, Critic):
         registered = [getattr(network, f"qf{index}", None) for index in range(network.n_critics)]
         if not _same(network.q_networks, registered):
@@ -163,10 +171,8 @@ def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
         return reason
     for index, network in enumerate(networks):
         name = _NAMES[index % 2]
-        if network.observation_statistics is not None:
-            return "observations are normalized by the policy (normalize_observations=True)"
-        if network.scale_factor is not None:
-            return "networks are residual (scale_factor)"
+        if network.observation_statistics is not networks[0].observation_statistics:
+            return "networks normalize observations by different statistics"
         for path, parameter in network.named_parameters():
             if not _is_plain(parameter):
                 return f"{name}.{path} is not contiguous float32 on the CPU"
@@ -182,7 +188,7 @@ def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
 def _hidden_layers(networks: Iterable[Any]) -> Iterator[nn.Module]:
     for network in networks:
         for layers in [network.mu] if isinstance(network, Actor) else network.q_networks:
-            yield from list(layers)[:-1]
+            yield from flat_layers(layers)[:-1]
 
 
 def activations_of(networks: Iterable[Any]) -> set[type[nn.Module]]:
@@ -195,8 +201,11 @@ def _why_not_these_layers(name: str, network: Any) -> str | None:
     if type(extractor) is CombinedExtractor and list(extractor.extractors) != list(network.observation_space.spaces):
         return f"{name}.features_extractor does not take the entries of the observation space, each in its place"
     for layers in [network.mu] if isinstance(network, Actor) else network.q_networks:
-        widths = [tuple(layer.weight.shape)[::-1] for layer in layers if type(layer) is nn.Linear]
-        if [type(layer) for layer in layers] != _kinds(network) or widths != _widths(network):
+        flat = flat_layers(layers)
+        widths = [tuple(layer.weight.shape)[::-1] for layer in flat if isinstance(layer, nn.Linear)]
+        blocks = [number for number, layer in enumerate(layers) if type(layer) is ResidualBlock]
+        of_blocks = range(1, 1 + len(network.net_arch)) if network.scale_factor is not None else ()
+        if [type(layer) for layer in flat] != _kinds(network) or widths != _widths(network) or blocks != list(of_blocks):
             return f"the layers of {name} are not those that it was made with"
     return None
 
@@ -217,6 +226,11 @@ def _widths(network: Any) -> list[tuple[int, int]]:
     action_dim = get_action_dim(network.action_space)
     is_actor = isinstance(network, Actor)
     widths = [network.features_dim, *network.net_arch, action_dim if is_actor else 1]
+    if network.scale_factor is not None:
+        d = network.net_arch[0]
+        wide = network.scale_factor * d
+        blocks = [(d, wide), (wide, d)] * len(network.net_arch)
+        return [(widths[0] + (0 if is_actor else action_dim), d), *blocks, (d, widths[-1])]
     joins = None if is_actor else network.action_layer
     return [(n_in + (action_dim if index == joins else 0), n_out) for index, (n_in, n_out) in enumerate(pairwise(widths))]
 
@@ -224,10 +238,20 @@ def _widths(network: Any) -> list[tuple[int, int]]:
 def _kinds(network: Any) -> list[type]:
     kinds: list[type] = []
     activation = network.activation_fn if isinstance(network.activation_fn, type) else None
+    if network.scale_factor is not None:
+        kinds = [
+            nn.Linear,
+            *(nn.LayerNorm, nn.Linear, activation or _found_activation(network), nn.Linear) * len(network.net_arch),
+        ]
+        return [*kinds, nn.LayerNorm, nn.Linear, *([nn.Tanh] if isinstance(network, Actor) else [])]
     for _ in network.net_arch:
         kinds += [nn.Linear, *([nn.LayerNorm] if network.norm == "layer" else [])]
-        kinds.append(activation or next(iter(activations_of([network])), nn.Module))
+        kinds.append(activation or _found_activation(network))
     return [*kinds, nn.Linear, *([nn.Tanh] if isinstance(network, Actor) else [])]
+
+
+def _found_activation(network: Any) -> type:
+    return next(iter(activations_of([network])), nn.Module)
 
 
 def why_not_adam(name: str, optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor]) -> str | None:

@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
-from sb3_ddpg_scratch.networks import Actor
+from sb3_ddpg_scratch.networks import Actor, ResidualBlock, flat_layers
 from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.inspection import activations_of
 
@@ -60,35 +60,52 @@ def address_of(memory: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> 
     raise ValueError(f"Compiled code needs {wanted}, got {found}. Was an array of the replay buffer or a parameter replaced?")
 
 
-def layer_table(layers: nn.Module, grads: Any = None) -> np.ndarray:
-    """A table of layers as the kernels read it; without ``grads`` for a network that is not trained."""
-    of_layers = [layer for layer in layers.children() if isinstance(layer, nn.Linear)]
-    table = np.zeros((len(of_layers), 10), np.int64)
+def layer_table(kernels: Any, layers: nn.Module, grads: Any = None) -> np.ndarray:
+    """A table of linear layers as the kernels read it; without ``grads`` for a network that is not trained."""
+    flat = flat_layers(layers)
+    blocks_ends = [layer[-1] for layer in layers.children() if isinstance(layer, ResidualBlock)]
     # In the order of the parameters.
-    addresses = iter(np.zeros(4 * len(of_layers), np.int64) if grads is None else grads)
-    number = -1
-    for layer in layers.children():
-        number += isinstance(layer, nn.Linear)
-        if isinstance(layer, nn.Linear):
+    addresses = iter(np.zeros(len(list(layers.parameters())), np.int64) if grads is None else grads)
+    rows: list[np.ndarray] = []
+    of_input: list[int] = [0] * 6
+    for layer, following in zip(flat, [*flat[1:], None], strict=True):
+        if isinstance(layer, nn.LayerNorm):
+            (n,) = layer.normalized_shape
+            norm = [address_of(layer.weight, (n,)), address_of(layer.bias, (n,)), next(addresses), next(addresses)]
+            if isinstance(following, nn.Linear):
+                of_input = [*norm, kernels.OF_INPUT, n]
+            else:
+                rows[-1][kernels.NORM_WEIGHT : kernels.N_ACTIVE] = [*norm, kernels.OF_SUMS, n]
+        elif isinstance(layer, nn.Linear):
             n_out, n_in = layer.weight.shape
-            table[number, :2] = n_in, n_out
-        if isinstance(layer, (nn.Linear, nn.LayerNorm)):
-            first, shape = (2, (n_out, n_in)) if isinstance(layer, nn.Linear) else (6, (n_out,))
-            table[number, first : first + 2] = address_of(layer.weight, shape), address_of(layer.bias, (n_out,))
-            table[number, first + 2 : first + 4] = next(addresses), next(addresses)
-    return table
+            own = [address_of(layer.weight, (n_out, n_in)), address_of(layer.bias, (n_out,)), next(addresses), next(addresses)]
+            adds = any(layer is end for end in blocks_ends)
+            rows.append(np.array([n_in, n_out, *own, *of_input, 0, adds], np.int64))
+            of_input = [0] * 6
+        elif following is not None:
+            rows[-1][kernels.N_ACTIVE] = rows[-1][kernels.N_OUT]
+    return np.stack(rows)
 
 
 def sizes_of(kernels: Any, actor: Actor, critic: Any = None) -> Any:
     """What the kernels need to know about an actor and its critic."""
     from sb3_ddpg_scratch.updates.operations import CODES
 
-    norm_eps = next((np.float32(layer.eps) for layer in actor.mu.children() if isinstance(layer, nn.LayerNorm)), np.float32(0))
+    norm_eps = next(
+        (np.float32(layer.eps) for layer in flat_layers(actor.mu) if isinstance(layer, nn.LayerNorm)), np.float32(0)
+    )
     action_dim = get_action_dim(actor.action_space)
     activation = next(iter(activations_of([actor] if critic is None else [actor, critic])), nn.ReLU)
     of_both = (actor.features_dim, action_dim, getattr(critic, "action_layer", 0), CODES[activation], norm_eps)
-    n_critics = 0 if critic is None else critic.n_critics
-    return kernels.Sizes(*of_both, n_critics, len(actor.net_arch) + 1, 0 if critic is None else len(critic.net_arch) + 1)
+    n_critics, depths = 0 if critic is None else critic.n_critics, [depth_of(actor.mu), 0]
+    if critic is not None:
+        depths[1] = depth_of(critic.q_networks[0])
+    return kernels.Sizes(*of_both, n_critics, *depths)
+
+
+def depth_of(layers: nn.Module) -> int:
+    """The number of rows in a table of layers."""
+    return sum(isinstance(layer, nn.Linear) for layer in flat_layers(layers))
 
 
 def numbers_table(*rows: tuple[float, ...]) -> np.ndarray:

@@ -33,9 +33,10 @@ from sb3_ddpg_scratch.updates.operations import (
     normalize,
     normalize_backward,
     normalize_gradient,
+    normalize_into,
     tanh_backward,
 )
-from sb3_ddpg_scratch.updates.random_rows import Replay, sample_rows
+from sb3_ddpg_scratch.updates.random_rows import Replay, clipped_quotient, sample_rows
 
 # Products with no more inputs or outputs than this are faster as loops: calling a library costs more than their arithmetic.
 FEW = 4
@@ -43,10 +44,13 @@ FEW = 4
 # Constants that are written out in a call would have the function compiled for each value by itself.
 FIRST = np.int64(0)
 
-# Columns of a table of layers, int64 (layers, 10): sizes, addresses of parameters and their gradients, and the same of the
-# layer normalization that follows, or 0.
+# Columns of a table of linear layers, int64: sizes, addresses of parameters and their gradients; the same of a layer
+# normalization of this layer's sums or, in residual networks, of its input, if there is one, and the units that it normalizes;
+# the units that an activation follows; whether the outputs are added to a block's input.
 N_IN, N_OUT, WEIGHT, BIAS, WEIGHT_GRAD, BIAS_GRAD, NORM_WEIGHT, NORM_BIAS, NORM_WEIGHT_GRAD, NORM_BIAS_GRAD = range(10)
-INPUT, OUTPUT = np.int64(N_IN), np.int64(N_OUT)
+NORM, N_NORMED, N_ACTIVE, ADDS, LAYER_COLUMNS = range(10, 15)
+OF_SUMS, OF_INPUT = 1, 2
+INPUT, NORMED, ACTIVE = np.int64(N_IN), np.int64(N_NORMED), np.int64(N_ACTIVE)
 # Columns of a table of parameters, int64 (parameters, 8): addresses, the number of entries, and the place of the gradient
 # among the other threads' gradients.
 VALUE, GRAD, EXP_AVG, EXP_AVG_SQ, STEP, TARGET, SIZE, OFFSET = range(8)
@@ -66,13 +70,17 @@ class Sizes(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a forward pass keeps for the way back, of all layers one behind the other, and gradients of two layers."""
+    """
+    What a forward pass keeps for the way back, of all layers one behind the other, gradients of two layers, and what passes
+    by a residual network's blocks, with its gradient.
+    """
 
     inputs: np.ndarray
     sums: np.ndarray
     standardized: np.ndarray
     inverse_std: np.ndarray
     deltas: np.ndarray
+    stream: np.ndarray
 
 
 class Adam(NamedTuple):
@@ -118,11 +126,14 @@ STORED, PLACE, LAST_OBSERVATIONS, TAKEN_ACTIONS, REWARDS, CONTINUATIONS, NEXT_OB
 DRAWN, DRAWN_FIRST, DRAWN_FROM, NEXT_UINT32, GENERATOR, BATCH_SIZE, BATCHES, SMOOTHING = range(18, 26)
 # updates, and acting; and at the end what became of it.
 UPDATES, ACTING, ACTOR, OBSERVATIONS, EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, OUTCOME = range(26, 35)
+# Whether the observations that actions are chosen for are yet to be normalized, as batches are.
+SEES_RAW = 48
 # Of several threads: this one's number and rows of the batch, the gradients of all but the first, where they meet, and the
 # system's function that lets another thread run.
 SHARE, FIRST_ROW, END_ROW, OTHER_THREADS, OTHER_GRADS, N_GRADS, MEETING, YIELD = range(35, 43)
 # Set by a call: how many have met so far, and its memory: where it begins, where it is free, the most that was used, its end.
-MET, SCRATCH, FREE, MOST, LIMIT, FRAME_SIZE = range(43, 49)
+MET, SCRATCH, FREE, MOST, LIMIT = range(43, 48)
+FRAME_SIZE = 49
 DONE, NOT_FINITE, STOPPED = 1, 2, 3
 # Entries of the memory where threads meet, int64: how often one arrived, whether to stop waiting, and for each thread its
 # share of the squared norm of a gradient (float64).
@@ -182,39 +193,40 @@ def take(frame, size):
 @internal()
 def memory_sizes(layers, sizes, batch):
     """The numbers of entries in memory for a network and a batch."""
-    inputs, hidden = 0, 0
-    widest = layers[0, N_IN]
+    inputs, active, normed, stream, widest = 0, 0, 0, 0, 0
     for index in range(len(layers)):
         inputs += layers[index, N_IN]
+        active += layers[index, N_ACTIVE]
+        normed += layers[index, N_NORMED]
         widest = max(widest, layers[index, N_OUT], layers[index, N_IN])
-        if index < len(layers) - 1:
-            hidden += layers[index, N_OUT]
-    normalized = layers[0, NORM_WEIGHT] != 0
-    sums = hidden * batch if sizes.activation >= FIRST_THAT_NEEDS_Z else 0
-    standardized, stds = (hidden * batch, len(layers) * batch) if normalized else (0, 0)
-    return inputs * batch, sums, standardized, stds, 2 * widest * batch
+        if layers[index, NORM] == OF_INPUT:
+            stream = 2 * layers[index, N_IN]
+    sums = active * batch if sizes.activation >= FIRST_THAT_NEEDS_Z else 0
+    stds = len(layers) * batch if normed > 0 else 0
+    return inputs * batch, sums, normed * batch, stds, 2 * widest * batch, stream * batch
 
 
 @internal()
 def memory_for(frame, layers, sizes, batch):
     """Memory for a network and a batch."""
-    inputs, sums, standardized, stds, deltas = memory_sizes(layers, sizes, batch)
+    inputs, sums, normed, stds, deltas, stream = memory_sizes(layers, sizes, batch)
     inverse_std = take(frame, stds).reshape((len(layers) if stds > 0 else 0, batch))
-    return Memory(take(frame, inputs), take(frame, sums), take(frame, standardized), inverse_std, take(frame, deltas))
+    kept = take(frame, inputs), take(frame, sums), take(frame, normed)
+    return Memory(kept[0], kept[1], kept[2], inverse_std, take(frame, deltas), take(frame, stream))
 
 
 @inlined()
 def scratch_for(frame, layers, sizes):
     """Memory for whatever a call has to do: for an actor and a critic, and a few values of each row of a batch."""
     n = max(frame[BATCH_SIZE] if frame[UPDATES] > 0 else 0, frame[ACTING])
-    size = 2 * (sizes.action + 2) * n
+    size = 2 * (sizes.action + 2) * n + sizes.observation * frame[ACTING]
     for part in memory_sizes(layers[: sizes.actor_layers], sizes, n):
         size += part
     if frame[UPDATES] > 0:
         for part in memory_sizes(critic_of(layers, sizes, FIRST), sizes, n):
             size += part
-    # Sixteen parts, each rounded up to cache lines.
-    return np.empty(size + 16 * 16 + 16, np.float32)
+    # Up to twenty parts, each rounded up to cache lines.
+    return np.empty(size + 20 * 16 + 16, np.float32)
 
 
 @internal()
@@ -238,6 +250,19 @@ def values_of(layers, column, memory, index, batch):
 def gradients(memory, here, size, batch):
     """Gradients (size, batch) in one of the two halves of their memory."""
     return block(memory.deltas, here * (len(memory.deltas) // 2 // batch), size, batch)
+
+
+@internal()
+def stream_of(memory, half, batch):
+    """What passes by the blocks (units, batch), or its gradient: a half of their memory."""
+    size = len(memory.stream) // 2
+    return memory.stream[half * size : (half + 1) * size].reshape((size // batch, batch))
+
+
+@internal()
+def ends_in_stream(layers, index):
+    """Whether a layer's outputs become, or are added to, what passes by the blocks."""
+    return index < len(layers) - 1 and (layers[index, ADDS] != 0 or layers[index + 1, NORM] == OF_INPUT)
 
 
 @internal()
@@ -366,25 +391,40 @@ def matmul_backward(delta, x, weight_grad):
 def forward(layers, sizes, memory, output):
     """From the inputs in ``memory`` to ``output`` (n_out, batch): z = W x + b, and between layers h = f(z)."""
     batch = output.shape[1]
-    last = len(layers) - 1
-    for index in range(last):
+    stream = stream_of(memory, 0, batch)
+    for index in range(len(layers)):
         layer = layers[index]
+        x = values_of(layers, INPUT, memory.inputs, index, batch)
+        standardized = values_of(layers, NORMED, memory.standardized, index, batch)
         bias = vector(layer[BIAS], layer[N_OUT])
-        # In front of the action, where it joins the next layer.
-        hidden = values_of(layers, INPUT, memory.inputs, index + 1, batch)[: layer[N_OUT]]
-        matmul(weights_of(layer), values_of(layers, INPUT, memory.inputs, index, batch), hidden)
-        if layer[NORM_WEIGHT] != 0:
-            standardized = values_of(layers, OUTPUT, memory.standardized, index, batch)
+        if layer[NORM] == OF_INPUT:
+            weight, norm_bias = vector(layer[NORM_WEIGHT], layer[N_IN]), vector(layer[NORM_BIAS], layer[N_IN])
+            normalize_into(x, stream, weight, norm_bias, sizes.norm_eps, standardized, memory.inverse_std[index])
+        if index == len(layers) - 1:
+            z = output
+        elif layer[ADDS] != 0:
+            z = gradients(memory, FIRST, layer[N_OUT], batch)
+        elif ends_in_stream(layers, index):
+            z = stream
+        else:
+            # In front of the action, where it joins the next layer.
+            z = values_of(layers, INPUT, memory.inputs, index + 1, batch)[: layer[N_OUT]]
+        matmul(weights_of(layer), x, z)
+        if layer[NORM] == OF_SUMS:
             weight = vector(layer[NORM_WEIGHT], layer[N_OUT])
-            normalize(hidden, bias, weight, sizes.norm_eps, standardized, memory.inverse_std[index])
+            normalize(z, bias, weight, sizes.norm_eps, standardized, memory.inverse_std[index])
             bias = vector(layer[NORM_BIAS], layer[N_OUT])
-        activate(sizes.activation, hidden, bias, values_of(layers, OUTPUT, memory.sums, index, batch))
-    layer = layers[last]
-    matmul(weights_of(layer), values_of(layers, INPUT, memory.inputs, last, batch), output)
-    bias = vector(layer[BIAS], layer[N_OUT])
-    for j in range(len(bias)):
-        for i in range(batch):
-            output[j, i] += bias[j]
+        if layer[N_ACTIVE] > 0:
+            activate(sizes.activation, z, bias, values_of(layers, ACTIVE, memory.sums, index, batch))
+        else:
+            for j in range(len(bias)):
+                for i in range(batch):
+                    z[j, i] += bias[j]
+        if layer[ADDS] != 0:
+            # Not in one sum with the bias, whose order would be the compiler's choice.
+            for j in range(len(bias)):
+                for i in range(batch):
+                    stream[j, i] += z[j, i]
 
 
 @internal()
@@ -396,26 +436,43 @@ def backward(layers, sizes, memory, batch, action_grad):
     here = 0
     to_action = len(action_grad) > 0
     first = sizes.action_layer if to_action else 0
+    stream_grad = stream_of(memory, 1, batch)
     for index in range(len(layers) - 1, first - 1, -1):
         layer = layers[index]
         n_in, n_out = layer[N_IN], layer[N_OUT]
-        delta = gradients(memory, here, n_out, batch)
-        if layer[NORM_WEIGHT] != 0:
-            standardized = values_of(layers, OUTPUT, memory.standardized, index, batch)
-            if not to_action:
-                weight_grad, bias_grad = vector(layer[NORM_WEIGHT_GRAD], n_out), vector(layer[NORM_BIAS_GRAD], n_out)
-                normalize_gradient(delta, standardized, weight_grad, bias_grad)
-            normalize_backward(delta, vector(layer[NORM_WEIGHT], n_out), standardized, memory.inverse_std[index])
+        delta = stream_grad if ends_in_stream(layers, index) else gradients(memory, here, n_out, batch)
+        if layer[NORM] == OF_SUMS:
+            norm_backward(layers, memory, index, delta, to_action)
         if not to_action:
             x = values_of(layers, INPUT, memory.inputs, index, batch)
             layer_backward(layer, delta, x)
-        if index > first:
+        if layer[NORM] == OF_INPUT:
+            here = 1 - here
+            input_grad = gradients(memory, here, n_in, batch)
+            matmul(weights_of(layer).T, delta, input_grad)
+            norm_backward(layers, memory, index, input_grad, to_action)
+            # The gradient passes by a block, and through it.
+            for j in range(n_in):
+                for i in range(batch):
+                    stream_grad[j, i] = input_grad[j, i] + (stream_grad[j, i] if index < len(layers) - 1 else ZERO)
+        elif index > first:
             here = 1 - here
             backward_to_hidden(layers, sizes, memory, index, delta, here)
         elif to_action:
             # As a matrix without gaps, which libraries multiply by.
             weight_of_action = np.ascontiguousarray(weights_of(layer)[:, n_in - len(action_grad) :])
             matmul(weight_of_action.T, delta, action_grad)
+
+
+@internal()
+def norm_backward(layers, memory, index, grad, to_action):
+    """Through a layer's normalization, in place, and to the gradients of its parameters unless only the action's is wanted."""
+    layer, (n, batch) = layers[index], grad.shape
+    standardized = values_of(layers, NORMED, memory.standardized, index, batch)
+    if not to_action:
+        weight_grad, bias_grad = vector(layer[NORM_WEIGHT_GRAD], n), vector(layer[NORM_BIAS_GRAD], n)
+        normalize_gradient(grad, standardized, weight_grad, bias_grad)
+    normalize_backward(grad, vector(layer[NORM_WEIGHT], n), standardized, memory.inverse_std[index])
 
 
 @inlined()
@@ -440,7 +497,7 @@ def backward_to_hidden(layers, sizes, memory, index, delta, here):
     input_grad = gradients(memory, here, n_in, batch)
     matmul(weights_of(layers[index]).T, delta, input_grad)
     hidden = values_of(layers, INPUT, memory.inputs, index, batch)[:n_hidden]
-    sums = values_of(layers, OUTPUT, memory.sums, index - 1, batch)
+    sums = values_of(layers, ACTIVE, memory.sums, index - 1, batch)
     activate_backward(sizes.activation, input_grad[:n_hidden], hidden, sums)
 
 
@@ -719,6 +776,12 @@ def explore(frame, layers, sizes):
     noise, bounds = matrix(frame[EXPLORATION], n, a), matrix(frame[BOUNDS], FIRST + 2, a)
     actions, scaled_actions = matrix(frame[ACTIONS], n, a), matrix(frame[SCALED_ACTIONS], n, a)
     frame[FREE] = frame[SCRATCH]
+    if frame[SEES_RAW] != 0:
+        normal = carray(_pointer(frame[NORMAL]), (3 * o + 2,), np.float64)
+        raw, observations = observations, take(frame, o * n).reshape((n, o))
+        for i in range(n):
+            for j in range(o):
+                observations[i, j] = clipped_quotient(raw[i, j], normal[j], normal[o + j], normal[2 * o + j])
     mu = take(frame, a * n).reshape((a, n))
     act(frame, layers[frame[ACTOR] : frame[ACTOR] + sizes.actor_layers], sizes, observations, FIRST, mu)
     for i in range(n):

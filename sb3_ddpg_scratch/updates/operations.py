@@ -24,6 +24,9 @@ internal = partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIO
 # function on the way to the outermost one, which doubles the time that compiling takes. Small functions are better off
 # internal, since each copy costs as much as a large one.
 inlined = partial(internal, inline="always")
+# Each operation rounded in the order that is written. The order that fast arithmetic chooses may be another one in the process
+# that compiles than in those that load the result.
+exact = partial(internal, fastmath=False)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -170,7 +173,7 @@ def activate_backward(code, grad, h, kept):
                 grad[j, i] *= scalar_slope(code, kept[j, i] if len(kept) > 0 else ZERO, h[j, i])
 
 
-@inlined()
+@exact()
 def normalize(z, bias, weight, eps, standardized, inverse_std):
     """
     Layer normalization without its bias, in place: ``w s`` with ``s = (z + b - mean) / std`` over the units of each column.
@@ -197,7 +200,29 @@ def normalize(z, bias, weight, eps, standardized, inverse_std):
             z[j, i] = standardized[j, i] * weight[j]
 
 
-@inlined()
+@exact()
+def normalize_into(out, h, weight, bias, eps, standardized, inverse_std):
+    """The same of ``h``, which stays as it is, with its bias: ``out = w s + b``."""
+    n, batch = h.shape
+    mean = np.zeros(batch, np.float32)
+    inverse_std[:] = ZERO
+    for j in range(n):
+        for i in range(batch):
+            mean[i] += h[j, i]
+    mean /= np.float32(n)
+    for j in range(n):
+        for i in range(batch):
+            standardized[j, i] = h[j, i] - mean[i]
+            inverse_std[i] += standardized[j, i] * standardized[j, i]
+    for i in range(batch):
+        inverse_std[i] = ONE / np.sqrt(inverse_std[i] / np.float32(n) + eps)
+    for j in range(n):
+        for i in range(batch):
+            standardized[j, i] *= inverse_std[i]
+            out[j, i] = standardized[j, i] * weight[j] + bias[j]
+
+
+@exact()
 def normalize_backward(grad, weight, standardized, inverse_std):
     """``dL/dz = (g - mean(g) - s mean(g s)) / std`` with ``g = w dL/dy``, in place."""
     n, batch = grad.shape

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.batches import samples_packed_rows
 from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
+from sb3_ddpg_scratch.observation_statistics import EPSILON, ObservationStatistics
 from sb3_ddpg_scratch.observations import flat_dim, flat_slices
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates.operations import inlined, internal
@@ -138,33 +139,42 @@ def sample_rows(replay, function, state, steps, first, batch):
 
 class Normalization:
     """
-    What a ``VecNormalize`` normalizes with at present, float64: means, standard deviations and limits of the entries of a flat
-    observation, then the standard deviation and limit of rewards.
+    What a ``VecNormalize`` or a policy normalizes with at present, float64: means, standard deviations and limits of the
+    entries of a flat observation, then the standard deviation and limit of rewards.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         self._n = n = flat_dim(space)
-        self._slices = flat_slices(space) if isinstance(space, spaces.Dict) else None
+        self._slices = flat_slices(space) if isinstance(space, spaces.Dict) else {"": slice(None)}
         self._table = np.zeros(3 * n + 2)
         self._mean, self._std, self._limit = (self._table[n * row : n * (row + 1)] for row in range(3))
 
-    def read(self, env: Any) -> np.ndarray | None:
-        """The numbers of ``env``; ``None`` if it normalizes nothing."""
-        if env is None or not (env.norm_obs or env.norm_reward):
+    def read(self, env: Any, policys: ObservationStatistics | None = None) -> np.ndarray | None:
+        """The numbers of ``env``, or of the policy's statistics for observations; ``None`` if nothing is normalized."""
+        if policys is None and (env is None or not (env.norm_obs or env.norm_reward)):
             return None
-        rewards = self._table[3 * self._n :]
-        rewards[:] = (math.sqrt(env.ret_rms.var + env.epsilon), env.clip_reward) if env.norm_reward else (1.0, np.inf)
-        if self._slices is not None or not env.norm_obs:
+        rewards, scales = self._table[3 * self._n :], env is not None and env.norm_reward
+        rewards[:] = (math.sqrt(env.ret_rms.var + env.epsilon), env.clip_reward) if scales else (1.0, np.inf)
+        parts: list[tuple[slice, Any, Any, float, float]] = []
+        if policys is not None:
+            mean, var = policys.mean.numpy(force=True), policys.var.numpy(force=True)
+            for key, where in policys.slices.items():
+                parts.append((self._slices[key], mean[where], var[where], EPSILON, policys.clip))
+        elif env.norm_obs:
+            for key in env.norm_obs_keys or ("",):
+                statistics = env.obs_rms[key] if key else env.obs_rms
+                parts.append((self._slices[key], statistics.mean, statistics.var, env.epsilon, env.clip_obs))
+        if len(parts) < len(self._slices):
             self._mean[:], self._std[:], self._limit[:] = 0.0, 1.0, np.inf
-        if env.norm_obs:
-            parts = [(env.obs_rms, slice(None))]
-            if self._slices is not None:
-                parts = [(env.obs_rms[key], self._slices[key]) for key in env.norm_obs_keys or ()]
-            for statistics, where in parts:
-                self._mean[where] = statistics.mean.ravel()
-                np.sqrt((statistics.var + env.epsilon).ravel(), out=self._std[where])
-                self._limit[where] = env.clip_obs
+        for where, mean, var, epsilon, clip in parts:
+            self._mean[where] = mean.ravel()
+            np.sqrt((var + epsilon).ravel(), out=self._std[where])
+            self._limit[where] = clip
         return self._table
+
+    def apply(self, observations: np.ndarray) -> None:
+        """Normalize flat observations, float32 ``(n, size)``, by the numbers read last."""
+        observations[:] = np.clip((observations - self._mean) / self._std, -self._limit, self._limit)
 
 
 _BUFFERS = (PackedReplayBuffer, PackedNStepReplayBuffer, PackedDictReplayBuffer)

@@ -69,11 +69,12 @@ class Team:
             grads = address_of(own, own.shape) + 4 * self._parameters[:, kernels.OFFSET]
         of_actor, of_critics = np.split(grads, [len(list(networks.actor.parameters()))])
         q_networks, target_q_networks = networks.critic.q_networks, networks.critic_target.q_networks
+        table_of = partial(layer_table, kernels)
         tables = [
-            layer_table(networks.actor_target.mu),
-            *map(layer_table, target_q_networks),
-            layer_table(networks.actor.mu, of_actor),
-            *map(layer_table, q_networks, np.split(of_critics, len(q_networks))),
+            table_of(networks.actor_target.mu),
+            *map(table_of, target_q_networks),
+            table_of(networks.actor.mu, of_actor),
+            *map(table_of, q_networks, np.split(of_critics, len(q_networks))),
         ]
         return np.concatenate(tables)
 
