@@ -7,19 +7,25 @@ import numpy as np
 import pytest
 from commands import perform_here
 from matplotlib import image
-from rich.console import Console
 from typer.testing import CliRunner
 
 from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.cli import app
+from sb3_ddpg_scratch.compare import read_results, score_table
 from sb3_ddpg_scratch.compare.comparison import _table
-from sb3_ddpg_scratch.compare.presets import markdown_table, plan_runs, run_presets, summarize, write_report
+from sb3_ddpg_scratch.compare.plots import curves_of
+from sb3_ddpg_scratch.compare.presets import plan_presets
+from sb3_ddpg_scratch.compare.scores import scores_of
 from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.runs import processes
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result
 
-ARGUMENTS = ["--preset", "simple_rl", "--seeds", "2", "--jobs", "2", "--steps", "480"]
+ARGUMENTS = ["--preset", "simple_rl", "--preset", "blog_post", "--seeds", "2", "--jobs", "2", "--steps", "480"]
 ARGUMENTS += ["--evaluations", "12", "--eval-episodes", "2"]
+
+
+def plan_runs(env_id, presets=(), seeds=3, steps=None, **settings):
+    return plan_presets(env_id, presets, seeds, steps, out="unused", **settings).specs
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,8 @@ def comparison(tmp_path_factory):
 
 
 def specs_of(out):
-    return plan_runs("Pendulum-v1", ["simple_rl"], 2, 480, 12, 2)
+    specs = plan_runs("Pendulum-v1", ["simple_rl", "blog_post"], 2, 480, evaluations=12, eval_episodes=2)
+    return [spec for spec in specs if spec.arm == "simple_rl"]
 
 
 def test_runs_are_scored_by_their_last_ten_evaluations(comparison):
@@ -60,14 +67,15 @@ def test_runs_are_scored_by_their_last_ten_evaluations(comparison):
 def test_report(comparison):
     out, output = comparison
     scores = [finished_result(spec, out)["score"] for spec in specs_of(out)]
-    summary = json.loads((out / "summary.json").read_text())
-    row = summary["presets"]["simple_rl"]
-    assert row["score_mean"] == pytest.approx(sum(scores) / 2)
-    assert row["score_std"] == pytest.approx(abs(scores[0] - scores[1]) / np.sqrt(2))
-    assert summary["runs_planned"] == summary["runs_finished"] == 2
-    table = (out / "table.md").read_text()
-    assert f"{scores[0]:.1f}, {scores[1]:.1f} | 480 | 600 |" in table
-    assert table.splitlines()[-1] in output
+    results = read_results(out)
+    table = score_table(results)
+    assert table[table["arm"] == "simple_rl"]["score"].tolist() == pytest.approx(scores)
+    assert results.baseline == "simple_rl"
+    assert len(results.runs) == 4
+    assert results.missing == []
+    assert "Pendulum-v1" in output
+    assert "blog_post" in output
+    assert "simple_rl" in (out / "report.html").read_text()
     picture = image.imread(out / "learning_curves.png")
     assert picture.shape[0] > 200
     assert np.any(np.all(np.abs(picture[..., :3] - np.array([0x0B, 0x61, 0xA4]) / 255) < 0.01, axis=-1))
@@ -79,7 +87,7 @@ def test_finished_runs_are_not_done_again(comparison, monkeypatch):
     monkeypatch.setattr(processes.subprocess, "Popen", lambda *_, **__: pytest.fail("a finished run was begun again"))
     result = CliRunner().invoke(app, ["presets", "--out", str(out), *ARGUMENTS])
     assert result.exit_code == 0
-    assert "2 of 2 runs are finished already." in result.output
+    assert "All 4 runs are finished already." in result.output
 
 
 @pytest.mark.parametrize("change", [{"steps": 500}, {"settings": {}}, {"eval_episodes": 3}, {"env_id": "Ant-v5"}])
@@ -98,39 +106,52 @@ def test_spoilt_result_counts_as_none(tmp_path):
         assert finished_result(spec, tmp_path) is None
 
 
-def test_failed_run_is_told_with_its_log(tmp_path):
+def test_what_cannot_be_set_up_is_an_error_before_any_run(tmp_path):
     arguments = ["--preset", "simple_rl", "--seeds", "1", "--steps", "100", "--device", "hpu"]
     result = CliRunner().invoke(app, ["presets", "--out", str(tmp_path), *arguments])
-    assert result.exit_code == 1
-    assert "Failed: simple_rl, seed 0" in result.output
-    assert "hpu" in (tmp_path / "agents" / "simple_rl" / "Pendulum-v1" / "seed_0.log").read_text()
-    assert not (tmp_path / "summary.json").exists()
+    assert isinstance(result.exception, ArgumentError)
+    assert "arm simple_rl must be one that can be set up on Pendulum-v1" in str(result.exception)
+    assert "hpu" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_comparison_leaves_what_is_finished(tmp_path, monkeypatch):
-    specs = plan_runs("Pendulum-v1", ["blog_post"], 3)
+def test_each_has_its_own_budget_and_one_seed_shows_a_curve(tmp_path, monkeypatch):
+    """One that fails is told with its log, and the others' curves are as long as their budgets."""
 
     def run(self, spec, progress):
-        if spec.seed == 1:
-            raise KeyboardInterrupt
-        progress(spec.steps)
-        spec.result_file(tmp_path).parent.mkdir(parents=True, exist_ok=True)
-        spec.result_file(tmp_path).write_text(json.dumps(result_of(spec, [-3.0, -1.0])))
+        if spec.arm == "tch_rs":
+            spec.log_file(tmp_path).parent.mkdir(parents=True, exist_ok=True)
+            spec.log_file(tmp_path).write_text("what went wrong")
+            return False
+        write_json(spec.result_file(tmp_path), result_of(spec, [-3.0] * 20))
         return True
 
     monkeypatch.setattr(processes.RunProcesses, "run", run)
-    with pytest.raises(KeyboardInterrupt):
-        run_presets(specs, tmp_path, 1, Console(quiet=True), "command")
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["runs_planned"] == 3
-    assert summary["presets"]["blog_post"]["scores"]["0"] == -2.0
+    arguments = [f"--preset={name}" for name in ("blog_post", "plotly_notebook", "tch_rs")]
+    result = CliRunner().invoke(app, ["presets", "--out", str(tmp_path), "--seeds", "1", *arguments])
+    assert result.exit_code == 1
+    assert "Failed: tch_rs, seed 0" in result.output
+    assert "what went wrong" in result.output
+    (why,) = {row["why"] for row in json.loads((tmp_path / "summary.json").read_text())["comparisons"] if row["a"] != "tch_rs"}
+    assert "One seed shows no spread" in why
+    results = read_results(tmp_path)
+    assert [(arm, seed) for arm, _, seed, _ in results.missing] == [("tch_rs", 0)]
+    curves = {curve.arm: curve for curve in curves_of(results, scores_of(results))["Pendulum-v1"]}
+    assert {arm: curve.steps[-1] for arm, curve in curves.items()} == {"blog_post": 20_000, "plotly_notebook": 50_000}
+    # Another comparison takes the baseline's budget.
+    assert results.protocol["Pendulum-v1"]["steps"] == 20_000
 
 
 def result_of(spec, returns):
     return {
         "spec": asdict(spec),
-        "timesteps": list(range(len(returns))),
+        "timesteps": [spec.steps * (place + 1) // len(returns) for place in range(len(returns))],
         "returns": returns,
+        "seconds": [1.0] * len(returns),
+        "return_stds": [0.5] * len(returns),
+        "hyperparameters": spec.settings,
+        "versions": {},
+        "machine": {},
         "score": float(np.mean(returns)),
         "scored_evaluations": len(returns),
         "updates": 10,
@@ -138,42 +159,15 @@ def result_of(spec, returns):
     }
 
 
-def test_summary_and_table_by_hand():
+def test_what_is_not_finite_is_null_in_a_result_file_and_nan_in_a_table(tmp_path):
     spec = RunSpec("a", "scratch_ddpg", "Pendulum-v1", 0, 1000, 2, 5, "cpu", {})
-    results = [result_of(replace(spec, seed=seed), [score]) for seed, score in enumerate([-1.0, -2.0, -6.0])]
-    results.append(result_of(replace(spec, arm="b"), [-7.0]))
-    summary = summarize(results)
-    assert summary["a"]["score_mean"] == -3
-    assert summary["a"]["score_std"] == pytest.approx(np.sqrt((4 + 1 + 9) / 2))
-    assert summary["b"]["score_std"] is None
-    lines = markdown_table(summary).splitlines()
-    assert lines[2] == "| a | -3.0 ± 2.6 | -1.0, -2.0, -6.0 | 1,000 | 10 | 2 s |"
-    assert lines[3] == "| b | -7.0 | -7.0 | 1,000 | 10 | 2 s |"
-
-
-def test_what_is_not_finite_is_null_in_a_result_file_and_nan_in_the_summary(tmp_path):
-    spec = RunSpec("a", "scratch_ddpg", "Pendulum-v1", 0, 1000, 2, 5, "cpu", {})
-    write_json(spec.result_file(tmp_path), result_of(spec, [-1.0, float("nan")]) | {"score": float("nan")})
+    write_json(spec.result_file(tmp_path), result_of(spec, [-1.0, float("nan")]) | {"return_stds": [0.5, float("nan")]})
     json.loads(spec.result_file(tmp_path).read_text(), parse_constant=pytest.fail)
     read = finished_result(spec, tmp_path)
     assert read["returns"] == [-1.0, None]
-    row = summarize([read, result_of(replace(spec, seed=1), [-7.0])])["a"]
-    assert np.isnan(row["score_mean"])
-    assert row["scores"]["1"] == -7.0
-    write_report([read], 1, tmp_path, "the command")
-    assert "| a | nan |" in (tmp_path / "table.md").read_text()
-    table = _table(spec, read | {"seconds": [1.0, 2.0], "return_stds": [0.5, None]})
+    table = _table(spec, read)
     assert table["mean_return"].dtype == table["std_return"].dtype == float
     np.testing.assert_array_equal(table["mean_return"], [-1.0, np.nan])
-
-
-def test_report_of_runs_of_different_lengths(tmp_path):
-    spec = RunSpec("a", "scratch_ddpg", "Pendulum-v1", 0, 1000, 2, 5, "cpu", {})
-    results = [result_of(spec, [-1.0, -2.0, -3.0]), result_of(replace(spec, seed=1), [-1.0])]
-    write_report(results, 4, tmp_path, "the command")
-    text = (tmp_path / "table.md").read_text()
-    assert "`the command`" in text
-    assert "2 of 4" in text
 
 
 def test_plan():

@@ -17,10 +17,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ddpg_scratch import ArgumentError, FolderInUseError, ResumableCheckpoint, ScratchDDPG
-from sb3_ddpg_scratch.compare.comparison import check_folder, claim_folder
+from sb3_ddpg_scratch.compare.comparison import check_folder, claim_folder, run_comparison
 from sb3_ddpg_scratch.compare.experiment import experiment_from
 from sb3_ddpg_scratch.compare.plan import plan_comparison
-from sb3_ddpg_scratch.compare.presets import plan_runs, run_presets
+from sb3_ddpg_scratch.compare.presets import plan_presets
 from sb3_ddpg_scratch.folder_lock import hold_folder
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
@@ -134,7 +134,7 @@ def test_error_names_who_writes(start, tmp_path):
     process.communicate("")
     with hold_folder(tmp_path, "--out"):
         pass
-    check_folder(plan_runs("Pendulum-v1", ["simple_rl"], 1), tmp_path)  # as if it were empty
+    check_folder(plan_presets("Pendulum-v1", ["simple_rl"], 1, out=tmp_path).specs, tmp_path)  # as if it were empty
 
 
 def test_killed_process_holds_nothing(start, tmp_path):
@@ -142,7 +142,7 @@ def test_killed_process_holds_nothing(start, tmp_path):
     process.kill()
     process.wait()
     assert str(process.pid) in "".join(path.read_text() for path in tmp_path.iterdir())  # what it left
-    check_folder(plan_runs("Pendulum-v1", ["simple_rl"], 1), tmp_path)
+    check_folder(plan_presets("Pendulum-v1", ["simple_rl"], 1, out=tmp_path).specs, tmp_path)
     with hold_folder(tmp_path, "path"):
         with pytest.raises(FolderInUseError, match=f"This process, {os.getpid()}, is writing to it already"):
             hold_folder(tmp_path, "path").__enter__()
@@ -323,6 +323,6 @@ with mock.patch.object(exp_manager, "get_latest_run_id", lambda *_: 0):
 
 def test_presets_in_progress(start, tmp_path):
     process = started_and_holding(start, HOLDS, tmp_path)
-    specs = plan_runs("Pendulum-v1", ["simple_rl"], 1)
+    plan = plan_presets("Pendulum-v1", ["simple_rl"], 1, out=tmp_path)
     with pytest.raises(FolderInUseError, match=f"--out must be a folder .*Process {process.pid} on"):
-        run_presets(specs, tmp_path, 1, Console(quiet=True), "command")
+        run_comparison(plan, Console(quiet=True), "command")

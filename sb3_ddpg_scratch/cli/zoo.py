@@ -8,6 +8,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from sb3_ddpg_scratch.cli.options import GymPackages
+from sb3_ddpg_scratch.compare import PACKAGES
 from sb3_ddpg_scratch.errors import require
 from sb3_ddpg_scratch.terminal import command_line
 
@@ -61,12 +62,13 @@ def presets(
     device: Annotated[str, typer.Option(help="Device of the networks.")] = "cpu",
     gym_packages: GymPackages = None,
 ) -> None:
-    """Train every preset with several seeds; write a table, a summary and a picture of the learning curves."""
-    require("presets", "compare", "pandas", "matplotlib")
-    from sb3_ddpg_scratch.compare.presets import plan_runs, run_presets
-    from sb3_ddpg_scratch.zoo.registry import check_env
+    """Compare the presets, each with its own budget and several seeds: everything that compare writes."""
+    require("presets", "compare", *PACKAGES)
+    from sb3_ddpg_scratch.compare.comparison import run_comparison
+    from sb3_ddpg_scratch.compare.presets import plan_presets
 
-    env_id, packages = check_env(env, gym_packages or ())
-    specs = plan_runs(env_id, preset or (), seeds, steps, evaluations, eval_episodes, device)
-    if run_presets(specs, out, jobs, Console(), command_line(), packages):
+    settings = {"evaluations": evaluations, "eval_episodes": eval_episodes, "device": device, "jobs": jobs, "out": out}
+    plan = plan_presets(env, preset or (), seeds, steps, gym_packages=gym_packages or (), **settings)
+    outcome = run_comparison(plan, Console(), command_line())
+    if outcome.failed or outcome.summary is None:
         raise typer.Exit(1)

@@ -92,7 +92,9 @@ def gather(plan: Plan, random_scores: dict[str, float], failed: Sequence[RunSpec
         runs.append(Run(spec.arm, spec.env_id, spec.seed, *kept))
         tables.append(_table(spec, result))
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
-    protocol = {spec.env_id: Protocol(spec.steps, spec.evaluations, spec.eval_episodes)._asdict() for spec in plan.specs}
+    # Presets have budgets of their own: a later comparison with this baseline takes the baseline's.
+    specs = sorted(plan.specs, key=lambda spec: spec.arm == plan.baseline)
+    protocol = {spec.env_id: Protocol(spec.steps, spec.evaluations, spec.eval_episodes)._asdict() for spec in specs}
     return Results(runs, table, random_scores, plan.baseline, missing, command, protocol)
 
 

@@ -17,7 +17,7 @@ _MAPS = {"theme:diverging": "RdBu_r", "theme:sequential": "magma"}
 _DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 
 
-def write_picture(figures: Sequence[Figure], path: Path, title: str = "", same_scale: bool = False) -> None:
+def write_picture(figures: Sequence[Figure], path: Path) -> None:
     """Write a PNG with a panel per figure over environment steps, and a legend of all named traces and shapes."""
     from matplotlib import ticker
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,7 +27,7 @@ def write_picture(figures: Sequence[Figure], path: Path, title: str = "", same_s
     rows = -(-len(figures) // columns)
     canvas = Canvas(figsize=(max(4.6, 3.6 * columns), 0.7 + 2.7 * rows), layout="constrained")
     FigureCanvasAgg(canvas)
-    grid = canvas.subplots(rows, columns, squeeze=False, sharey=same_scale)
+    grid = canvas.subplots(rows, columns, squeeze=False)
     handles: dict[str, Any] = {}
     for figure, axes in zip(figures, grid.flat, strict=False):
         handles |= _draw(figure, axes)
@@ -41,8 +41,6 @@ def write_picture(figures: Sequence[Figure], path: Path, title: str = "", same_s
         axes.set_visible(False)
     canvas.supxlabel("environment steps", fontsize=10)
     canvas.supylabel("return", fontsize=10)
-    if title:
-        canvas.suptitle(_literal(title), fontsize=11)
     if handles:
         names = [_literal(name) for name in handles]
         canvas.legend(list(handles.values()), names, loc="outside upper center", ncols=4, frameon=False)
