@@ -7,7 +7,6 @@ where an updater samples a minibatch for each update. All updaters compute the s
 :mod:`sb3_ddpg_scratch.updates.autograd`: ``td_target``, ``critic_loss``, ``actor_loss``, ``soft_update``.
 """
 
-from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +17,6 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
@@ -27,15 +25,13 @@ from sb3_ddpg_scratch import (
     export,
     learn_setup,
     learning_rates,
-    model_file,
     model_setup,
     rollout,
     training_log,
     validation,
 )
 from sb3_ddpg_scratch.checkpoint.training import resume_model
-from sb3_ddpg_scratch.docstrings import documented_by
-from sb3_ddpg_scratch.model_file import MAX_BYTES, LoadOptions, ModelPath
+from sb3_ddpg_scratch.model_file import SafeFiles
 from sb3_ddpg_scratch.names import Names, names_of
 from sb3_ddpg_scratch.networks import Actor, Critic
 from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise
@@ -44,7 +40,7 @@ from sb3_ddpg_scratch.rollout import Actions, AtOnce, methods_of
 from sb3_ddpg_scratch.updates import UPDATERS, Networks, UpdateSettings
 
 
-class ScratchDDPG(OffPolicyAlgorithm):
+class ScratchDDPG(SafeFiles):
     """
     Deep Deterministic Policy Gradient (Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971), written by hand.
 
@@ -291,53 +287,22 @@ class ScratchDDPG(OffPolicyAlgorithm):
         return self._total_timesteps, callback
 
     @classmethod
-    @documented_by(resume_model)
     def resume(cls, path: str | Path, env: GymEnv | str, **settings: Any) -> Self:
+        """
+        Load the newest intact checkpoint of a :class:`~sb3_ddpg_scratch.ResumableCheckpoint`. The model's next
+        ``learn``, with the same ``total_timesteps``, continues to the same result bit for bit.
+
+        :param path: a folder of checkpoints, or one checkpoint
+        :param env: environments made like those of the interrupted training
+        :param settings: constructor arguments: those that a checkpoint cannot hold, such as functions; others replace its own
+        :return: the model
+        :raises CheckpointError: if no intact checkpoint fits
+        :raises ArgumentError: if an argument that the checkpoint cannot hold is missing
+        """
         return resume_model(cls, path, env, **settings)
 
-    @classmethod
-    @documented_by(model_file.load_model)
-    def load(
-        cls,
-        path: ModelPath,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        trusted: bool = False,
-        max_bytes: int = MAX_BYTES,
-        **kwargs: Any,
-    ) -> Self:
-        options = LoadOptions(device, custom_objects, print_system_info, force_reset, trusted, max_bytes)
-        return model_file.load_model(cls, path, env, options, kwargs)
-
-    @documented_by(model_file.read_parameters)
-    def set_parameters(
-        self,
-        load_path_or_dict: Any,
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-        max_bytes: int = MAX_BYTES,
-    ) -> None:
-        states = model_file.read_parameters(self, load_path_or_dict, exact_match, device, max_bytes)
-        super().set_parameters(states, exact_match, device)
-
-    load_replay_buffer = model_file.load_replay_buffer
     export_onnx = export.export_onnx
     export_torch = export.export_torch
-
-    @documented_by(model_file.whole_model_file)
-    def save(self, path: ModelPath, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        noise = self.action_noise
-        try:
-            if isinstance(noise, VectorNoise):
-                # SB3 copies it for each environment; ours adapts itself.
-                self.action_noise = noise.of_one_env()
-            with model_file.whole_model_file(path, type(self)) as file:
-                super().save(file, exclude, include)
-        finally:
-            self.action_noise = noise
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -345,9 +310,6 @@ class ScratchDDPG(OffPolicyAlgorithm):
         for name in ("_after_learn", "_work", "is_learning"):
             state.pop(name, None)
         return state
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *model_file.NOT_SAVED]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []

@@ -183,17 +183,7 @@ def read_newest(path: str | Path) -> Checkpoint:
 
 
 def resume_model(model_class: type[Model], path: str | Path, env: GymEnv | str, **settings: Any) -> Model:
-    """
-    Load the newest intact checkpoint of a :class:`~sb3_ddpg_scratch.ResumableCheckpoint`. The model's next
-    ``learn``, with the same ``total_timesteps``, continues to the same result bit for bit.
-
-    :param path: a folder of checkpoints, or one checkpoint
-    :param env: environments made like those of the interrupted training
-    :param settings: constructor arguments: those that a checkpoint cannot hold, such as functions; others replace its own
-    :return: the model
-    :raises CheckpointError: if no intact checkpoint fits
-    :raises ArgumentError: if an argument that the checkpoint cannot hold is missing
-    """
+    """See ``ScratchDDPG.resume``."""
     checkpoint = read_newest(path)
     for name, reason in checkpoint.state["missing_settings"].items():
         if name not in settings:

@@ -97,9 +97,9 @@ def read_model(
     model_class: type,
     device: th.device | str = "auto",
     custom_objects: dict[str, Any] | None = None,
+    print_system_info: bool = False,
     load_data: bool = True,
     max_bytes: int = MAX_BYTES,
-    print_system_info: bool = False,
 ) -> ModelContents:
     """Read a model's file, or only its weights, without running code from it."""
     if not (custom_objects is None or isinstance(custom_objects, dict)):
