@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sb3_ddpg_scratch.compare.report import figures, score_table, verdict_table
     from sb3_ddpg_scratch.compare.results_file import read_results
 
-PACKAGES = ("pandas", "scipy", "rliable", "plotly", "matplotlib")
+PACKAGES = ("pandas", "plotly", "matplotlib")
 _MODULES = {
     "experiment_from": "experiment",
     "figures": "report",

@@ -1,6 +1,6 @@
 """
-The statistics of a comparison: arrays in, numbers out. Scores come as strata, an array per environment. Intervals are
-scipy's: rliable 1.2 always draws from NumPy's global generator, whatever state it is given, and takes a hundred times as long.
+The statistics of a comparison: arrays in, numbers out. Scores come as strata, an array per environment. The estimates are
+rliable's, by scipy: rliable 1.2 always draws from NumPy's global generator, and takes a hundred times as long.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from math import floor, inf, nan
 from typing import Any, NamedTuple
 
 import numpy as np
-from rliable import metrics
 from scipy import stats
 
 ALPHA = 0.05
@@ -25,7 +24,7 @@ Interval = tuple[float, float]
 
 def iqm(scores: Strata) -> float:
     """Interquartile mean of all scores together: the mean of the middle half."""
-    return float(metrics.aggregate_iqm(np.concatenate(scores)))
+    return float(_iqm_along(*scores))
 
 
 def iqm_interval(scores: Strata, resamples: int = RESAMPLES) -> Interval:
@@ -56,8 +55,7 @@ def performance_profile(
 
 def improvement(a: Strata, b: Strata) -> float:
     """Probability that a run of ``a`` scores above one of ``b`` (a tie counts half), averaged over environments."""
-    chances = [metrics.probability_of_improvement(x[:, None], y[:, None]) for x, y in zip(a, b, strict=True)]
-    return float(np.mean(chances))
+    return float(_improvement_along(*a, *b))
 
 
 def improvement_interval(a: Strata, b: Strata, resamples: int = RESAMPLES) -> Interval:

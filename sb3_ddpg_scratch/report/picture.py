@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ddpg_scratch.atomic import write_whole
+from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.report.figure import Figure, light_color
 
 MOST_COLUMNS = 3
@@ -20,13 +20,11 @@ _DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 def write_picture(figures: Sequence[Figure], path: Path) -> None:
     """Write a PNG with a panel per figure over environment steps, and a legend of all named traces and shapes."""
     from matplotlib import ticker
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
     columns = min(len(figures), MOST_COLUMNS)
     rows = -(-len(figures) // columns)
     canvas = Canvas(figsize=(max(4.6, 3.6 * columns), 0.7 + 2.7 * rows), layout="constrained")
-    FigureCanvasAgg(canvas)
     grid = canvas.subplots(rows, columns, squeeze=False)
     handles: dict[str, Any] = {}
     for figure, axes in zip(figures, grid.flat, strict=False):
@@ -44,18 +42,15 @@ def write_picture(figures: Sequence[Figure], path: Path) -> None:
     if handles:
         names = [_literal(name) for name in handles]
         canvas.legend(list(handles.values()), names, loc="outside upper center", ncols=4, frameon=False)
-    content = BytesIO()
-    canvas.savefig(content, format="png", dpi=DOTS_PER_INCH)
-    write_whole(path, content.getvalue())
+    with whole_file(path) as file:
+        canvas.savefig(file, format="png", dpi=DOTS_PER_INCH)
 
 
 def static_picture(figure: Figure) -> bytes:
     """One figure as a PNG, for where a notebook's output is shown without scripts."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(7, 3.2), layout="constrained")
-    FigureCanvasAgg(canvas)
     axes = canvas.add_subplot()
     axes.set_title(_literal(figure.title), fontsize=10)
     # The left panel of those that have two.
