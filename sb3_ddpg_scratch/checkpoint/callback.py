@@ -143,10 +143,10 @@ class ResumableCheckpoint(BaseCallback):
             return
         assert model.replay_buffer is not None
         try:
-            with self._told_if_the_disk_is_full():
+            with self._reporting_disk_errors():
                 self._log.save(model.replay_buffer, (step - self._saved_at) // model.n_envs)
             state = capture_training(model, self._root, self._log.written)
-            with self._told_if_the_disk_is_full():
+            with self._reporting_disk_errors():
                 folder = write_checkpoint(self.path, step, state, self._log.segments)
         except NotDataError as error:
             advice = "Give it the methods get_training_state() and set_training_state(state)."
@@ -165,7 +165,7 @@ class ResumableCheckpoint(BaseCallback):
             print(f"Checkpoint: {folder}")
 
     @contextmanager
-    def _told_if_the_disk_is_full(self) -> Iterator[None]:
+    def _reporting_disk_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

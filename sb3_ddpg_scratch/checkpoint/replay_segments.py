@@ -11,23 +11,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.atomic import whole_file
-from sb3_ddpg_scratch.dict_replay import PackedDictReplayBuffer
 from sb3_ddpg_scratch.errors import CheckpointError
-from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
-from sb3_ddpg_scratch.model_file.buffers import Members, checked_state
-from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
+from sb3_ddpg_scratch.model_file.buffers import KNOWN, Members, checked_state
+from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
 FOLDER = "segments"
 _NAME = re.compile(r"\d+-\d+-[0-9a-f]+\.rows")
 # Neighbors are joined up to this size, so that frequent checkpoints do not leave thousands of files.
 LARGEST_JOINED = 16 * 2**20
 
-_SUPPORTED: tuple[type, ...] = (ReplayBuffer, NStepReplayBuffer, DictReplayBuffer, HerReplayBuffer)
-_SUPPORTED += (PackedReplayBuffer, PackedNStepReplayBuffer, PackedDictReplayBuffer, PackedHerReplayBuffer)
 _SB3_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 # Additional columns of SB3's HerReplayBuffer, which also change for old transitions.
 _SB3_EPISODES = ("ep_start", "ep_length", "_current_ep_start")
@@ -47,9 +43,9 @@ def why_not_saved(buffer: ReplayBuffer) -> str | None:
     """Why a replay buffer cannot be saved in segments; ``None`` if it can."""
     if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict:
         return "with copy_info_dict=True the replay buffer keeps infos, which may be any objects"
-    if type(buffer) in _SUPPORTED:
+    if type(buffer) in KNOWN:
         return None
-    names = ", ".join(cls.__name__ for cls in _SUPPORTED)
+    names = ", ".join(cls.__name__ for cls in KNOWN)
     return f"the replay buffer is a {type(buffer).__name__}; those that can be checkpointed are {names}"
 
 

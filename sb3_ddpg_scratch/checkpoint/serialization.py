@@ -105,10 +105,6 @@ def decode(tree: Tree, arrays: list[np.ndarray]) -> Any:
     raise ValueError(f"{kind!r} is not a kind of data")
 
 
-def _tensor(array: np.ndarray, tree: dict[str, Tree]) -> th.Tensor:
-    return th.from_numpy(array).view(getattr(th, tree["dtype"])).reshape(tree["shape"])
-
-
 def _generator(state: Any, tree: dict[str, Tree]) -> np.random.Generator:
     bit_generator = _BIT_GENERATORS[state["bit_generator"]]()
     set_bit_generator_state(bit_generator, state)
@@ -126,7 +122,7 @@ _OF_ARRAY: dict[str, Callable[[np.ndarray, dict[str, Tree]], Any]] = {
     "array": lambda array, tree: array,
     "floats": lambda array, tree: array.tolist(),
     "scalar": lambda array, tree: array[()],
-    "tensor": _tensor,
+    "tensor": lambda array, tree: th.from_numpy(array).view(getattr(th, tree["dtype"])).reshape(tree["shape"]),
 }
 _OF_TREE: dict[str, Callable[[Any, dict[str, Tree]], Any]] = {
     "dict": lambda pairs, tree: dict(pairs),

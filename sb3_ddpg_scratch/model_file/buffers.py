@@ -23,7 +23,7 @@ from sb3_ddpg_scratch.observations import flat_dim
 from sb3_ddpg_scratch.replay import _TRUNCATED, PackedNStepReplayBuffer, PackedReplayBuffer
 
 _PACKED = (PackedHerReplayBuffer, PackedDictReplayBuffer, PackedNStepReplayBuffer, PackedReplayBuffer)
-_KNOWN: tuple[type[ReplayBuffer], ...] = (*_PACKED, HerReplayBuffer, NStepReplayBuffer, DictReplayBuffer, ReplayBuffer)
+KNOWN: tuple[type[ReplayBuffer], ...] = (*_PACKED, HerReplayBuffer, NStepReplayBuffer, DictReplayBuffer, ReplayBuffer)
 _MOST_STEPS = 2**62
 
 
@@ -105,7 +105,7 @@ def _checked(kind: type[ReplayBuffer], members: Members, model: Any) -> ReplayBu
         if getattr(model, name) != members.get(name):
             members.refuse(name, f"its {name} is not the model's")
     size, n_envs = (members.whole(name, 1, _MOST_STEPS) for name in ("buffer_size", "n_envs"))
-    known = next(base for base in kind.__mro__ if base in _KNOWN)
+    known = next(base for base in kind.__mro__ if base in KNOWN)
     if "handle_timeout_termination" not in members.values and known not in _PACKED:
         # Written by SB3 before 2.1.
         added = {"handle_timeout_termination": False, "timeouts": np.zeros_like(members.get("dones"))}

@@ -108,7 +108,7 @@ def read_model(
     wanted |= {_DATA} if load_data else set()
     file: Any = open_path(path, "r", suffix="zip")
     try:
-        members = read_members(file, path, lambda name: name in wanted or _is_state(name), max_bytes)
+        members = read_members(file, path, lambda name: name in wanted or name.endswith(".pth"), max_bytes)
     finally:
         if isinstance(path, (str, Path)):
             file.close()
@@ -124,7 +124,7 @@ def read_model(
     tensors = {
         name: read_tensors(content, path, name, torch_device, max_bytes)
         for name, content in members.items()
-        if _is_state(name)
+        if name.endswith(".pth")
     }
     variables = [value for name in _VARIABLES if isinstance(value := tensors.pop(name, None), dict)]
     for key in sorted(str(key) for value in variables for key in value):
@@ -136,10 +136,6 @@ def read_settings(path: Path, model_class: type) -> dict[str, Any]:
     with path.open("rb") as file:
         members = read_members(file, path, lambda name: name == _DATA, MAX_BYTES)
     return _read_settings(members[_DATA], path, model_class, {})
-
-
-def _is_state(name: str) -> bool:
-    return name.endswith(".pth")
 
 
 def _read_settings(content: bytes, path: Any, model_class: type, custom_objects: dict[str, Any]) -> dict[str, Any]:

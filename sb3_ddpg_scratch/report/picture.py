@@ -53,23 +53,7 @@ def static_picture(figure: Figure) -> bytes:
     canvas = Canvas(figsize=(7, 3.2), layout="constrained")
     axes = canvas.add_subplot()
     axes.set_title(_literal(figure.title), fontsize=10)
-    # The left panel of those that have two.
-    for trace in (trace for trace in figure.traces if trace.get("xaxis", "x") == "x"):
-        if trace["type"] == "heatmap":
-            values = np.array(trace["z"], float)
-            scale = figure.layout[trace["coloraxis"]]
-            limits = {"vmin": scale["cmin"], "vmax": scale["cmax"], "cmap": _MAPS[scale["colorscale"]]}
-            edges = np.array(trace["x"], float), np.array(trace.get("y", range(len(values))), float)
-            mesh = axes.pcolormesh(*edges, values, shading="nearest", **limits)
-            canvas.colorbar(mesh, label=scale["colorbar"]["title"]["text"])
-        elif trace.get("mode") == "markers":
-            color = trace["marker"]["color"]
-            x, y = np.array(trace["x"], float), np.array(trace["y"], float)
-            axes.scatter(x, y, 14, **_color(color))
-            if error := trace.get("error_x"):
-                axes.errorbar(x, y, xerr=[error["arrayminus"], error["array"]], **_color(color), capsize=3)
-        else:
-            _draw(Figure("", "", "", "", [trace], {}), axes)
+    _draw(figure, axes)
     for row in figure.layout.get("annotations", ()):
         axes.text(0.01, row["y"], _literal(html.unescape(row["text"])), transform=axes.get_yaxis_transform(), fontsize=8)
     for name in ("x", "y"):
@@ -84,18 +68,34 @@ def static_picture(figure: Figure) -> bytes:
 
 
 def _draw(figure: Figure, axes: Any) -> dict[str, Any]:
-    """Draw a figure's lines, bands and horizontal shapes; returns the legend's entries by name."""
+    """Draw a figure, the left panel if it has two; returns the legend's entries by name."""
     named = {}
     for trace in figure.traces:
+        if trace.get("xaxis", "x") != "x":
+            continue
+        if trace["type"] == "heatmap":
+            values = np.array(trace["z"], float)
+            scale = figure.layout[trace["coloraxis"]]
+            limits = {"vmin": scale["cmin"], "vmax": scale["cmax"], "cmap": _MAPS[scale["colorscale"]]}
+            edges = np.array(trace["x"], float), np.array(trace.get("y", range(len(values))), float)
+            mesh = axes.pcolormesh(*edges, values, shading="nearest", **limits)
+            axes.figure.colorbar(mesh, label=scale["colorbar"]["title"]["text"])
+            continue
         x, y = np.array(trace["x"], float), np.array(trace["y"], float)
         if trace.get("fill") == "toself":
             axes.fill(x, y, **_color(trace["fillcolor"]), linewidth=0)
-            continue
-        line, marker = trace["line"], "o" if "markers" in trace["mode"] else None
-        style = {"linewidth": 0.8 * line["width"], "linestyle": _DASHES[line.get("dash", "solid")], "marker": marker}
-        (named[trace["name"]],) = axes.plot(x, y, **_color(line["color"]), **style)
+        elif trace["mode"] == "markers":
+            color = _color(trace["marker"]["color"])
+            axes.scatter(x, y, 14, **color)
+            if error := trace.get("error_x"):
+                axes.errorbar(x, y, xerr=[error["arrayminus"], error["array"]], **color, capsize=3)
+        else:
+            line, marker = trace["line"], "o" if "markers" in trace["mode"] else None
+            style = {"linewidth": 0.8 * line["width"], "linestyle": _DASHES[line.get("dash", "solid")], "marker": marker}
+            (named[trace["name"]],) = axes.plot(x, y, **_color(line["color"]), **style)
     for shape in figure.layout.get("shapes", ()):
-        named[shape["name"]] = axes.axhline(shape["y0"], **_color(shape["line"]["color"]), linestyle=":", linewidth=1)
+        if "name" in shape:
+            named[shape["name"]] = axes.axhline(shape["y0"], **_color(shape["line"]["color"]), linestyle=":", linewidth=1)
     named.pop("", None)
     return named
 

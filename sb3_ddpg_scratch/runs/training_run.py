@@ -249,7 +249,7 @@ def _versions(algo: str) -> dict[str, str]:
 
 
 def _ticking(tick: Callable[[int], None]) -> BaseCallback:
-    # With a function of unknown origin as an attribute, rollouts could not be steady.
+    # Defined here: after a callback that holds a function of unknown origin, the networks are inspected in every step.
     class Ticks(BaseCallback):
         def _on_step(self) -> bool:
             tick(self.num_timesteps)
