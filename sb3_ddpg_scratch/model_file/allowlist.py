@@ -18,6 +18,7 @@ from numpy.random import bit_generator
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_ddpg_scratch.model_file import arrays, functions
+from sb3_ddpg_scratch.model_file.arrays import expect
 from sb3_ddpg_scratch.model_file.functions import Call
 
 # Instances of these are rebuilt from their attributes, without calling a constructor.
@@ -64,35 +65,30 @@ class Handle:
 
 
 def _ordered_dict(*arguments: Any) -> OrderedDict[Any, Any]:
-    if arguments:
-        raise ValueError("an OrderedDict is not as Python writes it")
+    expect(not arguments, "an OrderedDict")
     return OrderedDict()
 
 
 def _deque(items: Any = (), maxlen: Any = None) -> deque[Any]:
-    if not isinstance(items, (list, tuple)) or not (maxlen is None or isinstance(maxlen, int)):
-        raise ValueError("a deque is not as Python writes it")
+    expect(isinstance(items, (list, tuple)) and (maxlen is None or isinstance(maxlen, int)), "a deque")
     return deque(items, maxlen)
 
 
 def _set(items: Any = ()) -> set[Any]:
     # How protocols before 4 write a set.
-    if not isinstance(items, list):
-        raise ValueError("a set is not as Python writes it")
+    expect(isinstance(items, list), "a set")
     return set(items)
 
 
 def _device(kind: Any, index: Any = None) -> th.device:
-    if not isinstance(kind, str) or not (index is None or isinstance(index, int)):
-        raise ValueError("a device is not as torch writes it")
+    expect(isinstance(kind, str) and (index is None or isinstance(index, int)), "a device")
     return th.device(kind) if index is None else th.device(kind, index)
 
 
 def _enum_member(kind: Any, name: Any) -> Enum:
     # How Python 3.11.0 to 3.11.3 pickle a member of an Enum.
     kind = kind.kind if isinstance(kind, Handle) else kind
-    if not (isinstance(kind, type) and issubclass(kind, Enum) and isinstance(name, str)):
-        raise ValueError("getattr is allowed for the members of an Enum only")
+    expect(isinstance(kind, type) and issubclass(kind, Enum) and isinstance(name, str), "an Enum's member")
     return kind[name]
 
 

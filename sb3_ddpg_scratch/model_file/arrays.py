@@ -19,49 +19,49 @@ _MAX_POOL = 64
 
 def make_dtype(code: Any, align: Any = False, copy: Any = False) -> np.dtype:
     """A dtype of numbers, text or objects; always a new one, since its byte order may be set next."""
-    _expect(isinstance(code, str) and _PLAIN_DTYPE.fullmatch(code) is not None, "a dtype")
+    expect(isinstance(code, str) and _PLAIN_DTYPE.fullmatch(code) is not None, "a dtype")
     return np.dtype(code, copy=True)
 
 
 def set_dtype_state(dtype: np.dtype, state: Any) -> None:
     """Set a dtype's byte order; everything else must already match."""
-    _expect(isinstance(state, tuple) and len(state) == 8 and state[1] in ("<", ">", "|", "="), "a dtype's state")
+    expect(isinstance(state, tuple) and len(state) == 8 and state[1] in ("<", ">", "|", "="), "a dtype's state")
     true_state = np.dtype(dtype.str).__reduce__()[2]
-    _expect(state[:1] + state[2:] == true_state[:1] + true_state[2:], "a dtype's state")
+    expect(state[:1] + state[2:] == true_state[:1] + true_state[2:], "a dtype's state")
     dtype.__setstate__(state)  # type: ignore[attr-defined]
 
 
 def array_from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
     """An array on these bytes; order ``K`` means that its axes are in another order in memory."""
-    _expect(isinstance(buffer, (bytes, bytearray)) and order in ("C", "F", "K"), "an array's buffer")
+    expect(isinstance(buffer, (bytes, bytearray)) and order in ("C", "F", "K"), "an array's buffer")
     _check_layout(dtype, shape, len(buffer))
     if order != "K" or axis_order is None:
-        _expect(order != "K", "an array's buffer")
+        expect(order != "K", "an array's buffer")
         return np.frombuffer(buffer, dtype).reshape(shape, order=order)
     axes = list(axis_order) if isinstance(axis_order, (list, tuple)) else []
-    _expect(all(type(axis) is int for axis in axes) and sorted(axes) == list(range(len(shape))), "an array's axes")
+    expect(all(type(axis) is int for axis in axes) and sorted(axes) == list(range(len(shape))), "an array's axes")
     return np.frombuffer(buffer, dtype).reshape(shape).transpose(axes)
 
 
 def empty_array(subtype: Any, shape: Any, code: Any) -> np.ndarray:
-    _expect(subtype is np.ndarray and shape == (0,), "an array to be filled")
+    expect(subtype is np.ndarray and shape == (0,), "an array to be filled")
     return np.empty(0, np.int8)
 
 
 def set_array_state(array: np.ndarray, state: Any) -> None:
-    _expect(isinstance(state, tuple) and len(state) == 5 and array.size == 0, "an array's state")
+    expect(isinstance(state, tuple) and len(state) == 5 and array.size == 0, "an array's state")
     version, shape, dtype, fortran, content = state
-    _expect(version == 1 and isinstance(fortran, (bool, int)), "an array's state")
+    expect(version == 1 and isinstance(fortran, (bool, int)), "an array's state")
     if isinstance(dtype, np.dtype) and dtype.hasobject:
-        _expect(isinstance(content, list) and _whole(shape) and math.prod(shape) == len(content), "an array of objects")
+        expect(isinstance(content, list) and _whole(shape) and math.prod(shape) == len(content), "an array of objects")
     else:
-        _expect(isinstance(content, bytes), "an array's bytes")
+        expect(isinstance(content, bytes), "an array's bytes")
         _check_layout(dtype, shape, len(content))
     array.__setstate__(state)
 
 
 def make_scalar(dtype: Any, content: Any) -> Any:
-    _expect(isinstance(content, bytes), "a number's bytes")
+    expect(isinstance(content, bytes), "a number's bytes")
     _check_layout(dtype, (), len(content))
     return np.frombuffer(content, dtype)[0]
 
@@ -71,19 +71,19 @@ def make_bit_generator(kind: Any = "PCG64") -> BitGenerator:
     if isinstance(kind, BitGenerator):
         return kind
     kind = kind.__name__ if isinstance(kind, type) else kind
-    _expect(isinstance(kind, str) and kind in GENERATORS, "a bit generator")
+    expect(isinstance(kind, str) and kind in GENERATORS, "a bit generator")
     return GENERATORS[kind](0)
 
 
 def set_bit_generator_state(generator: BitGenerator, state: Any) -> None:
     """Set the state, a dict or (since NumPy 2) a dict and the seed sequence."""
     numbers, sequence = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
-    _expect(isinstance(numbers, dict) and (sequence is None or type(sequence) is SeedSequence), "a generator's state")
+    expect(isinstance(numbers, dict) and (sequence is None or type(sequence) is SeedSequence), "a generator's state")
     if isinstance(generator, MT19937):
         _check_position(numbers["state"]["key"], numbers["state"]["pos"])
     elif isinstance(generator, Philox):
         position = numbers["buffer_pos"]
-        _expect(_is_whole(position) and position <= len(numbers["buffer"]) == 4, "a generator's position")
+        expect(_is_whole(position) and position <= len(numbers["buffer"]) == 4, "a generator's position")
     if sequence is None:
         generator.state = numbers
     else:
@@ -114,11 +114,11 @@ def set_random_state(random_state: RandomState, state: Any) -> None:
 def _check_position(key: Any, position: Any) -> None:
     # NumPy reads the key at any position that it is given.
     fits = isinstance(key, np.ndarray) and key.dtype == np.uint32 and key.shape == _MT19937_KEY
-    _expect(fits and _is_whole(position) and position <= _MT19937_KEY[0], "a generator's position")
+    expect(fits and _is_whole(position) and position <= _MT19937_KEY[0], "a generator's position")
 
 
 def make_seed_sequence(kind: Any, checksum: Any, state: Any) -> SeedSequence:
-    _expect(kind is SeedSequence, "a seed sequence")
+    expect(kind is SeedSequence, "a seed sequence")
     sequence = SeedSequence(0)
     if state is not None:
         set_seed_sequence_state(sequence, state)
@@ -126,21 +126,21 @@ def make_seed_sequence(kind: Any, checksum: Any, state: Any) -> SeedSequence:
 
 
 def set_seed_sequence_state(sequence: SeedSequence, state: Any) -> None:
-    _expect(isinstance(state, tuple) and len(state) == 5, "a seed sequence's state")
+    expect(isinstance(state, tuple) and len(state) == 5, "a seed sequence's state")
     entropy, children, pool, pool_size, key = state
     plain = entropy is None or _is_whole(entropy) or _whole(entropy)
     plain = plain or (isinstance(entropy, np.ndarray) and entropy.dtype.kind in "iu" and entropy.ndim <= 1)
-    _expect(plain and _is_whole(children) and _whole(key), "a seed sequence's state")
-    _expect(_is_whole(pool_size) and 4 <= pool_size <= _MAX_POOL, "a seed sequence's pool")
+    expect(plain and _is_whole(children) and _whole(key), "a seed sequence's state")
+    expect(_is_whole(pool_size) and 4 <= pool_size <= _MAX_POOL, "a seed sequence's pool")
     fits = isinstance(pool, np.ndarray) and pool.dtype == np.uint32 and pool.shape == (pool_size,)
-    _expect(fits and pool.flags.c_contiguous, "a seed sequence's pool")
+    expect(fits and pool.flags.c_contiguous, "a seed sequence's pool")
     sequence.__setstate__(state)  # type: ignore[attr-defined]
 
 
 def _check_layout(dtype: Any, shape: Any, n_bytes: int) -> None:
-    _expect(isinstance(dtype, np.dtype) and not dtype.hasobject, "an array's dtype")
+    expect(isinstance(dtype, np.dtype) and not dtype.hasobject, "an array's dtype")
     shape = (shape,) if _is_whole(shape) else shape
-    _expect(_whole(shape) and math.prod(shape) * dtype.itemsize == n_bytes, "an array's shape")
+    expect(_whole(shape) and math.prod(shape) * dtype.itemsize == n_bytes, "an array's shape")
 
 
 def _is_whole(value: Any) -> bool:
@@ -151,6 +151,6 @@ def _whole(values: Any) -> bool:
     return isinstance(values, (tuple, list)) and all(_is_whole(value) for value in values)
 
 
-def _expect(fits: bool, what: str) -> None:
+def expect(fits: bool, what: str) -> None:
     if not fits:
-        raise ValueError(f"{what} is not as NumPy writes it, or of a kind that no model has")
+        raise ValueError(f"{what} is malformed or unsupported")

@@ -10,6 +10,8 @@ from typing import Any
 
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
+from sb3_ddpg_scratch.model_file.arrays import expect
+
 _SB3, _ZOO = ("stable_baselines3.common.utils",), ("rl_zoo3.utils", "utils.utils")
 
 
@@ -59,8 +61,7 @@ def _named_type(name: Any) -> Call:
 def _variables(*code: Any) -> tuple[str, ...]:
     """Of a code object, the names of the variables around it; the instructions are dropped."""
     names = code[-2]
-    if not (isinstance(names, tuple) and all(isinstance(name, str) for name in names)):
-        raise ValueError("a function is not as cloudpickle writes it")
+    expect(isinstance(names, tuple) and all(isinstance(name, str) for name in names), "a function")
     return names
 
 
@@ -74,8 +75,7 @@ def _cell(*value: Any) -> tuple[Any, ...]:
 
 def _set_state(function: Any, state: Any) -> StoredFunction:
     """``state`` is a pair of dicts, or before cloudpickle 1.5 one dict with other names."""
-    if type(function) is not StoredFunction:
-        raise ValueError("a function's state belongs to none")
+    expect(type(function) is StoredFunction, "a function's state")
     if isinstance(state, tuple):
         names = state[1]
         function.module, function.name = names["__module__"], names["__qualname__"]
@@ -83,8 +83,7 @@ def _set_state(function: Any, state: Any) -> StoredFunction:
     else:
         function.module, function.name = state["module"], state["qualname"]
         function.values = tuple(state["closure_values"] or ())
-    if len(function.values) != len(function.variables):
-        raise ValueError("a function's variables lack values")
+    expect(len(function.values) == len(function.variables), "a function's variables")
     return function
 
 
