@@ -41,6 +41,8 @@ def test_arm_from_text():
     }
     assert arm == Arm("a-1", "td3", None, None, overrides)
     assert parse_arm("ours=scratch_ddpg:preset=tch_rs,tau=0.01") == Arm("ours", "scratch_ddpg", "tch_rs", None, {"tau": 0.01})
+    zoo = "dict(net_arch=[8, 8], n_critics=2)"
+    assert parse_arm(f"z=td3:policy_kwargs={zoo},gamma=0.9").overrides == {"policy_kwargs": zoo, "gamma": 0.9}
     assert parse_arm("sb3=ddpg") == Arm("sb3", "ddpg", None, None, {})
 
 
@@ -54,6 +56,7 @@ def test_arm_from_text():
         ("a=ddpg:", "NAME=ALGO"),
         ("a=ddpg:gamma", "'gamma' is not key=value"),
         ("a=ddpg:gamma=", "'gamma=' is not key=value"),
+        ("a=ddpg:gamma=0.9,0.8", "'0.8' is not key=value"),
         ("a=ddpg:gamma=0.9,gamma=0.8", "given twice"),
         ("a=ddpg:policy_kwargs={net_arch: [8", "YAML understands"),
         ("a=ddpg:gamma=!!python/object/apply:os.system [id]", "YAML understands"),

@@ -1,7 +1,7 @@
 """The definition of a comparison: arms, environments, seeds and evaluations, from options or a YAML file."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, hyperparams_folder, plain_n
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _ARM_FORM = "NAME=ALGO or NAME=ALGO:key=value,key=value"
-# A comma within a value is not followed by a key.
-_NEXT_KEY = re.compile(r",(?=\s*[\w.]+\s*=)")
+_BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def parse_arm(text: str) -> Arm:
     if not equals or not algo or not _NAME.fullmatch(name) or (colon and not settings):
         raise ArgumentError("--arm", text, _ARM_FORM)
     content: dict[str, Any] = {"algo": algo}
-    for part in _NEXT_KEY.split(settings) if settings else ():
+    for part in _split(settings):
         key, equals, value = part.partition("=")
         key = key.strip()
         if not key or not value.strip():
@@ -198,6 +197,25 @@ def parse_arm(text: str) -> Arm:
         except yaml.YAMLError as error:
             raise ArgumentError("--arm", text, f"with a value of {key} that YAML understands", str(error)) from error
     return _arm(name, content)
+
+
+def _split(settings: str) -> Iterator[str]:
+    """Split at commas, except within brackets or quotes."""
+    part, depth, quote = "", 0, ""
+    for character in settings:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += _BRACKETS.get(character, 0)
+        if character == "," and depth == 0 and not quote:
+            yield part
+            part = ""
+        else:
+            part += character
+    if part:
+        yield part
 
 
 def shipped_experiments() -> dict[str, Path]:
