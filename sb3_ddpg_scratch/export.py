@@ -25,6 +25,7 @@ from sb3_ddpg_scratch.json_values import plain
 from sb3_ddpg_scratch.model_file.normalization import load_vec_normalize
 from sb3_ddpg_scratch.names import names_of
 from sb3_ddpg_scratch.observation_statistics import statistics_of
+from sb3_ddpg_scratch.observations import statistics_id
 
 ACTION, OBSERVATION, BATCH = "action", "observation", "batch"
 _OPSET = 18
@@ -204,7 +205,11 @@ def _prepare(model: OffPolicyAlgorithm, vec_normalize: Statistics) -> ExportedPo
     env = model.get_env()
     # Without an environment the layout of images is unknown: assume the policy's.
     channels_last = env is not None and is_vecenv_wrapped(env, VecTransposeImage)
-    return ExportedPolicy(model, statistics, channels_last).eval()
+    policy = ExportedPolicy(model, statistics, channels_last).eval()
+    saved_with = getattr(model, "statistics_id", None)
+    if statistics is not None and saved_with not in (None, statistics_id(statistics)):
+        raise ExportError("This VecNormalize does not belong to the policy, which was saved with other statistics.")
+    return policy
 
 
 def _normalizations(

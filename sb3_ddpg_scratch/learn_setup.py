@@ -38,9 +38,10 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
         raise ArgumentError("env", None, "given", "Call set_env(env) before learn().")
     statistics = model.get_vec_normalize_env()
     _check_normalization(model, statistics)
-    # Saved with the model: the policy must not be exported without the statistics.
+    # Saved with the model: the policy must not be exported without the statistics, or with others.
     model.normalized_within = alarms.normalized_within(statistics)
     model.observations_normalized = bool(model.normalized_within)
+    model.statistics_id = None
     reset_num_timesteps = reset_num_timesteps and model._interrupted_learn is None
     resets = model._last_obs is None or reset_num_timesteps
     buffer, noise = model.replay_buffer, model.action_noise

@@ -1,5 +1,6 @@
-"""Observations as flat rows of numbers: which spaces support it, and where each entry of a Dict space is."""
+"""Observations as flat rows of numbers, where each entry of a Dict space is, and which statistics normalize them."""
 
+import hashlib
 from collections.abc import Mapping
 from itertools import accumulate, chain, pairwise
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.vec_env import VecNormalize
 
 Observations = np.ndarray | Mapping[str, np.ndarray]
 
@@ -65,3 +67,16 @@ def flatten_into(out: np.ndarray, observations: Observations, observation_space:
     assert isinstance(observation_space, spaces.Dict)
     flat = [observations[key].reshape(len(out), -1) for key in observation_space.spaces]
     np.concatenate(flat, axis=1, out=out, casting="same_kind")
+
+
+def statistics_id(vec_normalize: VecNormalize | None) -> str | None:
+    """Identifies how observations are normalized at this moment; ``None`` if they are not."""
+    if vec_normalize is None or not vec_normalize.norm_obs:
+        return None
+    statistics: Any = vec_normalize.obs_rms
+    by_key = sorted(statistics.items()) if isinstance(statistics, dict) else [("", statistics)]
+    digest = hashlib.sha256(repr((float(vec_normalize.epsilon), float(vec_normalize.clip_obs))).encode())
+    for key, one in by_key:
+        digest.update(key.encode())
+        digest.update(b"".join(np.asarray(values, np.float64).tobytes() for values in (one.mean, one.var)))
+    return digest.hexdigest()[:16]

@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch import ArgumentError, MlpPolicy, ScratchDDPG, __version__
 from sb3_ddpg_scratch.cli.export import export
-from sb3_ddpg_scratch.errors import ExportError
+from sb3_ddpg_scratch.errors import ExportError, ModelFileError
+from sb3_ddpg_scratch.model_file import load_vec_normalize
 from tests.goal_envs import Reach
 from tests.own_policies import OwnPolicy, TimidPolicy, UnsquashedPolicy
 
@@ -325,3 +326,26 @@ def test_the_zoos_settings_say_normalize(tmp_path):
         export(tmp_path / "Pendulum-v1.zip", tmp_path / "policy.pt2")
     (tmp_path / "Pendulum-v1" / "config.yml").write_text(yaml.dump(settings | {"normalize": False}))
     export(tmp_path / "Pendulum-v1.zip", tmp_path / "policy.pt2")
+
+
+def test_statistics_of_another_moment_are_refused(tmp_path):
+    env = normalized(PointEnv())
+    model = trained(env)
+    model.save(tmp_path / "model")
+    env.save(str(tmp_path / "vecnormalize.pkl"))
+    loaded = ScratchDDPG.load(tmp_path / "model")
+    loaded.export_torch(tmp_path / "policy.pt2", load_vec_normalize(tmp_path / "vecnormalize.pkl", None))
+    model.learn(20, reset_num_timesteps=False)
+    env.save(str(tmp_path / "vecnormalize.pkl"))
+    with pytest.raises(ExportError, match="saved with other statistics"):
+        loaded.export_torch(tmp_path / "late.pt2", env)
+    with pytest.raises(ModelFileError, match=r"model.zip: it was saved with other statistics .* in .*vecnormalize.pkl"):
+        export(tmp_path / "model.zip", tmp_path / "late.pt2")
+    assert not (tmp_path / "late.pt2").exists()
+    # Saved again without training, the model still belongs to the same ones.
+    ScratchDDPG.load(tmp_path / "model", env=env).save(tmp_path / "again")
+    with pytest.raises(ModelFileError, match="other statistics"):
+        export(tmp_path / "again.zip", tmp_path / "late.pt2")
+    # Trained further, it belongs to those of its environment.
+    continued = ScratchDDPG.load(tmp_path / "model", env=env).learn(20)
+    continued.export_torch(tmp_path / "late.pt2")

@@ -14,8 +14,9 @@ import huggingface_hub
 import huggingface_sb3
 import numpy as np
 import optuna
+import own_env
 import pytest
-from commands import ENVIRONMENT, output_of
+from commands import ENVIRONMENT, command, output_of
 from commands import ROOT as REPOSITORY
 from matplotlib import image
 from optuna.storages import JournalStorage
@@ -30,6 +31,7 @@ from sb3_ddpg_scratch.cli.zoo import HELP
 from sb3_ddpg_scratch.diagnostics.recording_reader import read_recording
 from sb3_ddpg_scratch.errors import MissingPackageError
 from sb3_ddpg_scratch.folder_lock import hold_folder
+from sb3_ddpg_scratch.model_file import load_vec_normalize
 from sb3_ddpg_scratch.zoo.scripts import SCRIPTS, run_script
 
 TINY = ["-params", "policy_kwargs:dict(net_arch=[8])", "learning_starts:20", "batch_size:8", "qf_learning_rate:'lin_1e-3'"]
@@ -503,3 +505,24 @@ def test_installed_wheel(wheel, tmp_path):
     model = ScratchDDPG.load(run_folder(tmp_path, 1) / "Pendulum-v1.zip")
     assert (model.gamma, model._n_updates) == (0.98, 400)
     assert "Mean reward" in installed_command(tmp_path, wheel, "enjoy", "--no-render", "-n", "200")
+
+
+def test_best_model_and_checkpoints_have_their_own_statistics(tmp_path):
+    own_env.write_module(tmp_path)
+    settings = ["normalize:True", "policy_kwargs:dict(net_arch=[8])", "learning_starts:20", "batch_size:8"]
+    options = ["-n", "300", "--eval-freq", "100", "--eval-episodes", "1", "--save-freq", "100", "--seed", "1"]
+    output_of(tmp_path, "train", "--env", "trolley:Trolley-v0", *options, "-params", *settings)
+    run = tmp_path / "logs" / "scratch_ddpg" / "Trolley-v0_1"
+    models = {"best_model.zip": ["--load-best"], "rl_model_100_steps.zip": ["--load-checkpoint", "100"], "Trolley-v0.zip": []}
+    for name, chosen in models.items():
+        model = ScratchDDPG.load(run / name)
+        played = output_of(tmp_path, "enjoy", "--env", "trolley:Trolley-v0", "--no-render", "-n", "30", *chosen)
+        file = tmp_path / re.search(r"With the statistics of VecNormalize in (\S+)", played)[1]
+        # VecNormalize counts the first reset and each step, on top of 1e-4.
+        assert load_vec_normalize(file, None).obs_rms.count == pytest.approx(model.num_timesteps + 1, abs=1e-3), name
+        assert f"in {file}" in output_of(tmp_path, "export", run / name, "--out", "a.pt2")
+    for file in (run / "vecnormalize.pkl", run / "Trolley-v0/vecnormalize.pkl"):
+        shutil.copyfile(run / "rl_model_vecnormalize_100_steps.pkl", file)
+    failed = command(tmp_path, "enjoy", "--env", "trolley:Trolley-v0", "--no-render")
+    assert failed.returncode == 2
+    assert "it was saved with other statistics of VecNormalize than those in" in failed.stderr

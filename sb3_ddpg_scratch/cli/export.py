@@ -1,6 +1,5 @@
 """The subcommand ``export``."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,10 +11,7 @@ from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.export import require_onnx
 from sb3_ddpg_scratch.gym_packages import import_modules
-from sb3_ddpg_scratch.model_file import load_vec_normalize
-
-STATISTICS = "vecnormalize.pkl"
-_CHECKPOINT = re.compile(r"(.*)_(\d+_steps)\.zip")
+from sb3_ddpg_scratch.model_file import load_vec_normalize, statistics_of
 
 
 def export(
@@ -50,7 +46,7 @@ def _statistics(model: Path, given: str | None, loaded: ScratchDDPG) -> VecNorma
     """The given statistics, or those beside the model; rejects a model that needs some and has none."""
     if given == "none":
         return False
-    path = _beside(model) if given is None else Path(given)
+    path = statistics_of(model) if given is None else Path(given)
     if path is None:
         if loaded.observations_normalized or _says_normalize(model):
             advice = (
@@ -64,14 +60,6 @@ def _statistics(model: Path, given: str | None, loaded: ScratchDDPG) -> VecNorma
     if given is None:
         typer.echo(f"With the statistics of VecNormalize in {path}")
     return statistics
-
-
-def _beside(model: Path) -> Path | None:
-    """The statistics saved with a model by SB3's CheckpointCallback, or by RL Zoo for the whole run."""
-    checkpoint = _CHECKPOINT.fullmatch(model.name)
-    own = [model.with_name(f"{checkpoint[1]}_vecnormalize_{checkpoint[2]}.pkl")] if checkpoint else []
-    candidates = [*own, model.with_name(STATISTICS), model.with_suffix("") / STATISTICS, *model.parent.glob(f"*/{STATISTICS}")]
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def _says_normalize(model: Path) -> bool:

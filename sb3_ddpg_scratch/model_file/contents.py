@@ -58,6 +58,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "observation_space": (spaces.Space,),
     "action_space": (spaces.Space,),
     "action_noise": (ActionNoise, dict, str, type(None)),
+    "statistics_id": (str, type(None)),
     "policy_class": (type,),
     "policy_kwargs": (dict,),
     "normalized_within": (dict,),

@@ -21,6 +21,7 @@ from sb3_ddpg_scratch.model_file.contents import NOT_SAVED, ModelContents, read_
 from sb3_ddpg_scratch.model_file.pickles import read_pickle
 from sb3_ddpg_scratch.model_file.tensors import check_parameters
 from sb3_ddpg_scratch.noise import VectorNoise
+from sb3_ddpg_scratch.observations import statistics_id
 
 Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 ModelPath = str | Path | io.BufferedIOBase
@@ -28,6 +29,9 @@ ModelPath = str | Path | io.BufferedIOBase
 
 class SafeFiles(OffPolicyAlgorithm):
     """``save``, ``load``, ``set_parameters`` and ``load_replay_buffer`` of SB3, without running code from a file."""
+
+    # Of a loaded model: identifies the observation statistics that it was saved with.
+    statistics_id: str | None = None
 
     @classmethod
     def load(
@@ -123,11 +127,12 @@ class SafeFiles(OffPolicyAlgorithm):
         :param include: attributes to save that would otherwise be left out
         :raises OSError: if it cannot be written; an existing file is not changed
         """
-        noise = self.action_noise
-        if isinstance(noise, VectorNoise):
-            # SB3 copies it for each environment; ours adapts itself.
-            self.action_noise = noise.of_one_env()
+        noise, loaded_id = self.action_noise, self.statistics_id
         try:
+            self.statistics_id = loaded_id or statistics_id(self.get_vec_normalize_env())
+            if isinstance(noise, VectorNoise):
+                # SB3 copies it for each environment; ours adapts itself.
+                self.action_noise = noise.of_one_env()
             if isinstance(path, (str, Path)):
                 target = Path(path) if Path(path).suffix else Path(f"{path}.zip")
                 # For a folder, SB3 appends this too.
@@ -138,7 +143,7 @@ class SafeFiles(OffPolicyAlgorithm):
                 super().save(path, exclude, include)
                 return
         finally:
-            self.action_noise = noise
+            self.action_noise, self.statistics_id = noise, loaded_id
         try:
             read_settings(target, type(self))
         except ModelFileError as error:

@@ -27,6 +27,7 @@ from sb3_ddpg_scratch.errors import CheckpointError
 from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.machine import describe_machine, versions
 from sb3_ddpg_scratch.policies import ACTIVATIONS
+from sb3_ddpg_scratch.zoo.manager import keep_statistics
 from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, CHECKPOINTS, replay_buffer_class
 
@@ -162,8 +163,7 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_ev
     manager, model = prepare(spec, out)
     (evaluation,) = (callback for callback in manager.callbacks if isinstance(callback, EvalCallback))
     others = [callback for callback in manager.callbacks if callback is not evaluation]
-    # Beside the best model; the Zoo's own file is overwritten with the final statistics.
-    evaluation.callback_on_new_best.save_path = manager.save_path  # type: ignore[union-attr]
+    keep_statistics(manager)  # the Zoo's own managers do not
     checkpoints = Path(manager.save_path) / CHECKPOINTS
     aside: list[BaseCallback] = [evaluation]
     if checkpoint_every is not None and can_continue(spec) and why_not_saved(model.replay_buffer) is None:

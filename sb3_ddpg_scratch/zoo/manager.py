@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import optuna
 from gymnasium import spaces
+from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.checkpoint.callback import ResumableCheckpoint
@@ -65,6 +67,16 @@ def _checked_section(config: str, env_id: str) -> tuple[dict[str, Any], str]:
     return content[section], where
 
 
+def keep_statistics(manager: ExperimentManager) -> None:
+    """Save statistics beside each best model and checkpoint too: the end of training overwrites the Zoo's only file."""
+    for callback in manager.callbacks:
+        if isinstance(callback, CheckpointCallback):
+            callback.save_vecnormalize = True
+        elif isinstance(callback, EvalCallback):
+            folders = (manager.params_path, manager.save_path)
+            callback.callback_on_new_best = CallbackList([SaveVecNormalizeCallback(1, folder) for folder in folders])
+
+
 class CommandManager(ExperimentManager):
     """An experiment of our ``train`` with any algorithm; it can record diagnostics, and it locks its folder."""
 
@@ -90,6 +102,7 @@ class CommandManager(ExperimentManager):
 
     def create_callbacks(self) -> None:
         super().create_callbacks()  # type: ignore[no-untyped-call]
+        keep_statistics(self)
         if self._option("diagnostics"):
             # Plotly is slow to import.
             from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError, UnsafeFileError
-from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle
+from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle, statistics_of
 from sb3_ddpg_scratch.zoo.manager import ScratchExperimentManager
 from sb3_ddpg_scratch.zoo.saved_settings import ADVICE, check_saved
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, SavedYamlLoader, check_size
@@ -147,6 +147,20 @@ def safe_reading() -> Iterator[None]:
         mock.patch.multiple(utils, get_wrapper_class=wrappers, make_vec_env=environments),
         mock.patch.object(VecNormalize, "load", staticmethod(load_vec_normalize)),
     ):
+        yield
+
+
+@contextmanager
+def own_statistics(model: Path, trusted: bool) -> Iterator[None]:
+    """The scripts read the statistics of the end of training for every model of a run; this reads the model's own."""
+    read = VecNormalize.load
+
+    def load(path: Any, venv: Any) -> VecNormalize:
+        own = statistics_of(model, trusted)
+        print(f"With the statistics of VecNormalize in {own or path}")
+        return read(str(own or path), venv)
+
+    with mock.patch.object(VecNormalize, "load", staticmethod(load)):
         yield
 
 

@@ -111,6 +111,9 @@ def _enter_patches(command: str, parsed: argparse.Namespace, stack: ExitStack) -
     trusted = getattr(parsed, "trusted", False)
     if not trusted:
         stack.enter_context(patches.safe_reading())
+    model = getattr(parsed, "model_file" if command in _PLAY_BACK else "trained_agent", None)
+    if model:
+        stack.enter_context(patches.own_statistics(Path(model), trusted))
     small = {"buffer_size": 1, "optimize_memory_usage": False} if command in _PLAY_BACK else {}
     if trusted or small:
         # Agents of SB3's own DDPG and TD3 are played without running code from their files too.
@@ -161,7 +164,7 @@ def _extend(command: str, parser: argparse.ArgumentParser) -> Callable[[argparse
         elif command in _DRAW:
             _check_results(command, arguments)
         elif command in _PLAY_BACK:
-            _check_agent(command, arguments)
+            arguments.model_file = _check_agent(command, arguments)
         elif command == "benchmark":
             # The hub has no agents of ours.
             arguments.no_hub |= (Path(arguments.log_dir) / ALGO).is_dir()
@@ -218,10 +221,10 @@ def _check_results(command: str, arguments: argparse.Namespace) -> None:
         raise ArgumentError("--exp-folder", arguments.exp_folder, f"a folder with runs in {runs}", "Train first, or give -f.")
 
 
-def _check_agent(command: str, arguments: argparse.Namespace) -> None:
-    """Require the run and the model that the Zoo would choose."""
+def _check_agent(command: str, arguments: argparse.Namespace) -> Path | None:
+    """Require the run and the model that the Zoo would choose, and return the model, if it is one."""
     if "rl-trained-agents" in arguments.folder:  # the Zoo downloads its own agents into a folder of that name
-        return
+        return None
     runs, env_id, number = Path(arguments.folder) / arguments.algo, arguments.env, arguments.exp_id
     names = [path.name.removeprefix(f"{env_id}_") for path in runs.glob(f"{env_id}_*")]
     numbers = sorted(int(name) for name in names if name.isdecimal())
@@ -231,12 +234,13 @@ def _check_agent(command: str, arguments: argparse.Namespace) -> None:
         raise ArgumentError("--folder", arguments.folder, allowed, "Train one, or give -f.")
     if number > 0 and number not in numbers:
         raise ArgumentError("--exp-id", number, f"one of the runs in {runs}: {', '.join(map(str, numbers))}")
-    if command != "record-training":
-        number = number or max(numbers, default=0)
-        _check_model(runs / f"{env_id}_{number}" if number > 0 else runs, arguments)
+    if command == "record-training":
+        return None
+    number = number or max(numbers, default=0)
+    return _checked_model(runs / f"{env_id}_{number}" if number > 0 else runs, arguments)
 
 
-def _check_model(run: Path, arguments: argparse.Namespace) -> None:
+def _checked_model(run: Path, arguments: argparse.Namespace) -> Path:
     steps = sorted(int(path.name.split("_")[-2]) for path in run.glob("rl_model_*_steps.zip"))
     there = f"The checkpoints there: {', '.join(map(str, steps))}." if steps else "Train with --save-freq for checkpoints."
     if arguments.load_best:
@@ -250,3 +254,4 @@ def _check_model(run: Path, arguments: argparse.Namespace) -> None:
     if not (run / name).is_file():
         value = getattr(arguments, option[2:].replace("-", "_"))
         raise ArgumentError(option, value, advice=there, problem=f"chooses {run / name}, which does not exist")
+    return run / name
