@@ -33,7 +33,7 @@ from sb3_ddpg_scratch import (
     ScratchDDPG,
 )
 from sb3_ddpg_scratch.checkpoint.replay_segments import columns_of
-from sb3_ddpg_scratch.checkpoint.storage import newest_whole
+from sb3_ddpg_scratch.checkpoint.storage import checkpoints_in, newest_whole, step_of
 from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
 from tests.goal_envs import Reach
 from tests.own_policies import OwnPolicy, PlainPolicy
@@ -269,6 +269,31 @@ def test_resuming_twice_in_the_same_folder_shares_segments(tmp_path):
     assert kept == ["step_000000000280", "step_000000000300"]
     needed = {segment.name for name in kept for segment in newest_whole(tmp_path / name)[0].segments}
     assert {path.name for path in (tmp_path / "segments").iterdir()} == needed
+
+
+def test_a_new_callback_of_the_same_model_goes_on(tmp_path):
+    """As when a notebook's cell is run again; the folder then has what one uninterrupted training is."""
+    whole = ScratchDDPG("MlpPolicy", envs(), **SMALL).learn(50)
+    for steps in (40, 15):
+        whole.learn(steps, reset_num_timesteps=False)
+    expected = [tensor.clone() for tensor in whole.policy.parameters()]
+    model = ScratchDDPG("MlpPolicy", envs(), **SMALL).learn(50, ResumableCheckpoint(tmp_path, 20))
+    model.learn(30, ResumableCheckpoint(tmp_path, 20), reset_num_timesteps=False)
+    assert [step_of(path) for path in checkpoints_in(tmp_path)] == [80, 60]
+    other = ScratchDDPG("MlpPolicy", envs(), **SMALL)
+    with pytest.raises(ArgumentError, match="without another training's checkpoints"):
+        other.learn(30, ResumableCheckpoint(tmp_path))
+    resumed = ScratchDDPG.resume(tmp_path, envs())
+    # Not checkpointed: the folder is continued at another step than it ends with.
+    with pytest.warns(UserWarning, match="ends after 40 of them"):
+        resumed.learn(40)
+    resumed.learn(15, ResumableCheckpoint(tmp_path, 5, keep=3), reset_num_timesteps=False)
+    assert [step_of(path) for path in checkpoints_in(tmp_path)] == [105, 100, 95]
+    for found, tensor in zip(ScratchDDPG.resume(tmp_path, envs()).policy.parameters(), expected, strict=True):
+        assert th.equal(found, tensor)
+    # Counting from 0 again, the same model begins its folder anew.
+    resumed.learn(40, ResumableCheckpoint(tmp_path, 20))
+    assert [step_of(path) for path in checkpoints_in(tmp_path)] == [40, 20]
 
 
 def test_only_new_rows_are_written(tmp_path):

@@ -40,7 +40,7 @@ class ResumableCheckpoint(BaseCallback):
     Environments that cannot be captured (see :mod:`sb3_ddpg_scratch.checkpoint.environments`) begin a new episode when
     training is resumed, with a warning at the first checkpoint.
 
-    :param path: folder for the checkpoints: empty, or that of the training being resumed
+    :param path: folder for the checkpoints: empty, or that of this model's training or of the one being resumed
     :param every: environment steps between two checkpoints
     :param keep: how many checkpoints to keep, the newest ones
     :param verbose: 1 to print when a checkpoint is written
@@ -91,9 +91,14 @@ class ResumableCheckpoint(BaseCallback):
 
     def _start_fresh(self) -> None:
         """Start a log in which the first checkpoint writes all rows already in the buffer."""
-        if self.last is None and checkpoints_in(self.path):
-            advice = f"To continue that training: ScratchDDPG.resume({str(self.path)!r}, env)."
-            raise ArgumentError("path", str(self.path), "a folder without another training's checkpoints", advice)
+        there = checkpoints_in(self.path)
+        if self.last is None and there:
+            # A new callback of the same model, as when a notebook's cell is run again.
+            written = {Path(path).resolve() for path in (self.model.last_checkpoint, self.model._resumed_from) if path}
+            if written.isdisjoint(folder.resolve() for folder in there):
+                advice = f"To continue that training: ScratchDDPG.resume({str(self.path)!r}, env)."
+                raise ArgumentError("path", str(self.path), "a folder without another training's checkpoints", advice)
+            self._keep_until(self.num_timesteps)
         self._log = SegmentLog(self.path / FOLDER)
         if self.num_timesteps < self._saved_at:
             # Steps restart at 0: the old checkpoints are removed, since they would look newest.
@@ -108,9 +113,12 @@ class ResumableCheckpoint(BaseCallback):
         self._saved_at = checkpoint.step
         self.last = source
         self.model.last_checkpoint = str(source)
+        self._keep_until(checkpoint.step)
+
+    def _keep_until(self, step: int) -> None:
+        """Keep checkpoints up to this step: later ones are damaged or of another continuation, and go with the next write."""
         for folder in reversed(checkpoints_in(self.path)):
-            # Later ones are damaged or belong to another continuation: they are removed with the next write.
-            if step_of(folder) <= checkpoint.step:
+            if step_of(folder) <= step:
                 with suppress(CheckpointError):
                     self._kept[folder] = {segment.name for segment in read_manifest(folder).segments}
 
