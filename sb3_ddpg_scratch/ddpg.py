@@ -272,6 +272,9 @@ class ScratchDDPG(SafeFiles):
         self._work = None
         self._updater.trust(False)
 
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        return super()._init_callback(learn_setup.with_progress_bar(callback) if progress_bar else callback)
+
     def _setup_learn(
         self,
         total_timesteps: int,

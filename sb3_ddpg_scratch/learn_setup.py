@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.preprocessing import get_obs_shape
-from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import MaybeCallback, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
@@ -29,6 +29,21 @@ class InterruptedLearn(NamedTuple):
     first_timestep: int
     elapsed_ns: int
     restore: Callable[[BaseCallback], None]
+
+
+class WholeProgressBar(ProgressBarCallback):
+    """SB3's, but of a resumed training it shows the whole, not only what is left."""
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        made = self.model.num_timesteps - self.model._num_timesteps_at_start
+        self.pbar.total += made
+        self.pbar.update(made)
+
+
+def with_progress_bar(callback: MaybeCallback) -> list[BaseCallback]:
+    given = callback if isinstance(callback, list) else [callback]
+    return [*(one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given), WholeProgressBar()]
 
 
 @contextmanager

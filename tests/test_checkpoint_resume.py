@@ -21,6 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Check
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+from tqdm import tqdm
 
 from sb3_ddpg_scratch import (
     ArgumentError,
@@ -294,6 +295,15 @@ def test_a_new_callback_of_the_same_model_goes_on(tmp_path):
     # Counting from 0 again, the same model begins its folder anew.
     resumed.learn(40, ResumableCheckpoint(tmp_path, 20))
     assert [step_of(path) for path in checkpoints_in(tmp_path)] == [40, 20]
+
+
+def test_the_progress_bar_of_a_resumed_training_shows_the_whole(tmp_path, monkeypatch):
+    bars = []
+    monkeypatch.setattr("stable_baselines3.common.callbacks.tqdm", lambda **given: bars.append(tqdm(**given)) or bars[-1])
+    ScratchDDPG("MlpPolicy", envs(), **SMALL).learn(60, ResumableCheckpoint(tmp_path, 40), progress_bar=True)
+    model = ScratchDDPG.resume(tmp_path / "step_000000000040", envs()).learn(60, progress_bar=True)
+    model.learn(20, reset_num_timesteps=False, progress_bar=True)
+    assert [(bar.n, bar.total) for bar in bars] == [(60, 60), (60, 60), (20, 20)]
 
 
 def test_only_new_rows_are_written(tmp_path):

@@ -1,5 +1,6 @@
 """The runs of a comparison: made, interrupted, continued, gathered, stored, and compared with what was stored."""
 
+import io
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -31,6 +33,7 @@ from sb3_ddpg_scratch.rollout import loop
 from sb3_ddpg_scratch.runs import processes
 from sb3_ddpg_scratch.runs.batch import perform_runs
 from sb3_ddpg_scratch.runs.training_run import RunSpec, finished_result, perform, unfinished_run
+from sb3_ddpg_scratch.terminal import ProgressLines
 from tests import goal_envs  # noqa: F401  # registers Reach-v0
 
 TINY = "learning_starts=50,batch_size=16,policy_kwargs={net_arch: [8, 8]}"
@@ -304,6 +307,31 @@ def test_runs_without_checkpoints_begin_again_and_say_so(tmp_path):
     text = console.export_text()
     assert text.count("Interrupted runs of sb3 begin again") == 1
     assert "continue" not in text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_lines_of_progress_where_no_bars_are_seen(tmp_path, monkeypatch, terminal):
+    """Two runs of 1,500 steps tell of 300 at a time, 3 seconds each: every second time there is a line."""
+    clock = iter(np.arange(0.0, 1000.0, 3.0))
+    monkeypatch.setattr("sb3_ddpg_scratch.terminal.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(ProgressLines, "seconds_between", 6.0)
+
+    class Steady:
+        def run(self, spec, progress):
+            for steps in range(300, spec.steps + 1, 300):
+                progress(steps)
+            return True
+
+        def end(self):
+            pass
+
+    specs = plan(tmp_path, **ALONE_SETTINGS).specs
+    console = Console(file=io.StringIO(), width=200, force_terminal=terminal)
+    perform_runs(specs, tmp_path, Steady(), 1, console)
+    lines = [line for line in console.file.getvalue().splitlines() if "about" in line]
+    told = [] if terminal else ["600 of 3,000 steps (20%) after 0:00:06, about 0:00:24 left"]
+    assert lines[:1] == told
+    assert len(lines) == (0 if terminal else 6)
 
 
 def test_failed_runs_are_told_and_the_others_go_on(tmp_path, monkeypatch, summarized):

@@ -64,6 +64,16 @@ def run_folder(folder, number):
     return folder / "logs" / "scratch_ddpg" / f"Pendulum-v1_{number}"
 
 
+def test_lines_of_progress_while_it_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sb3_ddpg_scratch.terminal.ProgressLines.seconds_between", 0.0)
+    run_script("train", ["-n", "20", "--eval-freq", "-1", *TINY])
+    printed = capsys.readouterr().out
+    assert "Training for 20 steps with networks [8]; observations are not normalized." in printed
+    assert "no settings for" not in printed  # the file has some for Pendulum-v1
+    assert re.findall(r"(\d+) of 20 steps \((\d+)%\)", printed) == [(str(n), str(5 * n)) for n in range(1, 21)]
+
+
 def test_train(folder):
     model = ScratchDDPG.load(run_folder(folder, 1) / "Pendulum-v1.zip")
     assert model.num_timesteps == 400
@@ -511,7 +521,9 @@ def test_best_model_and_checkpoints_have_their_own_statistics(tmp_path):
     own_env.write_module(tmp_path)
     settings = ["normalize:True", "policy_kwargs:dict(net_arch=[8])", "learning_starts:20", "batch_size:8"]
     options = ["-n", "300", "--eval-freq", "100", "--eval-episodes", "1", "--save-freq", "100", "--seed", "1"]
-    output_of(tmp_path, "train", "--env", "trolley:Trolley-v0", *options, "-params", *settings)
+    printed = output_of(tmp_path, "train", "--env", "trolley:Trolley-v0", *options, "-params", *settings)
+    assert "Training for 300 steps with networks [8]; observations are normalized." in printed
+    assert "scratch_ddpg.yml has no settings for Trolley-v0: these are the defaults. To change them: -n STEPS" in printed
     run = tmp_path / "logs" / "scratch_ddpg" / "Trolley-v0_1"
     models = {"best_model.zip": ["--load-best"], "rl_model_100_steps.zip": ["--load-checkpoint", "100"], "Trolley-v0.zip": []}
     for name, chosen in models.items():

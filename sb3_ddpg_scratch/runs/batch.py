@@ -9,7 +9,7 @@ from rich import progress as bars
 from rich.console import Console
 
 from sb3_ddpg_scratch.runs.training_run import RunSpec, can_continue, finished_result, unfinished_run
-from sb3_ddpg_scratch.terminal import say
+from sb3_ddpg_scratch.terminal import ProgressLines, say
 
 LOG_LINES = 5
 
@@ -58,7 +58,8 @@ def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, job
     columns += [bars.MofNCompleteColumn(), bars.TimeElapsedColumn(), bars.TimeRemainingColumn()]
     # Steps with updates take longer than those of the warm-up: average over a long time to estimate what is left.
     with bars.Progress(*columns, console=console, speed_estimate_period=900) as display:
-        whole = display.add_task("all steps", total=sum(spec.steps for spec in specs))
+        total = sum(spec.steps for spec in specs)
+        whole, lines = display.add_task("all steps", total=total), ProgressLines(console, total)
 
         def perform(spec: RunSpec) -> bool:
             task = display.add_task(f"{spec.arm} {spec.seed}", total=spec.steps, visible=False)
@@ -69,6 +70,7 @@ def _perform_all(specs: Sequence[RunSpec], out: Path, executor: RunExecutor, job
                 steps = min(steps, spec.steps)
                 display.update(task, completed=steps, visible=True)
                 display.advance(whole, steps - seen)
+                lines.tell(int(display.tasks[0].completed))
                 seen = steps
 
             try:

@@ -10,10 +10,17 @@ from typing import Any
 import numpy as np
 import optuna
 from gymnasium import spaces
+from rich.console import Console
 from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    EvalCallback,
+    ProgressBarCallback,
+)
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.checkpoint.callback import ResumableCheckpoint
@@ -22,8 +29,10 @@ from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError, DivergenceError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.gym_packages import import_modules
+from sb3_ddpg_scratch.learn_setup import WholeProgressBar
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observation_statistics import normalizable
+from sb3_ddpg_scratch.terminal import ProgressLines
 from sb3_ddpg_scratch.zoo.saved_settings import check_run
 from sb3_ddpg_scratch.zoo.yaml_settings import (
     ALGO,
@@ -77,6 +86,15 @@ def keep_statistics(manager: ExperimentManager) -> None:
             callback.callback_on_new_best = CallbackList([SaveVecNormalizeCallback(1, folder) for folder in folders])
 
 
+class _ProgressOfTraining(BaseCallback):
+    def _on_training_start(self) -> None:
+        self.lines = ProgressLines(Console(), self.locals["total_timesteps"], self.num_timesteps)
+
+    def _on_step(self) -> bool:
+        self.lines.tell(self.num_timesteps)
+        return True
+
+
 class CommandManager(ExperimentManager):
     """An experiment of our ``train`` with any algorithm; it can record diagnostics, and it locks its folder."""
 
@@ -103,6 +121,11 @@ class CommandManager(ExperimentManager):
     def create_callbacks(self) -> None:
         super().create_callbacks()  # type: ignore[no-untyped-call]
         keep_statistics(self)
+        is_bar = [isinstance(callback, ProgressBarCallback) for callback in self.callbacks]
+        if any(is_bar) and self.algo == ALGO:
+            self.callbacks[is_bar.index(True)] = WholeProgressBar()
+        if self.verbose > 0:
+            self.callbacks.append(_ProgressOfTraining())
         if self._option("diagnostics"):
             # Plotly is slow to import.
             from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
@@ -183,7 +206,10 @@ class ScratchExperimentManager(CommandManager):
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         if self._option("resume") is None:
-            return super().setup_experiment()
+            experiment = super().setup_experiment()
+            if experiment is not None and self.verbose > 0:
+                self._say_what_is_used(experiment[0])
+            return experiment
         run = Path(self.args.resume)
         self.save_path = str(run)
         self.params_path = str(saved_file(run, "config.yml").parent)
@@ -197,6 +223,16 @@ class ScratchExperimentManager(CommandManager):
         restore_training(made[0], checkpoint)
         print(f"Continuing from {checkpoint.folder}, at step {checkpoint.step}")
         return made
+
+    def _say_what_is_used(self, model: BaseAlgorithm) -> None:
+        networks = f"networks {getattr(model.policy, 'net_arch', 'of its own policy')}"
+        normalized = "normalized" if self.normalize else "not normalized"
+        told = [f"Training for {self.n_timesteps:,} steps with {networks}; observations are {normalized}."]
+        file, env_id = default_file(), self.env_name.gym_id
+        if self.config == str(file) and env_id not in read_settings(file) and not self.trained_agent:
+            change = """-n STEPS, -params normalize:True "policy_kwargs:dict(net_arch=[64, 64])", or -conf FILE"""
+            told.append(f"{file.name} has no settings for {env_id}: these are the defaults. To change them: {change}.")
+        print(*told, sep="\n", flush=True)  # a pipe gets it now, too
 
     def create_callbacks(self) -> None:
         super().create_callbacks()
