@@ -13,6 +13,7 @@ from scipy import stats
 from sb3_ddpg_scratch import compare
 from sb3_ddpg_scratch.compare.conclusions import Comparison, decide, reasons
 from sb3_ddpg_scratch.compare.statistics import (
+    Difference,
     difference,
     holm,
     improvement,
@@ -23,6 +24,7 @@ from sb3_ddpg_scratch.compare.statistics import (
     performance_profile,
     pooled_deviation,
     seeds_needed,
+    seeds_to_show,
 )
 from sb3_ddpg_scratch.errors import MissingPackageError
 
@@ -34,8 +36,10 @@ def rng():
 
 def judged(a, b, margin, welch_p=None):
     found = difference([a], [b], margin)
-    needed = seeds_needed(pooled_deviation([a], [b]), margin)
-    comparison = Comparison(found, found.welch_p if welch_p is None else welch_p, margin, (len(a), len(b)), needed)
+    deviation = pooled_deviation([a], [b])
+    needed, to_show = seeds_needed(deviation, margin), seeds_to_show(deviation, found.mean)
+    p, seeds = found.welch_p if welch_p is None else welch_p, (len(a), len(b))
+    comparison = Comparison(found, p, margin, seeds, needed, seeds_to_show=to_show)
     return decide(comparison), reasons(comparison)
 
 
@@ -143,6 +147,89 @@ def test_several_environments_are_not_pooled(rng):
     assert pooled_deviation(list(a), list(b)) == pytest.approx(np.sqrt(0.5), rel=0.1)
 
 
+def test_seeds_to_show_have_the_power_of_the_noncentral_t():
+    for deviation, shift, tests in ((7.0, 10.0, 1), (7.0, -10.0, 3), (1.0, 0.3, 1), (2.0, 1.5, 9)):
+        seeds = seeds_to_show(deviation, shift, tests)
+        power = []
+        for count in (seeds - 2, seeds + 1):
+            freedom, noncentral = 2 * count - 2, abs(shift) / deviation * np.sqrt(count / 2)
+            power.append(stats.nct.sf(stats.t.isf(0.025 / tests, freedom), freedom, noncentral))
+        assert power[0] < 0.8 < power[1]
+    assert seeds_to_show(1.0, 0.0) is None
+    assert seeds_to_show(np.nan, 1.0) is None
+
+
+HIGH, LOW, SAME = "the mean score is {} higher", "the mean score is {} lower", "the mean scores are the same"
+PROBABLY = "Probably {}: {} (90% interval {}); not significant (p {}). Showing it takes about 12 seeds per arm; there are 5."
+COULD = "Could be {}: {} (90% interval {}). If the arms are equal, showing that takes about 30 seeds per arm; there are 5."
+# By mean difference, its 90% interval, p and margin; TOST finds equivalence where the interval is within the margin.
+SENTENCES = [
+    (0, -5, 5, 1, 10, "equivalent", f"Within the margin of ±10: {SAME} (90% interval −5 to +5)."),
+    (-3, -7, 1, 0.2, 10, "equivalent", f"Within the margin of ±10: {LOW.format(3)} (90% interval −7 to +1)."),
+    (
+        *(3, 1, 5, 0.01, 10, "equivalent"),
+        f"Within the margin of ±10: {HIGH.format(3)} (90% interval +1 to +5). The difference is significant, but too small "
+        "to matter.",
+    ),
+    (20, 12, 28, 0.001, 10, "better", "The mean score is 20 higher (90% interval +12 to +28), more than the margin of ±10."),
+    (-20, -28, -12, 0.001, 10, "worse", "The mean score is 20 lower (90% interval −28 to −12), more than the margin of ±10."),
+    (
+        *(12, 2, 22, 0.04, 10, "better"),
+        "The mean score is 12 higher (90% interval +2 to +22), but not clearly more than the margin of ±10.",
+    ),
+    (
+        *(-9, -16, -2, 0.03, 10, "worse"),
+        "The mean score is 9 lower (90% interval −16 to −2), but not clearly more than the margin of ±10.",
+    ),
+    (12, 1, 23, 0.07, 10, "undecided", PROBABLY.format("better", HIGH.format(12), "+1 to +23", "0.070")),
+    (-30, -48, -12, 0.06, 10, "undecided", PROBABLY.format("worse", LOW.format(30), "−48 to −12", "0.060")),
+    (
+        2,
+        -15,
+        19,
+        0.8,
+        10,
+        "undecided",
+        COULD.format("better or worse by more than the margin of ±10", HIGH.format(2), "−15 to +19"),
+    ),
+    (0, -15, 15, 1, 10, "undecided", COULD.format("better or worse by more than the margin of ±10", SAME, "−15 to +15")),
+    (
+        *(-6, -15, 3, 0.3, 10, "undecided"),
+        COULD.format("worse by more than the margin of ±10, but not better by as much", LOW.format(6), "−15 to +3"),
+    ),
+    (
+        *(6, -3, 15, 0.3, 10, "undecided"),
+        COULD.format("better by more than the margin of ±10, but not worse by as much", HIGH.format(6), "−3 to +15"),
+    ),
+    (20, 12, 28, 0.001, np.nan, "better", "The mean score is 20 higher (90% interval +12 to +28)."),
+    (12, 1, 23, 0.07, 0, "undecided", PROBABLY.format("better", HIGH.format(12), "+1 to +23", "0.070")),
+    (
+        *(2, -15, 19, 0.8, np.nan, "undecided"),
+        f"Could be better or worse: {HIGH.format(2)} (90% interval −15 to +19); not significant (p 0.80).",
+    ),
+]
+
+
+@pytest.mark.parametrize(("mean", "low", "high", "p", "margin", "verdict", "sentence"), SENTENCES)
+def test_verdicts_in_words_agree_with_their_numbers(mean, low, high, p, margin, verdict, sentence):
+    tost_p = 0.01 if -margin < low and high < margin else np.nan if np.isnan(margin) else 0.2
+    found = Difference(mean, low, high, p, tost_p)
+    comparison = Comparison(found, p, margin, (5, 7), 30, seeds_to_show=12)
+    no_margin = " No margin can be set: the baseline's range over a random policy is zero or unknown."
+    assert (decide(comparison), reasons(comparison)) == (verdict, sentence + ("" if margin > 0 else no_margin))
+
+
+def test_correction_that_takes_significance_away_is_named():
+    found = Difference(-35.6, -56.0, -15.2, 0.037, 0.99)
+    assert reasons(Comparison(found, 0.11, 6.39, (5, 5), 17, tests=3, seeds_to_show=9)) == (
+        "Probably worse: the mean score is 35.6 lower (90% interval −56 to −15.2); after correction for 3 comparisons not "
+        "significant (p 0.11). Showing it takes about 9 seeds per arm; there are 5."
+    )
+    seeds = (40, 40)
+    more = reasons(Comparison(Difference(2.0, -3.0, 15.0, 0.5, 0.2), 0.5, 10.0, seeds, 17))
+    assert more.endswith("If the arms are equal, showing that takes more than 40 seeds per arm.")
+
+
 def test_seeds_needed_against_the_formula_and_monte_carlo():
     rng = np.random.default_rng(0)
     # 17.1 (deviation / margin)^2 where many are needed.
@@ -183,11 +270,11 @@ def test_all_four_verdicts(rng):
     wide = np.linspace(-1, 1, 40)
     verdict, why = judged(wide + 0.5, wide, 0.51, welch_p=0.06)
     assert verdict == "undecided"
-    assert "takes more than the 40 seeds per arm" in why
+    assert "takes more than 40 seeds per arm" in why
     # Significant, and not surely beyond the margin.
     verdict, why = judged(a + 1.5, a, 1.4)
     assert verdict == "better"
-    assert "though not surely more than the margin" in why
+    assert "but not clearly more than the margin" in why
 
 
 @pytest.mark.parametrize("seeds", [3, 10])

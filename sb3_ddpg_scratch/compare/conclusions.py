@@ -26,6 +26,7 @@ from sb3_ddpg_scratch.compare.statistics import (
     iqm_interval,
     pooled_deviation,
     seeds_needed,
+    seeds_to_show,
 )
 from sb3_ddpg_scratch.json_values import plain
 from sb3_ddpg_scratch.report.formatting import number, percent
@@ -41,7 +42,10 @@ COLORS = {"equivalent": "green", "better": "cyan", "worse": "red", "undecided": 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against the baseline: Holm-corrected p, each side's fewest seeds; in shares of the range if ``relative``."""
+    """
+    An arm against the baseline: p corrected for ``tests`` comparisons, each side's fewest seeds, and how many would show that
+    equal arms are equal, or that a difference as large as this one is one; in shares of the range if ``relative``.
+    """
 
     difference: Difference
     welch_p: float
@@ -49,6 +53,8 @@ class Comparison:
     seeds: tuple[int, int]
     seeds_needed: int | None
     relative: bool = False
+    tests: int = 1
+    seeds_to_show: int | None = None
 
     def amount(self, value: float, sign: bool = False) -> str:
         return number(100 * value, sign) + "%" if self.relative else number(value, sign)
@@ -77,24 +83,44 @@ def reasons(comparison: Comparison) -> str:
     means = f"the mean score is {amount(abs(found.mean))} {direction}" if found.mean else "the mean scores are the same"
     means += f" (90% interval {amount(found.low, sign=True)} to {amount(found.high, sign=True)})"
     sentence = means[0].upper() + means[1:]
-    if not comparison.margin > 0:
-        return f"{sentence}. No margin can be set: the baseline's range over a random policy is zero or unknown."
-    unit = " of the baseline's range" if comparison.relative else ""
-    margin = f"the margin of ±{amount(comparison.margin)}{unit}"
+    known = comparison.margin > 0
+    margin = f"the margin of ±{amount(comparison.margin)}" + " of the baseline's range" * comparison.relative
     if verdict == "equivalent":
         real = " The difference is significant, but too small to matter." if comparison.welch_p < ALPHA else ""
         return f"Within {margin}: {means}.{real}"
     if verdict == "undecided":
-        return f"The difference may be nothing, or more than {margin}: {means}. {_missing(comparison)}"
-    beyond = "more than" if min(abs(found.low), abs(found.high)) > comparison.margin else "though not surely more than"
-    return f"{sentence}, {beyond} {margin}."
+        said = _undecided(comparison, means, margin)
+    elif not known:
+        said = f"{sentence}."
+    else:
+        clearly = min(abs(found.low), abs(found.high)) > comparison.margin
+        said = f"{sentence}, {'more than' if clearly else 'but not clearly more than'} {margin}."
+    return said if known else f"{said} No margin can be set: the baseline's range over a random policy is zero or unknown."
 
 
-def _missing(comparison: Comparison) -> str:
-    needed, has = comparison.seeds_needed, min(comparison.seeds)
-    if needed is not None and needed > has:
-        return f"With this spread, showing that equal arms are equal takes about {needed:,} seeds per arm; there are {has}."
-    return f"The difference is near the margin: that takes more than the {has} seeds per arm."
+def _undecided(comparison: Comparison, means: str, margin: str) -> str:
+    """What the interval leaves open, and how many seeds would settle it."""
+    found = comparison.difference
+    corrected = f"after correction for {comparison.tests} comparisons " if comparison.tests > 1 else ""
+    not_significant = f"{corrected}not significant (p {p_value(comparison.welch_p)})"
+    if found.low > 0 or found.high < 0:
+        likely = "better" if found.mean > 0 else "worse"
+        seeds = _seeds(comparison.seeds_to_show, comparison)
+        return f"Probably {likely}: {means}; {not_significant}. Showing it takes {seeds}."
+    if not comparison.margin > 0:
+        return f"Could be better or worse: {means}; {not_significant}."
+    below, above = -found.low >= comparison.margin, found.high >= comparison.margin
+    likely, other = ("worse", "better") if below else ("better", "worse")
+    could = f"better or worse by more than {margin}"
+    if not (below and above):
+        could = f"{likely} by more than {margin}, but not {other} by as much"
+    seeds = _seeds(comparison.seeds_needed, comparison)
+    return f"Could be {could}: {means}. If the arms are equal, showing that takes {seeds}."
+
+
+def _seeds(needed: int | None, comparison: Comparison) -> str:
+    has = min(comparison.seeds)
+    return f"about {needed:,} seeds per arm; there are {has}" if needed and needed > has else f"more than {has} seeds per arm"
 
 
 def p_value(p: float | None) -> str:
@@ -108,7 +134,7 @@ def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> di
     check_number("margin", margin, 0, low_allowed=False)
     scores = scores_of(results)
     pairs = [(arm, env) for arm in scores.arms if arm != results.baseline for env in _compared_on(scores, arm)]
-    found = [_compare(scores, arm, env, margin) for arm, env in pairs]
+    found = [_compare(scores, arm, env, margin, len(pairs)) for arm, env in pairs]
     corrected = holm([comparison.welch_p for comparison in found])
     found = [replace(comparison, welch_p=p) for comparison, p in zip(found, corrected, strict=True)]
     summary = {
@@ -171,12 +197,13 @@ def _strata(scores: Scores, arm: str, env: str) -> tuple[Strata, Strata]:
     return scores.normalized(arm, together), scores.normalized(scores.baseline, together)
 
 
-def _compare(scores: Scores, arm: str, env: str, margin: float) -> Comparison:
+def _compare(scores: Scores, arm: str, env: str, margin: float, tests: int) -> Comparison:
     a, b = _strata(scores, arm, env)
     size = margin * (1.0 if env == OVERALL else scores.score_range(env))
     found = difference(a, b, size)
-    needed = seeds_needed(pooled_deviation(a, b), size)
-    return Comparison(found, found.welch_p, size, (min(map(len, a)), min(map(len, b))), needed, env == OVERALL)
+    deviation, seeds = pooled_deviation(a, b), (min(map(len, a)), min(map(len, b)))
+    needed, to_show = seeds_needed(deviation, size), seeds_to_show(deviation, found.mean, tests)
+    return Comparison(found, found.welch_p, size, seeds, needed, env == OVERALL, tests, to_show)
 
 
 def _comparison(scores: Scores, arm: str, env: str, comparison: Comparison, resamples: int) -> dict[str, Any]:
@@ -198,6 +225,7 @@ def _comparison(scores: Scores, arm: str, env: str, comparison: Comparison, resa
         "seeds": {"a": comparison.seeds[0], "b": comparison.seeds[1]},
         "verdict": decide(comparison),
         "seeds_needed": comparison.seeds_needed,
+        "seeds_to_show": comparison.seeds_to_show,
         "why": reasons(comparison),
     }
 

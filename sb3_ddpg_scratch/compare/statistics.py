@@ -4,7 +4,7 @@ rliable's, by scipy: rliable 1.2 always draws from NumPy's global generator, and
 """
 
 from collections.abc import Sequence
-from math import floor, inf, nan
+from math import ceil, floor, inf, nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,6 +152,16 @@ def seeds_needed(deviation: float, margin: float) -> int | None:
     while _equivalence_power(seeds, deviation, margin) < POWER:
         seeds += 1
     return seeds
+
+
+def seeds_to_show(deviation: float, shift: float, tests: int = 1) -> int | None:
+    """Seeds per arm to find a true difference of ``shift`` significant four times in five, corrected for all tests."""
+    if not (np.isfinite(deviation) and np.isfinite(shift) and shift != 0):
+        return None
+    quantile = float(stats.norm.isf(ALPHA / 2 / tests))
+    # The second term is for t instead of normal quantiles (Guenther 1981).
+    seeds = 2 * ((quantile + float(stats.norm.isf(1 - POWER))) * deviation / shift) ** 2 + quantile**2 / 4
+    return max(MINIMUM_SEEDS, ceil(seeds))
 
 
 def _equivalence_power(seeds: int, deviation: float, margin: float) -> float:
