@@ -1,6 +1,7 @@
 """RL Zoo's experiment manager for ScratchDDPG: registration, settings that become a model, continuing, diverged trials."""
 
 import argparse
+import shlex
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from sb3_ddpg_scratch import ArgumentError, DivergenceError, GaussianNoise, OUNo
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.learning_rates import learning_rates
 from sb3_ddpg_scratch.zoo import ALGO, ScratchExperimentManager, register
+from sb3_ddpg_scratch.zoo.train import train_parser
 from sb3_ddpg_scratch.zoo.yaml_settings import default_file, read_settings
 
 gym.register("BitFlip-v0", lambda: BitFlippingEnv(n_bits=4, continuous=True, max_steps=8))
@@ -168,6 +170,41 @@ def test_shipped_settings_build(tmp_path, monkeypatch, env_id):
     assert np.all(model.action_noise.sigma == noise["sigma"])
     hidden = [layer.out_features for layer in model.actor.mu if isinstance(layer, nn.Linear)][:-1]
     assert hidden == (layers["pi"] if isinstance(layers, dict) else layers)
+
+
+def test_a_search_starts_from_what_the_file_fixes(tmp_path):
+    settings = {"tau": 0.01, "policy_kwargs": {"net_arch": [5]}}
+    settings["search"] = {"learning_rate": ["1e-4", "1e-2", "log"], "policy_kwargs.norm": [None, "layer"]}
+    assert model_of(tmp_path, settings).tau == 0.01  # which takes no notice of the search
+    options = {"optimize_hyperparameters": True, "eval_freq": 20, "n_evaluations": None}
+    manager = manager_for(tmp_path, write_yaml(tmp_path, settings), **options)
+    assert manager.setup_experiment() is None
+    assert manager.n_evaluations == 3
+    trial = optuna.create_study().ask()
+    sampled = manager.sample(trial, 1, 1, {"using_her_replay_buffer": False, "her_kwargs": {}})
+    assert sampled["policy_kwargs"] == {
+        "net_arch": [5],
+        "norm": None if trial.params["policy_kwargs.norm"] == "null" else "layer",
+    }
+    assert set(sampled) == {"learning_rate", "policy_kwargs"}
+    with pytest.raises(ArgumentError, match=r"settings.yml: default: search: key must be .*, got 'taw'.*'tau'"):
+        model_of(tmp_path, {"search": {"taw": [1e-3, 1e-2, "log"]}})
+
+
+@pytest.mark.parametrize("settings", [{"policy": "SimbaPolicy"}, {"policy_kwargs": {"scale_factor": 2}}, {}])
+def test_a_search_knows_residual_networks(tmp_path, settings):
+    manager = manager_for(tmp_path, write_yaml(tmp_path, settings), optimize_hyperparameters=True)
+    manager.setup_experiment()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1), direction="maximize")
+    study.enqueue_trial({"net_arch": "simba"})
+    trial = study.ask()
+    sampled = manager.sample(trial, 1, 1, {"using_her_replay_buffer": False, "her_kwargs": {}})
+    assert ("net_arch" in trial.params) == ("norm" in trial.params) == (not settings)
+    assert isinstance(sampled["policy_kwargs"]["net_arch"], dict)
+    study.tell(trial, 1.0)
+    # What the command says is what the trial trained with.
+    parsed = train_parser().parse_args(shlex.split(manager.command_of_best())[2:])
+    assert parsed.hyperparams["policy_kwargs"] == sampled["policy_kwargs"]
 
 
 def test_her_settings_train(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import rl_zoo3
+import torch as th
 import yaml
 from conftest import PointEnv
 from hostile import Reduces
@@ -68,7 +69,8 @@ def test_yaml_runs_nothing_unless_trusted(tmp_path, command, tag):
 
 
 def test_yaml_as_the_zoo_writes_it(tmp_path, command):
-    content = OrderedDict([("a", (1, 2)), ("policy_kwargs", {"net_arch": [3]}), ("n", 1e-3), ("none", None)])
+    policy_kwargs = {"net_arch": [3], "activation_fn": th.nn.ReLU, "optimizer_class": th.optim.AdamW}
+    content = OrderedDict([("a", (1, 2)), ("policy_kwargs", policy_kwargs), ("n", 1e-3), ("none", None)])
     path = tmp_path / "config.yml"
     path.write_text(yaml.dump(content))
     assert command(lambda: read(path)) == content

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -152,28 +153,42 @@ def test_optimize_and_train_with_a_trial(tmp_path, monkeypatch, capsys):
         "--sampler",
         "random",
     ]
-    output = output_of(tmp_path, "train", "-optimize", *study, *few, "-params", "learning_starts:50", "--seed", "1")
+    kept = ["learning_starts:50", "policy_kwargs:dict(net_arch=[6])"]
+    output = output_of(tmp_path, "train", "-optimize", *study, *few, "-params", *kept, "--seed", "1")
     assert output.count("finished with value") == 2
     assert "qf_learning_rate" in output
+    # The command of the best trial trains with its settings.
+    best = shlex.split(output[output.index("sb3-ddpg-scratch train --env Pendulum-v1 -n 60 -params") :].splitlines()[0])
+    monkeypatch.chdir(tmp_path)
+    run_script("train", [*best[2:], "--eval-freq", "-1"])
+    trained = ScratchDDPG.load(run_folder(tmp_path, 2) / "Pendulum-v1.zip")
+    assert (trained.policy.net_arch, trained.learning_starts) == ([6], 50)
     (report,) = (tmp_path / "logs" / "scratch_ddpg").glob("report_*.csv")
     assert "params_noise_kind" in report.read_text()
 
-    # The search itself took the folder of the first run.
-    monkeypatch.chdir(tmp_path)
+    # The search itself took the folder of the first run, and the command above that of the second.
     found = optuna.load_study(study_name="pendulum", storage=JournalStorage(JournalFileBackend(study[1]))).trials
     for number in (0, 1):
-        run_script(
-            "train", [*study, "--trial-id", str(number), "-n", "60", "--eval-freq", "-1", "-params", "learning_starts:50"]
-        )
+        run_script("train", [*study, "--trial-id", str(number), "-n", "60", "--eval-freq", "-1", "-params", *kept])
         assert "Loading from Optuna study" in capsys.readouterr().out
-        model = ScratchDDPG.load(run_folder(tmp_path, 2 + number) / "Pendulum-v1.zip")
+        model = ScratchDDPG.load(run_folder(tmp_path, 3 + number) / "Pendulum-v1.zip")
         assert model.learning_rate(1.0) == found[number].params["learning_rate"]
+        assert (model.policy.net_arch, model.policy.norm) == ([6], found[number].params["norm"])
+        if found[number].value == max(trial.value for trial in found):
+            assert trained.qf_learning_rate(1.0) == model.qf_learning_rate(1.0)
+            assert repr(trained.action_noise) == repr(model.action_noise)
         assert model.gradient_steps == -1
     with pytest.raises(ArgumentError, match="--trial-id must be a trial of the study pendulum: 0, 1, got 77"):
         run_script("train", [*study, "--trial-id", "77"])
     with pytest.raises(ArgumentError, match=r"--study-name must be a study in study/journal.log .*, got 'other'"):
         run_script("train", [*study[:3], "other", "--trial-id", "1"])
-    assert not run_folder(tmp_path, 4).exists()
+    assert not run_folder(tmp_path, 5).exists()
+    # Another part of the study, with the same seed, does not repeat the first.
+    few[3] = "1"
+    output = output_of(tmp_path, "train", "-optimize", *study, *few, "-params", *kept, "--seed", "1")
+    rates = [float(rate) for rate in re.findall(r"'learning_rate': (\S+),", output)]
+    assert rates
+    assert not {trial.params["learning_rate"] for trial in found} & set(rates)
 
 
 def test_benchmark_plays_an_agent(folder, monkeypatch):

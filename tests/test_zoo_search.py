@@ -2,12 +2,14 @@
 
 import optuna
 import pytest
+import torch as th
 from conftest import PointEnv
 
-from sb3_ddpg_scratch import ScratchDDPG
+from sb3_ddpg_scratch import ArgumentError, ScratchDDPG
 from sb3_ddpg_scratch.updates import UPDATERS
 from sb3_ddpg_scratch.validation import check_arguments
 from sb3_ddpg_scratch.zoo import convert_scratch_ddpg_params, sample_scratch_ddpg_params
+from sb3_ddpg_scratch.zoo.search import check_search
 
 NO_HER = {"using_her_replay_buffer": False, "her_kwargs": {}}
 
@@ -18,8 +20,8 @@ def sample(number, additional_args=NO_HER, dict_observations=False):
     samples = []
     for _ in range(number):
         trial = study.ask()
-        trial.set_user_attr("dict_observations", dict_observations)
-        samples.append((sample_scratch_ddpg_params(trial, 2, 1, dict(additional_args)), trial))
+        known = additional_args | {"dict_observations": dict_observations}
+        samples.append((sample_scratch_ddpg_params(trial, 2, 1, known), trial))
     return samples
 
 
@@ -36,7 +38,7 @@ def test_whole_space_is_searched(samples):
     assert {bool(noise and "decay_steps" in noise) for noise in noises} == {True, False}
     policies = [entry["policy_kwargs"] for entry in settings]
     assert {policy.get("norm") for policy in policies} == {None, "layer", "batch"}
-    assert {policy.get("action_layer") for policy in policies} == {None, 0, 1}
+    assert {policy.get("action_layer") for policy in policies} == {0, 1}
     assert len({str(policy["net_arch"]) for policy in policies}) == 6
     assert {(policy.get("scale_factor"), policy["normalize_observations"]) for policy in policies} == {
         *((None, False), (None, True), (4, False), (4, True))
@@ -79,11 +81,8 @@ def test_dict_observations_have_no_n_step_returns():
 
 
 def test_where_nothing_is_to_be_normalized_it_is_not_sampled():
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    for _ in range(5):
-        trial = study.ask()
-        trial.set_user_attr("may_normalize", False)
-        settings = sample_scratch_ddpg_params(trial, 2, 1, dict(NO_HER))
+    for settings, trial in sample(5, NO_HER | {"may_normalize": False}):
+        assert "normalize_observations" not in trial.params
         settings["policy_kwargs"]["features_extractor_kwargs"] = {"features_dim": 8}
         ScratchDDPG("CnnPolicy", PointEnv("image"), buffer_size=50, device="cpu", **settings)
 
@@ -96,3 +95,56 @@ def test_her_is_sampled_over_what_was_set():
         assert kwargs["copy_info_dict"] is True
         assert kwargs["n_sampled_goal"] == trial.params["n_sampled_goal"] <= 5
         assert kwargs["goal_selection_strategy"] in ("final", "episode", "future")
+
+
+def test_what_is_fixed_is_not_sampled():
+    fixed = {"learning_rate": 1e-3, "gamma": 0.9, "batch_size": 32, "gradient_steps": 4, "noise_type": "normal"}
+    fixed |= {"policy_kwargs": {"net_arch": [16, 16]}}
+    for settings, trial in sample(20, NO_HER | {"fixed": fixed}):
+        assert set(settings) == {"qf_learning_rate", "tau", "max_grad_norm", "n_steps", "policy_kwargs"}
+        assert set(settings["policy_kwargs"]) == {"norm", "action_layer", "normalize_observations"}
+        assert not {"learning_rate", "one_minus_gamma", "batch_size_pow", "net_arch", "noise_kind"} & set(trial.params)
+    (settings, _), *_ = sample(1, NO_HER | {"fixed": {"action_noise": "ou", "train_freq": 2}})
+    assert not {"action_noise", "train_freq", "gradient_steps"} & set(settings)
+
+
+@pytest.mark.parametrize("part", ["norm", "action_layer", "optimizer_class"])
+def test_residual_networks_are_sampled_where_they_fit_what_is_fixed(part):
+    fixed = {"norm": "layer", "action_layer": 1, "optimizer_class": th.optim.RMSprop}[part]
+    layers = [settings["policy_kwargs"] for settings, _ in sample(40, NO_HER | {"fixed": {"policy_kwargs": {part: fixed}}})]
+    assert {len(layer["net_arch"]) for layer in layers} == {2, 3}
+    assert not any("scale_factor" in layer or part in layer for layer in layers)
+
+
+def test_residual_policies_get_residual_networks():
+    for settings, trial in sample(10, NO_HER | {"residual": True, "fixed": {"policy_kwargs": {"scale_factor": 2}}}):
+        assert set(settings["policy_kwargs"]) == {"net_arch", "normalize_observations"}
+        assert convert_scratch_ddpg_params(trial.params) == settings
+        ScratchDDPG("SimbaPolicy", PointEnv(), buffer_size=50, device="cpu", **settings)
+
+
+@pytest.mark.parametrize(("budget", "largest"), [(400, 32), (4_000, 128), (20_480, 1024), (1_000_000, 1024)])
+def test_ranges_are_in_proportion_to_the_budget(budget, largest):
+    made = sample(200, NO_HER | {"budget": budget})
+    assert max(settings["batch_size"] for settings, _ in made) == largest
+    steps = [trial.params["noise_decay_steps"] for _, trial in made]
+    assert budget / 10 <= min(steps) < 0.2 * budget < 0.9 * budget < max(steps) <= budget
+
+
+def test_a_search_space_of_ones_own():
+    search = {"learning_rate": [1e-4, 1e-2, "log"], "train_freq": [1, 4, "linear"], "policy_kwargs.norm": [None, "layer"]}
+    search["policy_kwargs.net_arch"] = [[8], [8, 8]]
+    made = sample(60, NO_HER | {"search": search, "fixed": {"learning_rate": 1e-3}})
+    for settings, trial in made:
+        assert set(settings) == {"learning_rate", "train_freq", "gradient_steps", "policy_kwargs"}
+        assert 1e-4 <= settings["learning_rate"] <= 1e-2
+        assert convert_scratch_ddpg_params(trial.params) == settings
+    assert {settings["train_freq"] for settings, _ in made} == {1, 2, 3, 4}
+    assert {str(settings["policy_kwargs"]) for settings, _ in made} == {
+        str({"norm": norm, "net_arch": layers}) for norm in (None, "layer") for layers in ([8], [8, 8])
+    }
+    check_search(search, "search")
+    bad = [{}, [1], {"tau": 1}, {"tau": []}, {"tau": [2, 1, "log"]}, {"tau": [0, 1, "log"]}, {"tau": ["a", "b", "linear"]}]
+    for space in bad:
+        with pytest.raises(ArgumentError, match="search"):
+            check_search(space, "search")

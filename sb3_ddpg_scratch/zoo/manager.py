@@ -1,6 +1,8 @@
 """RL Zoo's experiment manager, for our command ``train`` and for ScratchDDPG."""
 
 import inspect
+import re
+import shlex
 from collections import OrderedDict
 from contextlib import ExitStack
 from copy import deepcopy
@@ -11,7 +13,7 @@ import numpy as np
 import optuna
 from gymnasium import spaces
 from rich.console import Console
-from rl_zoo3.callbacks import SaveVecNormalizeCallback
+from rl_zoo3.callbacks import SaveVecNormalizeCallback, TrialEvalCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import (
@@ -32,14 +34,17 @@ from sb3_ddpg_scratch.gym_packages import import_modules
 from sb3_ddpg_scratch.learn_setup import WholeProgressBar
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observation_statistics import normalizable
+from sb3_ddpg_scratch.policies import SimbaPolicy
 from sb3_ddpg_scratch.terminal import ProgressLines
 from sb3_ddpg_scratch.zoo.saved_settings import check_run
+from sb3_ddpg_scratch.zoo.search import convert_scratch_ddpg_params, sample_scratch_ddpg_params
 from sb3_ddpg_scratch.zoo.yaml_settings import (
     ALGO,
     CHECKPOINTS,
     as_data,
     check_settings,
     default_file,
+    hyperparams_folder,
     read_saved,
     read_settings,
     replay_buffer_class,
@@ -50,6 +55,8 @@ from sb3_ddpg_scratch.zoo.yaml_settings import (
 FOLDERS_HELD = ExitStack()
 """Locks of the folders that this process trains in, released when the command ends."""
 YAML = (".yml", ".yaml")
+# Settings of several parts, some of which may be searched.
+GROUPS = ("policy_kwargs", "replay_buffer_kwargs")
 # What a VectorNoise changes while it runs; its other attributes are its settings.
 _NOISE_STATE = ("state", "used", "num_steps", "n_envs", "_generator")
 
@@ -86,6 +93,20 @@ def keep_statistics(manager: ExperimentManager) -> None:
             callback.callback_on_new_best = CallbackList([SaveVecNormalizeCallback(1, folder) for folder in folders])
 
 
+class TrialEvaluation(TrialEvalCallback):
+    """RL Zoo's, with lines of progress, and with the statistics of a trial's best model beside it."""
+
+    def _on_training_start(self) -> None:
+        self.lines = ProgressLines(Console(), self.locals["total_timesteps"])
+        if self.best_model_save_path is not None:
+            self.callback_on_new_best = SaveVecNormalizeCallback(1, self.best_model_save_path)
+            self.callback_on_new_best.init_callback(self.model)
+
+    def _on_step(self) -> bool:
+        self.lines.tell(self.num_timesteps)
+        return super()._on_step()
+
+
 class _ProgressOfTraining(BaseCallback):
     def _on_training_start(self) -> None:
         self.lines = ProgressLines(Console(), self.locals["total_timesteps"], self.num_timesteps)
@@ -106,6 +127,9 @@ class CommandManager(ExperimentManager):
         return super().load_trial(storage, study_name, None if trial_id is None else int(trial_id), convert)
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        if self.optimize_hyperparameters and self.n_evaluations is None and self.eval_freq > 0:
+            steps = self.n_timesteps if self.n_timesteps > 0 else int(hyperparams["n_timesteps"])
+            self.n_evaluations = max(steps // self.eval_freq, 1)
         try:
             return super()._preprocess_hyperparams(hyperparams)
         except (ImportError, AttributeError) as error:
@@ -158,18 +182,34 @@ class ScratchExperimentManager(CommandManager):
         if not given.get("config"):
             self.config = str(default_file())
         self._dict_observations = self._may_normalize = False
+        self._of_trial: dict[str, Any] = {}
+        self.study: optuna.Study | None = None
+
+    def load_trial(self, storage: str, study_name: str, trial_id: Any = None, convert: bool = True) -> Any:
+        self._of_trial = super().load_trial(storage, study_name, trial_id, convert)
+        return self._of_trial
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns the settings, and a copy to save beside the agent."""
         env_id, where = self.env_name.gym_id, self.config
         if self._option("resume") is not None:
             return self._settings_of_run(Path(self.params_path) / "config.yml")
+        section: dict[str, Any] = {}
         if self.config.endswith(YAML):
-            _, where = _checked_section(self.config, env_id)
+            section, where = _checked_section(self.config, env_id)
         settings, _ = super().read_hyperparameters()
-        where = f"-params over {where}" if self.custom_hyperparams else where
+        given = self.custom_hyperparams or {}
+        where = f"-params over {where}" if given else where
+        for key in self._of_trial.keys() & set(GROUPS):
+            # A trial has only those that were searched.
+            base = as_data({key: section.get(key)}, where)[key] or {}
+            settings[key] = base | self._of_trial[key] | (given.get(key) or {})
         settings = as_data(settings, where)
         check_settings(settings, where)
+        self._search = settings.pop("search", None)
+        # Settings that ship with this package are where a search starts; the user's own stay as they are.
+        shipped = Path(self.config).resolve().is_relative_to(hyperparams_folder())
+        self._fixed, self._settings = dict(given if shipped else settings), deepcopy(settings)
         saved = OrderedDict((key, deepcopy(settings[key])) for key in sorted(settings))
         return settings, saved
 
@@ -259,15 +299,46 @@ class ScratchExperimentManager(CommandManager):
                     noise.seed_from(self.seed)
         return model
 
+    def sample(self, trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+        """A trial's settings that were not fixed by the user."""
+        known = {"fixed": self._fixed, "search": self._search, "budget": self.n_timesteps}
+        known |= {"dict_observations": self._dict_observations, "may_normalize": self._may_normalize}
+        policy = ScratchDDPG.policy_aliases.get(self._hyperparams["policy"], self._hyperparams["policy"])
+        layers = self._hyperparams.get("policy_kwargs") or {}
+        known["residual"] = policy is SimbaPolicy or layers.get("scale_factor") is not None
+        sampled = sample_scratch_ddpg_params(trial, n_actions, n_envs, additional_args | known)
+        self.study = trial.study
+        for key in sampled.keys() & set(GROUPS):
+            sampled[key] = (self._hyperparams.get(key) or {}) | sampled[key]
+        return self._preprocess_schedules(sampled)
+
     def objective(self, trial: optuna.Trial) -> float:
-        # The Zoo tells the sampler nothing about the environment but its number of actions.
-        trial.set_user_attr("dict_observations", self._dict_observations)
-        trial.set_user_attr("may_normalize", self._may_normalize)
         try:
             return super().objective(trial)
         except DivergenceError as error:
             print(error)
             raise optuna.TrialPruned(str(error)) from error
+
+    def command_of_best(self) -> str:
+        """The command that trains with the best trial's settings."""
+        assert self.study is not None
+        found = convert_scratch_ddpg_params(self.study.best_params)
+        for key in found.keys() & set(GROUPS):
+            found[key] = (self._settings.get(key) or {}) | found[key]
+        preset, file = self._option("preset"), [] if self.config == str(default_file()) else [self.config]
+        options: dict[str, list[str]] = {"--env": [self.env_name.gym_id], "--gym-packages": self._option("gym_packages") or []}
+        options |= {"--preset": [preset]} if preset else {"-conf": file}
+        options |= {"-n": [str(self.n_timesteps)], "--env-kwargs": _pairs(self._option("env_kwargs") or {})}
+        options["-params"] = _pairs((self.custom_hyperparams or {}) | found)
+        parts = [part for option, values in options.items() if values for part in (option, *values)]
+        # Values in Python have single quotes, which shlex would make hard to read.
+        quoted = (f'"{part}"' if "'" in part and not set(part) & set('"$`\\') else shlex.quote(part) for part in parts)
+        return " ".join(["sb3-ddpg-scratch", "train", *quoted])
+
+
+def _pairs(values: dict[str, Any]) -> list[str]:
+    pairs = (f"{key}:{value!r}" for key, value in values.items())
+    return [re.sub(r"<class 'torch\.(optim|nn)\.(?:\w+\.)*(\w+)'>", r"th.\1.\2", pair) for pair in pairs]
 
 
 def _made_alike(a: Any, b: Any) -> bool:

@@ -19,15 +19,16 @@ from unittest import mock
 
 import numpy as np
 import yaml
-from rl_zoo3 import utils
+from rl_zoo3 import exp_manager, utils
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle, statistics_of
-from sb3_ddpg_scratch.zoo.manager import ScratchExperimentManager
+from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager, TrialEvaluation
 from sb3_ddpg_scratch.zoo.saved_settings import ADVICE, check_saved
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, SavedYamlLoader, check_size
 
@@ -147,6 +148,15 @@ def safe_reading() -> Iterator[None]:
         mock.patch.multiple(utils, get_wrapper_class=wrappers, make_vec_env=environments),
         mock.patch.object(VecNormalize, "load", staticmethod(load_vec_normalize)),
     ):
+        yield
+
+
+@contextmanager
+def searching(manager: CommandManager) -> Iterator[None]:
+    """The Zoo's search has no argument for what is fixed by the user, nor for callbacks that are objects."""
+    sampler = {manager.algo: manager.sample} if isinstance(manager, ScratchExperimentManager) else {}
+    evaluation = mock.patch.object(exp_manager, "TrialEvalCallback", TrialEvaluation)
+    with mock.patch.dict(HYPERPARAMS_SAMPLER, sampler), evaluation:
         yield
 
 

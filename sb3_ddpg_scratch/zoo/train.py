@@ -5,6 +5,7 @@ import inspect
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sb3_ddpg_scratch.checkpoint.storage import checkpoints_in
 from sb3_ddpg_scratch.errors import ArgumentError, require
 from sb3_ddpg_scratch.validation import check_device
 from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager
+from sb3_ddpg_scratch.zoo.patches import searching
 from sb3_ddpg_scratch.zoo.saved_settings import check_run_arguments
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, CHECKPOINTS, preset_file, preset_names, read_saved, saved_file
 
@@ -84,7 +86,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any], str], ...] = (
     (("--sampler",), {"default": "tpe", "choices": ["random", "tpe", "auto"]}, "sampler of the search"),
     (("--pruner",), {"default": "median", "choices": ["halving", "median", "none"]}, "pruner of the search"),
     (("--n-startup-trials",), _NUMBER | {"default": 10}, "random trials before the sampler"),
-    (("--n-evaluations",), _NUMBER, "evaluations of a trial; default: one each 100,000 steps"),
+    (("--n-evaluations",), _NUMBER, "evaluations of a trial; default: one each --eval-freq steps"),
     (("--storage",), {}, "storage of a study that several searches share"),
     (("--study-name",), {}, "name of that study"),
     (("--trial-id",), _NUMBER, "train with the settings of this trial"),
@@ -116,6 +118,9 @@ def train(arguments: argparse.Namespace) -> None:
     """Train, or search for settings, according to :func:`train_parser`'s arguments, which were checked."""
     if arguments.seed < 0:
         arguments.seed = int(np.random.randint(2**32 - 1, dtype=np.int64))
+    if arguments.optimize_hyperparameters:
+        # The sampler would repeat the trials of an earlier part of the study.
+        arguments.seed = (arguments.seed + _trials_made(arguments)) % 2**32
     set_random_seed(arguments.seed)
     if arguments.num_threads > 0:
         th.set_num_threads(arguments.num_threads)
@@ -139,13 +144,31 @@ def train(arguments: argparse.Namespace) -> None:
         manager.trial_id = "0"
     experiment = manager.setup_experiment()
     if experiment is None:
-        manager.hyperparameters_optimization()
+        with searching(manager):
+            manager.hyperparameters_optimization()
+        if isinstance(manager, ScratchExperimentManager) and manager.study is not None:
+            print(f"To train with the best trial's settings:\n{manager.command_of_best()}")
         return
     model, arguments.saved_hyperparams = experiment
     if tracked is not None:
         tracked.config.setdefaults(vars(arguments))
     manager.learn(model)
     manager.save_trained_model(model)
+
+
+def _trials(storage: str, name: str) -> list[Any]:
+    backend = JournalStorage(JournalFileBackend(storage)) if storage.endswith(".log") else storage
+    return optuna.load_study(study_name=name, storage=backend).trials
+
+
+def _trials_made(arguments: argparse.Namespace) -> int:
+    storage, name = arguments.storage, arguments.study_name
+    # Optuna would create a file that does not exist.
+    if not (storage and name) or (storage.endswith(".log") and not Path(storage).is_file()):
+        return 0
+    with suppress(KeyError):
+        return len(_trials(storage, name))
+    return 0
 
 
 def _track(arguments: argparse.Namespace) -> Any:
@@ -257,8 +280,7 @@ def _check_trial(arguments: argparse.Namespace) -> None:
     if storage.endswith(".log") and not Path(storage).is_file():  # Optuna would create it
         raise ArgumentError("--storage", storage, "the storage of a study")
     try:
-        backend = JournalStorage(JournalFileBackend(storage)) if storage.endswith(".log") else storage
-        trials = optuna.load_study(study_name=name, storage=backend).trials
+        trials = _trials(storage, name)
     except Exception as error:
         raise ArgumentError("--study-name", name, f"a study in {storage} ({error})") from error
     if number >= len(trials) or not trials[number].params:

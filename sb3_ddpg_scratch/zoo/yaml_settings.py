@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch as th
 import yaml
 from rl_zoo3.utils import get_class_by_name
 from stable_baselines3 import HerReplayBuffer
@@ -20,6 +21,7 @@ from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.policies import ACTIVATIONS, ScratchDDPGPolicy
 from sb3_ddpg_scratch.validation import check_whole_number, near_argument
+from sb3_ddpg_scratch.zoo.search import check_search
 
 ALGO = "scratch_ddpg"
 CHECKPOINTS = "checkpoints"
@@ -31,7 +33,7 @@ REPLAY_BUFFERS: dict[str, type[ReplayBuffer]] = {
 # Read by RL Zoo's experiment manager, not passed on to the algorithm.
 _ZOO_KEYS = (
     *("n_timesteps", "n_envs", "env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs", "frame_stack", "normalize"),
-    *("noise_type", "noise_std", "callback"),
+    *("noise_type", "noise_std", "callback", "search"),
 )
 # Arguments of ScratchDDPG that the manager sets itself, each with the option of `train` for it.
 _SET_BY_OPTION = {
@@ -166,6 +168,12 @@ def check_settings(settings: Mapping[str, Any], where: str, algorithm: type[Base
         raise ArgumentError(f"{where}: normalize", settings["normalize"], advice=advice, problem=problem)
     if settings.get("noise_type") is not None and "action_noise" in settings:
         raise ArgumentError(f"{where}: noise_type", settings["noise_type"], problem="cannot be combined with action_noise")
+    if "search" in settings:
+        check_search(settings["search"], f"{where}: search")
+        tuned = allowed_keys(algorithm) - set(_ZOO_KEYS)
+        _check_keys(
+            {key.partition(".")[0]: None for key in settings["search"]}, tuned, f"{where}: search", "a setting to tune"
+        )
     policy_kwargs = settings.get("policy_kwargs")
     # A user's own policy may take other arguments.
     policy = algorithm.policy_aliases.get(settings["policy"])
@@ -260,7 +268,7 @@ def replay_buffer_class(name: str) -> type:
 
 
 class SavedYamlLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Plain YAML, plus the two Python containers that the Zoo writes."""
+    """Plain YAML, plus what the Zoo writes: two Python containers, activation functions and optimizers."""
 
 
 def _ordered_dict(loader: yaml.SafeLoader, node: Any) -> OrderedDict[Any, Any]:
@@ -272,6 +280,21 @@ SavedYamlLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collectio
 SavedYamlLoader.add_constructor(
     "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
 )
+_NAMED = {
+    f"{kind.__module__}.{kind.__name__}": kind
+    for kind in (*ACTIVATIONS.values(), th.optim.Adam, th.optim.AdamW, th.optim.RMSprop, th.optim.SGD)
+}
+
+
+def _named_class(loader: yaml.SafeLoader, name: str, node: Any) -> type:
+    if name in _NAMED:
+        return _NAMED[name]
+    raise yaml.constructor.ConstructorError(
+        problem=f"{name} is not a class that settings may name", problem_mark=node.start_mark
+    )
+
+
+SavedYamlLoader.add_multi_constructor("tag:yaml.org,2002:python/name:", _named_class)
 
 
 def saved_file(run: Path, name: str) -> Path:
