@@ -989,6 +989,13 @@ def saved_by(program, folder):
     return done.stdout
 
 
+def test_a_schedule_that_is_a_function_is_named_at_the_line_that_saves_it(tmp_path):
+    model = ScratchDDPG("MlpPolicy", "Pendulum-v1", buffer_size=10, learning_rate=lambda left: 1e-3 * left, device="cpu")
+    with pytest.warns(UserWarning, match=r"custom_objects=\{'learning_rate': ...\}: learning_rate is a function") as said:
+        model.save(tmp_path / "model")
+    assert said[0].filename == __file__
+
+
 def test_a_class_of_main_is_warned_of_when_saved_and_named_when_loaded(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     said = saved_by("program.py", tmp_path)

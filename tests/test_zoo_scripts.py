@@ -138,6 +138,22 @@ def test_plots_of_a_single_run(folder, tmp_path, monkeypatch, capsys):
     assert [path.read_bytes()[:4] for path in tmp_path.glob("box-*.pdf")] == [b"%PDF", b"%PDF"]
 
 
+def test_runs_of_unequal_length_are_told(folder, tmp_path, monkeypatch, capsys):
+    runs = tmp_path / "logs" / "scratch_ddpg"
+    for number in (1, 2):
+        shutil.copytree(run_folder(folder, 1), runs / f"Pendulum-v1_{number}")
+    monkeypatch.chdir(tmp_path)
+    run_script("all-plots", ["-e", "Pendulum-v1", "-f", "logs", "--no-display"])
+    assert "unequal" not in capsys.readouterr().out
+    evaluations = dict(np.load(runs / "Pendulum-v1_2" / "evaluations.npz"))
+    # As many evaluations, ten times as far apart: the Zoo averages them as if they were at the same steps.
+    np.savez(runs / "Pendulum-v1_2" / "evaluations.npz", **evaluations | {"timesteps": 10 * evaluations["timesteps"]})
+    run_script("all-plots", ["-e", "Pendulum-v1", "-f", "logs", "--no-display", "-print"])
+    printed = capsys.readouterr().out
+    assert "Runs of scratch_ddpg on Pendulum-v1 in logs have unequal lengths (400, 4,000 steps)" in printed
+    assert "Pendulum-v1-SCRATCH_DDPG-logs: 2" in printed
+
+
 def test_optimize_and_train_with_a_trial(tmp_path, monkeypatch, capsys):
     study = ["--storage", "study/journal.log", "--study-name", "pendulum"]
     few = [

@@ -147,7 +147,9 @@ class SafeFiles(OffPolicyAlgorithm):
         try:
             read_settings(target, type(self))
         except ModelFileError as error:
-            warn_user(f"{target} cannot be loaded without trusted=True or custom_objects: {error.reason}.")
+            reason = f"{error.key} {error.reason[3:]}" if error.key and error.reason.startswith("it ") else error.reason
+            given = f"custom_objects={{{error.key!r}: ...}}" if error.key else "custom_objects"
+            warn_user(f"{target} cannot be loaded without trusted=True or {given}: {reason}.")
 
     def load_replay_buffer(self, path: ModelPath, truncate_last_traj: bool = True, trusted: bool = False) -> None:
         """

@@ -5,10 +5,12 @@ import importlib
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 from rl_zoo3.utils import StoreDict
 
 from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError, near, require
@@ -214,11 +216,27 @@ def _settle_env(command: str, arguments: argparse.Namespace) -> None:
 def _check_results(command: str, arguments: argparse.Namespace) -> None:
     if command == "plot-from-file" and not Path(arguments.input).is_file():
         raise ArgumentError("--input", arguments.input, "a file that all-plots has written (-o)")
+    if command == "all-plots":
+        _tell_unequal_runs(arguments)
     if command != "plot-train":
         return
     runs = Path(arguments.exp_folder) / arguments.algo
     if not runs.is_dir():
         raise ArgumentError("--exp-folder", arguments.exp_folder, f"a folder with runs in {runs}", "Train first, or give -f.")
+
+
+def _tell_unequal_runs(arguments: argparse.Namespace) -> None:
+    for folder, algo, env_id in product(arguments.exp_folders, arguments.algos, arguments.env):
+        lengths = set()
+        for file in (Path(folder) / algo.lower()).glob(f"*{env_id}*/evaluations.npz"):
+            with suppress(OSError, ValueError, LookupError):
+                lengths.add(int(np.load(file)["timesteps"][-1]))
+        if len(lengths) > 1:
+            steps = ", ".join(f"{length:,}" for length in sorted(lengths))
+            print(
+                f"Runs of {algo} on {env_id} in {folder} have unequal lengths ({steps} steps): those with fewer evaluations "
+                "than the longest are left out, the others averaged evaluation by evaluation, whatever their steps."
+            )
 
 
 def _check_agent(command: str, arguments: argparse.Namespace) -> Path | None:
