@@ -8,7 +8,7 @@ from sb3_ddpg_scratch.compare.results_file import Results, Run
 MACHINE = {"processor": "Example", "cores": 8, "memory_gib": 32, "system": "Linux", "threads": 1}
 
 
-def made_up_results(scores, random, baseline, evaluations=12, missing=(), **hyperparameters):
+def made_up_results(scores, random, baseline, evaluations=12, missing=(), failure_rate=None, **hyperparameters):
     """
     Runs whose score is exactly the one given: their last 10 evaluations lie about it, and what came before is far away.
 
@@ -17,9 +17,10 @@ def made_up_results(scores, random, baseline, evaluations=12, missing=(), **hype
     :param baseline: name of the baseline
     :param evaluations: evaluations of a run
     :param missing: runs that are missing
+    :param failure_rate: the share of failed episodes by arm; ``None`` where it is not known
     :param hyperparameters: for each arm what differs from the others
     """
-    runs, rows = [], []
+    runs, rows, failure_rate = [], [], failure_rate or {}
     for number, (arm, by_env) in enumerate(scores.items()):
         for env, values in by_env.items():
             for seed, score in enumerate(values):
@@ -31,6 +32,6 @@ def made_up_results(scores, random, baseline, evaluations=12, missing=(), **hype
                 returns[-last:] = score + np.linspace(-1, 1, last)
                 seconds = np.linspace(1, 20 + number, evaluations)
                 for index, (value, at) in enumerate(zip(returns, seconds, strict=True)):
-                    rows.append((arm, env, seed, 500 * (index + 1), at, value, 1.0, 10))
-    columns = ["arm", "env", "seed", "step", "seconds", "mean_return", "std_return", "episodes"]
+                    rows.append((arm, env, seed, 500 * (index + 1), at, value, 1.0, 10, failure_rate.get(arm)))
+    columns = ["arm", "env", "seed", "step", "seconds", "mean_return", "std_return", "episodes", "failure_rate"]
     return Results(runs, pd.DataFrame(rows, columns=columns), random, baseline, list(missing), "sb3-ddpg-scratch compare …")

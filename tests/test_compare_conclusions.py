@@ -1,6 +1,7 @@
 """From results to the summary: scores, normalization, verdicts, and what is said of runs that diverged or are missing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 from scipy import stats
 
 from sb3_ddpg_scratch.compare.conclusions import show, summarize, worst_verdict
+from sb3_ddpg_scratch.compare.results_file import read_results
 from sb3_ddpg_scratch.compare.scores import scores_of
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.json_values import write_json
@@ -190,3 +192,20 @@ def test_names_are_never_broken_across_lines(width, capsys):
     assert note in lines
     assert any(env in line and arm in line and "equivalent" in line for line in lines)
     assert max(map(len, lines)) <= max(width, 140)
+
+
+def test_failed_episodes_stand_beside_the_scores(tmp_path):
+    results = one_environment(failure_rate={"ours": 0.25, "sb3": 0.0})
+    note = "Episodes on Pendulum-v1 that terminated, in the scored evaluations: 25.0% of ours, 0.0% of sb3."
+    assert note in summarize(results, margin=0.1, resamples=200)["notes"]
+    results.write(tmp_path / "results.json")
+    named = read_results(tmp_path)
+    named.runs[:] = [replace(run, hyperparameters={"failure_key": "runaway"}) for run in named.runs]
+    assert any("that had runaway, in" in note for note in summarize(named, margin=0.1, resamples=200)["notes"])
+    # Neither where there are none, nor in results of earlier versions, which did not count them.
+    for rates in ({"ours": 0.0, "sb3": 0.0}, None):
+        assert not summarize(one_environment(failure_rate=rates), margin=0.1, resamples=200)["notes"]
+    content = json.loads((tmp_path / "results.json").read_text())
+    del content["evaluations"]["failure_rate"]
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    assert not summarize(read_results(tmp_path), margin=0.1, resamples=200)["notes"]

@@ -103,6 +103,7 @@ def _table(spec: RunSpec, result: dict[str, Any]) -> pd.DataFrame:
     measured = (np.array(result[key], float) for key in ("seconds", "returns", "return_stds"))
     table = pd.DataFrame(dict(zip(("seconds", "mean_return", "std_return"), measured, strict=True)))
     table["step"] = result["timesteps"]
+    table["failure_rate"] = np.array(result.get("failure_rates", np.nan), float)  # which earlier versions did not count
     return table.assign(arm=spec.arm, env=spec.env_id, seed=spec.seed, episodes=spec.eval_episodes)[list(COLUMNS)]
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sb3_ddpg_scratch.compare.results_file import Results
-from sb3_ddpg_scratch.compare.scores import Scores, scores_of
+from sb3_ddpg_scratch.compare.scores import Scores, last_evaluations, scores_of
 from sb3_ddpg_scratch.compare.statistics import (
     ALPHA,
     MINIMUM_SEEDS,
@@ -148,7 +148,7 @@ def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> di
         "score": scores.score,
         "random_scores": scores.random,
         "missing": [{"arm": arm, "env": env, "seed": seed, "why": why} for arm, env, seed, why in results.missing],
-        "notes": scores.notes + _left_out(scores),
+        "notes": scores.notes + _left_out(scores) + _failures(results, scores),
         "command": results.command,
     }
     content: dict[str, Any] = plain(summary, words=False)
@@ -186,6 +186,20 @@ def _left_out(scores: Scores) -> list[str]:
                 f"{arm} overall is without {', '.join(absent)}: both arms need two finished runs there, and the baseline a "
                 "mean score that differs from a random policy's."
             )
+    return notes
+
+
+def _failures(results: Results, scores: Scores) -> list[str]:
+    """For each environment where any episode of a scored evaluation failed, the share for each arm."""
+    keys = {run.env: run.hyperparameters.get("failure_key") for run in results.runs}
+    notes = []
+    rates = last_evaluations(results.evaluations).groupby(["env", "arm"])["failure_rate"].mean()
+    for env in scores.envs:
+        own = {arm: rates[env, arm] for arm in scores.arms if np.isfinite(rates.get((env, arm), np.nan))}
+        if any(own.values()):
+            what = "terminated" if keys.get(env) is None else f"had {keys[env]}"
+            shares = ", ".join(f"{share:.1%} of {arm}" for arm, share in own.items())
+            notes.append(f"Episodes on {env} that {what}, in the scored evaluations: {shares}.")
     return notes
 
 

@@ -13,7 +13,7 @@ from sb3_ddpg_scratch.json_values import write_json
 
 FILE = "results.json"
 FORMAT = 1
-COLUMNS = ("arm", "env", "seed", "step", "seconds", "mean_return", "std_return", "episodes")
+COLUMNS = ("arm", "env", "seed", "step", "seconds", "mean_return", "std_return", "episodes", "failure_rate")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def read_results(path: Path | str) -> Results:
             raise ValueError(f"its format is {content['format']}, not {FORMAT}")
         return Results(
             [Run(**run) for run in content["runs"]],
-            pd.DataFrame(content["evaluations"])[list(COLUMNS)],
+            pd.DataFrame({"failure_rate": None} | content["evaluations"])[list(COLUMNS)],
             {str(env): float(score) for env, score in content["random_scores"].items()},
             str(content["baseline"]),
             [(str(arm), str(env), int(seed), str(why)) for arm, env, seed, why in content["missing"]],

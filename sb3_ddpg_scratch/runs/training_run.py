@@ -27,7 +27,7 @@ from sb3_ddpg_scratch.errors import CheckpointError
 from sb3_ddpg_scratch.json_values import write_json
 from sb3_ddpg_scratch.machine import describe_machine, versions
 from sb3_ddpg_scratch.policies import ACTIVATIONS
-from sb3_ddpg_scratch.zoo.manager import keep_statistics
+from sb3_ddpg_scratch.zoo.evaluations import FailedEpisodes, keep_statistics
 from sb3_ddpg_scratch.zoo.registry import SBX_ALGO, algorithm_class
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, CHECKPOINTS, replay_buffer_class
 
@@ -122,7 +122,8 @@ def prepare(spec: RunSpec, out: Path) -> tuple[ExperimentManager, Any]:
     if checkpoint is None:
         for made_before in (folder, spec.diagnostics_folder(out)) if spec.diagnostics else (folder,):
             shutil.rmtree(made_before, ignore_errors=True)
-        write_whole(config, yaml.safe_dump({spec.env_id: spec.settings}))
+        read_by_the_zoo = {key: value for key, value in spec.settings.items() if key != "failure_key"}
+        write_whole(config, yaml.safe_dump({spec.env_id: read_by_the_zoo}))
         write_json(folder / SPEC_FILE, asdict(spec))
     set_random_seed(spec.seed)
     manager = ExperimentManager(
@@ -164,6 +165,7 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_ev
     (evaluation,) = (callback for callback in manager.callbacks if isinstance(callback, EvalCallback))
     others = [callback for callback in manager.callbacks if callback is not evaluation]
     keep_statistics(manager)  # the Zoo's own managers do not
+    failed = FailedEpisodes(evaluation, spec.settings.get("failure_key"))
     checkpoints = Path(manager.save_path) / CHECKPOINTS
     aside: list[BaseCallback] = [evaluation]
     if checkpoint_every is not None and can_continue(spec) and why_not_saved(model.replay_buffer) is None:
@@ -192,6 +194,7 @@ def perform(spec: RunSpec, out: Path, tick: Callable[[int], None], checkpoint_ev
         "return_stds": episodes.std(axis=1)[in_budget].tolist(),
         "seconds": np.array(timed.marks)[in_budget].tolist(),
         "success_rates": _success_rates(evaluation, in_budget),
+        "failure_rates": failed.rates()[in_budget].tolist(),
         "score": float(returns[-SCORED_EVALUATIONS:].mean()),
         "scored_evaluations": min(len(returns), SCORED_EVALUATIONS),
         "updates": int(model._n_updates),

@@ -12,17 +12,9 @@ from typing import Any
 import numpy as np
 import optuna
 from gymnasium import spaces
-from rich.console import Console
-from rl_zoo3.callbacks import SaveVecNormalizeCallback, TrialEvalCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import (
-    BaseCallback,
-    CallbackList,
-    CheckpointCallback,
-    EvalCallback,
-    ProgressBarCallback,
-)
+from stable_baselines3.common.callbacks import EvalCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ddpg_scratch.checkpoint.callback import ResumableCheckpoint
@@ -35,7 +27,7 @@ from sb3_ddpg_scratch.learn_setup import WholeProgressBar
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observation_statistics import normalizable
 from sb3_ddpg_scratch.policies import SimbaPolicy
-from sb3_ddpg_scratch.terminal import ProgressLines
+from sb3_ddpg_scratch.zoo.evaluations import FailedEpisodes, TrainingProgress, keep_statistics
 from sb3_ddpg_scratch.zoo.saved_settings import check_run
 from sb3_ddpg_scratch.zoo.search import convert_scratch_ddpg_params, sample_scratch_ddpg_params
 from sb3_ddpg_scratch.zoo.yaml_settings import (
@@ -83,41 +75,10 @@ def _checked_section(config: str, env_id: str) -> tuple[dict[str, Any], str]:
     return content[section], where
 
 
-def keep_statistics(manager: ExperimentManager) -> None:
-    """Save statistics beside each best model and checkpoint too: the end of training overwrites the Zoo's only file."""
-    for callback in manager.callbacks:
-        if isinstance(callback, CheckpointCallback):
-            callback.save_vecnormalize = True
-        elif isinstance(callback, EvalCallback):
-            folders = (manager.params_path, manager.save_path)
-            callback.callback_on_new_best = CallbackList([SaveVecNormalizeCallback(1, folder) for folder in folders])
-
-
-class TrialEvaluation(TrialEvalCallback):
-    """RL Zoo's, with lines of progress, and with the statistics of a trial's best model beside it."""
-
-    def _on_training_start(self) -> None:
-        self.lines = ProgressLines(Console(), self.locals["total_timesteps"])
-        if self.best_model_save_path is not None:
-            self.callback_on_new_best = SaveVecNormalizeCallback(1, self.best_model_save_path)
-            self.callback_on_new_best.init_callback(self.model)
-
-    def _on_step(self) -> bool:
-        self.lines.tell(self.num_timesteps)
-        return super()._on_step()
-
-
-class _ProgressOfTraining(BaseCallback):
-    def _on_training_start(self) -> None:
-        self.lines = ProgressLines(Console(), self.locals["total_timesteps"], self.num_timesteps)
-
-    def _on_step(self) -> bool:
-        self.lines.tell(self.num_timesteps)
-        return True
-
-
 class CommandManager(ExperimentManager):
     """An experiment of our ``train`` with any algorithm; it can record diagnostics, and it locks its folder."""
+
+    failure_key: str | None = None
 
     def _option(self, name: str) -> Any:
         """One of our options; ``None`` if the arguments come from the Zoo's own parser."""
@@ -145,11 +106,13 @@ class CommandManager(ExperimentManager):
     def create_callbacks(self) -> None:
         super().create_callbacks()  # type: ignore[no-untyped-call]
         keep_statistics(self)
+        for evaluation in [one for one in self.callbacks if isinstance(one, EvalCallback)]:
+            FailedEpisodes(evaluation, self.failure_key)
         is_bar = [isinstance(callback, ProgressBarCallback) for callback in self.callbacks]
         if any(is_bar) and self.algo == ALGO:
             self.callbacks[is_bar.index(True)] = WholeProgressBar()
         if self.verbose > 0:
-            self.callbacks.append(_ProgressOfTraining())
+            self.callbacks.append(TrainingProgress())
         if self._option("diagnostics"):
             # Plotly is slow to import.
             from sb3_ddpg_scratch.diagnostics import DiagnosticsCallback
@@ -206,7 +169,6 @@ class ScratchExperimentManager(CommandManager):
             settings[key] = base | self._of_trial[key] | (given.get(key) or {})
         settings = as_data(settings, where)
         check_settings(settings, where)
-        self._search = settings.pop("search", None)
         # Settings that ship with this package are where a search starts; the user's own stay as they are.
         shipped = Path(self.config).resolve().is_relative_to(hyperparams_folder())
         self._fixed, self._settings = dict(given if shipped else settings), deepcopy(settings)
@@ -232,6 +194,7 @@ class ScratchExperimentManager(CommandManager):
         return hyperparams
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        self._search, self.failure_key = hyperparams.pop("search", None), hyperparams.pop("failure_key", None)
         name = hyperparams.get("replay_buffer_class")
         if isinstance(name, str):
             hyperparams["replay_buffer_class"] = replay_buffer_class(name)

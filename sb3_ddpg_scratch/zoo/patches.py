@@ -28,7 +28,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError, UnsafeFileError
 from sb3_ddpg_scratch.model_file import load_vec_normalize, read_pickle, statistics_of
-from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager, TrialEvaluation
+from sb3_ddpg_scratch.zoo.evaluations import TrialEvaluation
+from sb3_ddpg_scratch.zoo.manager import CommandManager, ScratchExperimentManager
 from sb3_ddpg_scratch.zoo.saved_settings import ADVICE, check_saved
 from sb3_ddpg_scratch.zoo.yaml_settings import ALGO, SavedYamlLoader, check_size
 

@@ -33,7 +33,7 @@ REPLAY_BUFFERS: dict[str, type[ReplayBuffer]] = {
 # Read by RL Zoo's experiment manager, not passed on to the algorithm.
 _ZOO_KEYS = (
     *("n_timesteps", "n_envs", "env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs", "frame_stack", "normalize"),
-    *("noise_type", "noise_std", "callback", "search"),
+    *("noise_type", "noise_std", "callback", "search", "failure_key"),
 )
 # Arguments of ScratchDDPG that the manager sets itself, each with the option of `train` for it.
 _SET_BY_OPTION = {
@@ -191,6 +191,8 @@ def _check_kinds(settings: Mapping[str, Any], where: str) -> None:
         value = settings.get(key)
         if value is not None and not isinstance(value, Mapping) and not (key == "normalize" and isinstance(value, bool)):
             raise ArgumentError(f"{where}: {key}", value, "a mapping")
+    if not isinstance(settings.get("failure_key", ""), str):
+        raise ArgumentError(f"{where}: failure_key", settings["failure_key"], "a key of the environment's infos")
     if not isinstance(settings["policy"], (str, type)):
         raise ArgumentError(f"{where}: policy", settings["policy"], "the name of a policy")
 
