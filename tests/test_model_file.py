@@ -1021,7 +1021,7 @@ def test_a_class_of_a_module_only_needs_its_import(tmp_path, monkeypatch):
 
 def test_a_function_is_warned_of(tmp_path):
     model = ScratchDDPG("MlpPolicy", "Pendulum-v1", learning_rate=lambda progress: 1e-3 * progress, buffer_size=10)
-    with pytest.warns(UserWarning, match="it is a function, so that the file holds its code"):
+    with pytest.warns(UserWarning, match="learning_rate is a function, so that the file holds its code"):
         model.save(tmp_path / "model")
     assert ScratchDDPG.load(tmp_path / "model", custom_objects={"learning_rate": 1e-3}).learning_rate == 1e-3
 
