@@ -15,6 +15,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_ddpg_scratch.errors import warn_user
 from sb3_ddpg_scratch.names import entry
 from sb3_ddpg_scratch.noise import sigma_of
+from sb3_ddpg_scratch.observations import statistics_id
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
 FIRST_LOOK = 200
@@ -28,13 +29,19 @@ _RAW = (
     "within ±{limit:g}: its actions are meaningless. Give it normalize.normalize_obs(observation), with "
     'normalize = load_vec_normalize("vecnormalize.pkl", None) or the training\'s own VecNormalize.'
 )
+_OTHER = (
+    "The model was trained on observations {before}, and its environment {now}: to its networks they mean something else. "
+    "{cure}."
+)
+_OWN = "Give it the statistics that were saved with it: load_vec_normalize(path, make_vec_env(...))"
 _SIGMA = (
     "action_noise has sigma {sigma}, in units in which every action is in [-1, 1]: most actions will be at their bounds. "
     "Give at most 1; a sigma in the environment's units is divided by half the width of the action's range, here {converted}."
 )
 _SPREAD_OUT = (
     "Observations are not normalized, and {small} is of size {low:.2g} where {large} is of size {high:.2g}: the networks "
-    "hardly see the small ones, and the large ones saturate them. Wrap the environment: VecNormalize(make_vec_env(...))."
+    "hardly see the small ones, and the large ones saturate them. Give policy_kwargs={{'normalize_observations': True}}, or "
+    "wrap the environment: VecNormalize(make_vec_env(...))."
 )
 _BOUNDS = (
     "{share:.0%} of the policy's actions are at their bounds, where tanh passes almost no gradient. Unless the best actions "
@@ -147,6 +154,27 @@ def normalized_within(statistics: VecNormalize | None) -> dict[str, float]:
     return dict.fromkeys(statistics.norm_obs_keys or [""], float(statistics.clip_obs))
 
 
+def statistics_differ(model: Any) -> bool:
+    """Whether its environment normalizes observations in another way than where the model learned, as far as is known."""
+    now = statistics_id(model.get_vec_normalize_env())
+    if model.statistics_id is not None:
+        return bool(now != model.statistics_id)
+    # Files of other versions and of SB3 do not say.
+    known = model.num_timesteps > 0 and "normalized_within" in vars(model)
+    return known and bool(model.normalized_within) != (now is not None)
+
+
+def look_at_statistics(model: Any) -> None:
+    """Warn of statistics that are not the model's own; those that it was loaded with may have changed since."""
+    if model._other_statistics is not False and statistics_differ(model):
+        was, now = bool(model.normalized_within), statistics_id(model.get_vec_normalize_env()) is not None
+        how = ("normalizes them by other statistics" if was else "normalizes them") if now else "does not"
+        before = "that VecNormalize normalized" if was else "as they are"
+        cure = _OWN if was else "Give VecNormalize norm_obs=False"
+        model._alarms.say("statistics", _OTHER.format(before=before, now=how, cure=cure))
+    model._other_statistics = None
+
+
 def predict(
     self: Any,
     observation: np.ndarray | dict[str, np.ndarray],
@@ -156,8 +184,10 @@ def predict(
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
     """
     See SB3. A model that was trained on ``VecNormalize``'s observations warns of one that cannot be one of those, being
-    beyond its ``clip_obs``.
+    beyond its ``clip_obs``, and one that was loaded with an environment of other statistics warns of that.
     """
+    if self._other_statistics:
+        look_at_statistics(self)
     for key, limit in self.normalized_within.items():
         part = observation.get(key) if isinstance(observation, dict) else observation
         # Beyond rounding; what is no array, or not finite, is for others to reject.

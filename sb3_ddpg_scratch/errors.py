@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
 
-_LIBRARIES = ("sb3_ddpg_scratch", "stable_baselines3")
+_LIBRARIES = ("sb3_ddpg_scratch", "stable_baselines3", "contextlib")
 
 
 class ArgumentError(ValueError):
@@ -118,7 +118,7 @@ def require(what: str, extra: str, *packages: str) -> None:
 
 
 def warn_user(text: str) -> None:
-    """A warning that names the line of the user's that led here, past this package and SB3."""
+    """A warning that names the line of the user's that led here, past this package, SB3 and what enters their contexts."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_back.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
         frame, level = frame.f_back, level + 1

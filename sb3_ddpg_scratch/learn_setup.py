@@ -53,6 +53,7 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
         raise ArgumentError("env", None, "given", "Call set_env(env) before learn().")
     statistics = model.get_vec_normalize_env()
     _check_normalization(model, statistics)
+    alarms.look_at_statistics(model)
     # Saved with the model: the policy must not be exported without the statistics, or with others.
     model.normalized_within = alarms.normalized_within(statistics)
     model.observations_normalized = bool(model.normalized_within)

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_ddpg_scratch import ScratchDDPG, alarms
+from sb3_ddpg_scratch.model_file import load_vec_normalize
 
 SMALL = {"buffer_size": 500, "learning_starts": 20, "batch_size": 8, "seed": 0, "device": "cpu"}
 
@@ -166,3 +167,40 @@ def test_observations_that_are_no_arrays_get_sb3s_own_error():
     model = make(VecNormalize(make_vec_env(Process, seed=0))).learn(30)
     with pytest.raises(ValueError, match="tuple"):
         model.predict((np.zeros(2, np.float32), {}))
+
+
+def test_statistics_that_are_not_the_loaded_models_own(tmp_path):
+    def env(statistics=None, **settings):
+        venv = make_vec_env(Process, 1, seed=1)
+        if statistics is not None:
+            return load_vec_normalize(statistics, venv)
+        return VecNormalize(venv, **settings) if settings else venv
+
+    trained = make(env(clip_obs=9.0)).learn(40)
+    trained.save(tmp_path / "model")
+    trained.get_vec_normalize_env().save(tmp_path / "own.pkl")
+    make(env()).learn(40).save(tmp_path / "raw")
+
+    def said(path, given, act, later=False):
+        model = ScratchDDPG.load(tmp_path / path, None if later else given, device="cpu", learning_starts=1000)
+        model.set_env(given)
+        texts = warned(lambda: act(model)) + warned(lambda: act(model))
+        return [text for text in texts if text.startswith("The model was trained on")]
+
+    learns, predicts = lambda model: model.learn(2), lambda model: model.predict(np.zeros((1, 2), np.float32))
+    for act, later in ((learns, False), (learns, True), (predicts, False)):
+        (text,) = said("model", env(clip_obs=9.0), act, later)
+        assert "that VecNormalize normalized, and its environment normalizes them by other statistics" in text
+        assert "load_vec_normalize(path" in text
+        (text,) = said("model", env(), act, later)
+        assert "its environment does not" in text
+        (text,) = said("raw", env(clip_obs=9.0), act, later)
+        assert "as they are, and its environment normalizes them" in text
+        # Its own, also where a step was made since; and those that no longer matter.
+        own = env(tmp_path / "own.pkl")
+        assert not said("model", own, lambda model, act=act: (model.get_env().reset(), act(model)), later and act is predicts)
+        assert not said("raw", env(norm_obs=False), act, later)
+        assert not said("raw", env(), act, later)
+    # Files of other versions do not say.
+    DDPG("MlpPolicy", env(clip_obs=9.0), **SMALL).learn(30).save(tmp_path / "model")
+    assert not said("model", env(clip_obs=9.0), learns)

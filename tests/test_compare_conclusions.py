@@ -195,17 +195,27 @@ def test_names_are_never_broken_across_lines(width, capsys):
 
 
 def test_failed_episodes_stand_beside_the_scores(tmp_path):
-    results = one_environment(failure_rate={"ours": 0.25, "sb3": 0.0})
-    note = "Episodes on Pendulum-v1 that terminated, in the scored evaluations: 25.0% of ours, 0.0% of sb3."
-    assert note in summarize(results, margin=0.1, resamples=200)["notes"]
+    results = one_environment(failure_rate={"ours": 0.254, "sb3": 0.0})
+
+    def shown(results):
+        summary, console = summarize(results, margin=0.1, resamples=200), Console(width=200, record=True)
+        show(summary, console)
+        return summary, " ".join(console.export_text().split())
+
+    summary, text = shown(results)
+    assert [summary["arms"][arm]["failed"] for arm in ("ours", "sb3")] == [{"Pendulum-v1": 0.254}, {"Pendulum-v1": 0}]
+    assert "25.4% against 0%" in text
+    assert "Failed episodes are those of the scored evaluations that terminated on Pendulum-v1." in text
+    alone = replace(results, runs=[run for run in results.runs if run.arm == "ours"], baseline="ours")
+    assert "25.4%" in shown(alone)[1]
     results.write(tmp_path / "results.json")
     named = read_results(tmp_path)
     named.runs[:] = [replace(run, hyperparameters={"failure_key": "runaway"}) for run in named.runs]
-    assert any("that had runaway, in" in note for note in summarize(named, margin=0.1, resamples=200)["notes"])
+    assert "that had runaway on Pendulum-v1." in shown(named)[1]
     # Neither where there are none, nor in results of earlier versions, which did not count them.
     for rates in ({"ours": 0.0, "sb3": 0.0}, None):
-        assert not summarize(one_environment(failure_rate=rates), margin=0.1, resamples=200)["notes"]
+        assert "ailed" not in shown(one_environment(failure_rate=rates))[1]
     content = json.loads((tmp_path / "results.json").read_text())
     del content["evaluations"]["failure_rate"]
     (tmp_path / "results.json").write_text(json.dumps(content))
-    assert not summarize(read_results(tmp_path), margin=0.1, resamples=200)["notes"]
+    assert "ailed" not in shown(read_results(tmp_path))[1]

@@ -194,6 +194,26 @@ def test_a_label_is_nearest_to_its_own_row(made, open_page):
             assert above <= label["y"] + 3, "a rule parts it from the row above"
 
 
+def test_failed_episodes_have_a_figure_and_a_column(tmp_path, open_page, made):
+    rng = np.random.default_rng(3)
+    scores = {arm: {env: rng.normal(100, 3, 5) for env in ("Tank-v0", "Safe-v0")} for arm in ("sb3", "ours")}
+    results = made_up_results(scores, {"Tank-v0": 0.0, "Safe-v0": 0.0}, "sb3", evaluations=12)
+    table = results.evaluations
+    tank = table["env"] == "Tank-v0"
+    table["failure_rate"] = np.where(tank & (table["arm"] == "ours"), table["seed"] / 10, 0.0)
+    page = open_page(write_report(results, summarize(results, 0.1), tmp_path))
+    assert [name for name in visible(page) if name.startswith("failed")] == ["failed-0"]
+    baseline, _, band, line = page.evaluate("document.getElementById('plot-failed-0').data.map(trace => trace.y)")
+    assert set(baseline) == {0}
+    assert (min(band), max(band)) == (0, 0.4)
+    np.testing.assert_allclose(line, 0.2)
+    cells = page.locator(".verdicts td[data-label=failed]").all_text_contents()
+    assert cells == ["20% against 0%", "–", "–"]
+    page.locator(".tabs span").nth(1).click()
+    assert not page.locator("#plot-failed-0").is_visible()
+    assert open_page(made).locator("[id^=plot-failed], td[data-label=failed]").count() == 0
+
+
 def test_three_arms_of_one_verdict_share_a_card(tmp_path, open_page):
     rng = np.random.default_rng(1)
     sound = rng.normal(100, 3, 5)

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from sb3_ddpg_scratch.atomic import write_whole
-from sb3_ddpg_scratch.cli.options import GymPackages
+from sb3_ddpg_scratch.cli.options import GymPackages, OneFile
 from sb3_ddpg_scratch.compare import PACKAGES
 from sb3_ddpg_scratch.errors import ArgumentError, require
 from sb3_ddpg_scratch.terminal import command_line
@@ -59,6 +59,7 @@ def compare(
     executor: Annotated[Literal["local", "ray"], typer.Option(help="Where runs are executed.")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without it Ray runs on this machine.")] = None,
     gym_packages: GymPackages = None,
+    one_file: OneFile = False,
     example: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Only write a commented experiment, with every key, to this new file.")
     ] = None,
@@ -86,7 +87,7 @@ def compare(
     given = {key: value for key, value in options.items() if value is not None}
     content = with_options(read_experiment(experiment) if experiment is not None else {}, given)
     plan = plan_comparison(experiment_from(content))
-    outcome = run_comparison(plan, Console(), command_line(), ray_address, executor == "ray")
+    outcome = run_comparison(plan, Console(), command_line(), ray_address, executor == "ray", one_file)
     if outcome.failed or outcome.summary is None:
         raise typer.Exit(1)
     if fail_on == "worse":

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from sb3_ddpg_scratch.cli.options import OneFile
 from sb3_ddpg_scratch.errors import require
 
 
@@ -14,9 +15,7 @@ def report(
     dirs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders in which DiagnosticsCallback recorded runs.")],
     out: Annotated[Path | None, typer.Option(help="The page; default: report.html in DIR, or here for several.")] = None,
     video: Annotated[bool, typer.Option("--video", help="Also play an episode of each policy, as an animated GIF.")] = False,
-    one_file: Annotated[
-        bool, typer.Option("--one-file", help="Put Plotly (5 MB) into the page, not into a file beside it.")
-    ] = False,
+    one_file: OneFile = False,
     model: Annotated[Path | None, typer.Option(help="For --video of one run: a saved model with the weights to play.")] = None,
 ) -> None:
     """Draw recorded runs side by side, as one HTML page that works offline."""

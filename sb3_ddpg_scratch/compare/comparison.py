@@ -40,7 +40,9 @@ class Outcome:
     summary: dict[str, Any] | None
 
 
-def run_comparison(plan: Plan, console: Console, command: str, ray_address: str | None = None, ray: bool = False) -> Outcome:
+def run_comparison(
+    plan: Plan, console: Console, command: str, ray_address: str | None = None, ray: bool = False, one_file: bool = False
+) -> Outcome:
     """Perform unfinished runs, here or on Ray, and write all files, even when interrupted."""
     out = plan.experiment.out
     check_folder(plan.specs, out)
@@ -54,9 +56,9 @@ def run_comparison(plan: Plan, console: Console, command: str, ray_address: str 
             failed = _perform(plan, console, ray, ray_address)
         except KeyboardInterrupt:
             with suppress(KeyboardInterrupt):
-                _conclude(plan, gather(plan, scores, [], command), console)
+                _conclude(plan, gather(plan, scores, [], command), console, one_file)
             raise
-        return Outcome(failed, _conclude(plan, gather(plan, scores, failed, command), console))
+        return Outcome(failed, _conclude(plan, gather(plan, scores, failed, command), console, one_file))
 
 
 def _perform(plan: Plan, console: Console, ray: bool, ray_address: str | None) -> list[RunSpec]:
@@ -107,12 +109,12 @@ def _table(spec: RunSpec, result: dict[str, Any]) -> pd.DataFrame:
     return table.assign(arm=spec.arm, env=spec.env_id, seed=spec.seed, episodes=spec.eval_episodes)[list(COLUMNS)]
 
 
-def _conclude(plan: Plan, results: Results, console: Console) -> dict[str, Any] | None:
+def _conclude(plan: Plan, results: Results, console: Console, one_file: bool) -> dict[str, Any] | None:
     out = plan.experiment.out
     results.write(out / FILE)
     write_whole(out / "evaluations.csv", results.evaluations.to_csv(index=False))
     if plan.experiment.diagnostics:
-        _draw_diagnostics(plan, console)
+        _draw_diagnostics(plan, console, one_file)
     if not results.runs:
         say(console, "No run is finished: there is nothing to compare yet.")
         return None
@@ -121,20 +123,20 @@ def _conclude(plan: Plan, results: Results, console: Console) -> dict[str, Any] 
 
     summary: dict[str, Any] = summarize(results, plan.experiment.margin)
     write_json(out / "summary.json", summary)
-    page = write_report(results, summary, out)
+    page = write_report(results, summary, out, one_file)
     show(summary, console)
     say(console, f"Wrote {page}, beside summary.json, evaluations.csv and {FILE}")
     return summary
 
 
-def _draw_diagnostics(plan: Plan, console: Console) -> None:
+def _draw_diagnostics(plan: Plan, console: Console, one_file: bool) -> None:
     from sb3_ddpg_scratch.diagnostics.report import write_report
 
     out = plan.experiment.out
     recorded = [spec for spec in plan.specs if spec.diagnostics and finished_result(spec, out) is not None]
     folders = [spec.diagnostics_folder(out) for spec in recorded]
     if folders:
-        page = write_report(folders, out / "diagnostics.html")
+        page = write_report(folders, out / "diagnostics.html", one_file=one_file)
         say(console, f"Wrote {page.path}")
 
 

@@ -137,8 +137,9 @@ def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> di
     found = [_compare(scores, arm, env, margin, len(pairs)) for arm, env in pairs]
     corrected = holm([comparison.welch_p for comparison in found])
     found = [replace(comparison, welch_p=p) for comparison, p in zip(found, corrected, strict=True)]
+    failed = failure_rates(results)
     summary = {
-        "arms": {arm: _arm(scores, arm, resamples) for arm in scores.arms},
+        "arms": {arm: _arm(scores, arm, resamples) | {"failed": failed.get(arm, {})} for arm in scores.arms},
         "comparisons": [
             _comparison(scores, arm, env, comparison, resamples) for (arm, env), comparison in zip(pairs, found, strict=True)
         ],
@@ -148,7 +149,7 @@ def summarize(results: Results, margin: float, resamples: int = RESAMPLES) -> di
         "score": scores.score,
         "random_scores": scores.random,
         "missing": [{"arm": arm, "env": env, "seed": seed, "why": why} for arm, env, seed, why in results.missing],
-        "notes": scores.notes + _left_out(scores) + _failures(results, scores),
+        "notes": scores.notes + _left_out(scores) + _what_failed(results, failed),
         "command": results.command,
     }
     content: dict[str, Any] = plain(summary, words=False)
@@ -189,18 +190,29 @@ def _left_out(scores: Scores) -> list[str]:
     return notes
 
 
-def _failures(results: Results, scores: Scores) -> list[str]:
-    """For each environment where any episode of a scored evaluation failed, the share for each arm."""
+def failure_rates(results: Results) -> dict[str, dict[str, float]]:
+    """For each arm, the share of the scored evaluations' episodes that failed, in environments where any did."""
+    last = last_evaluations(results.evaluations)
+    rates = last.assign(rate=last["failure_rate"].astype(float)).groupby(["env", "arm"])["rate"].mean().dropna()
+    found: dict[str, dict[str, float]] = {}
+    for (env, arm), rate in rates.items():
+        if rates[env].any():
+            found.setdefault(arm, {})[env] = rate
+    return found
+
+
+def _what_failed(results: Results, failed: Mapping[str, Mapping[str, float]]) -> list[str]:
     keys = {run.env: run.hyperparameters.get("failure_key") for run in results.runs}
-    notes = []
-    rates = last_evaluations(results.evaluations).groupby(["env", "arm"])["failure_rate"].mean()
-    for env in scores.envs:
-        own = {arm: rates[env, arm] for arm in scores.arms if np.isfinite(rates.get((env, arm), np.nan))}
-        if any(own.values()):
-            what = "terminated" if keys.get(env) is None else f"had {keys[env]}"
-            shares = ", ".join(f"{share:.1%} of {arm}" for arm, share in own.items())
-            notes.append(f"Episodes on {env} that {what}, in the scored evaluations: {shares}.")
-    return notes
+    envs = dict.fromkeys(env for own in failed.values() for env in own)
+    named = (("terminated" if keys.get(env) is None else f"had {keys[env]}") + f" on {env}" for env in envs)
+    return [f"Failed episodes are those of the scored evaluations that {', '.join(named)}."] if envs else []
+
+
+def failed_share(summary: Mapping[str, Any], arm: str, env: str, baseline: str = "") -> str:
+    """What a table shows of an arm, against the baseline."""
+    rates = [summary["arms"][name]["failed"].get(env) for name in (arm, baseline) if name]
+    shares = ["–" if rate is None else f"{number(100 * rate)}%" for rate in rates]
+    return " against ".join(shares) if set(shares) != {"–"} else "–"
 
 
 def _strata(scores: Scores, arm: str, env: str) -> tuple[Strata, Strata]:
@@ -270,20 +282,24 @@ def _verdict_table(summary: Mapping[str, Any]) -> Table:
     margin = percent(summary["margin"])
     title = f"Against {escape(summary['baseline'])}, margin {margin} of its range over random"
     table = Table(title=title, title_justify="left")
+    failed = any(own["failed"] for own in summary["arms"].values())
     # Names are never broken across lines: only the reasons wrap.
-    for heading in ("environment", "arm", "verdict", "why", "P(better)"):
+    for heading in ("environment", "arm", "verdict", "why", "P(better)", *(["failed"] if failed else [])):
         table.add_column(heading, no_wrap=heading != "why", min_width=20 if heading == "why" else None)
     for row in summary["comparisons"]:
         verdict = f"[{COLORS[row['verdict']]}]{row['verdict']}[/]"
-        table.add_row(escape(row["env"]), escape(row["a"]), verdict, escape(row["why"]), percent(row["p_improvement"]))
+        cells = [escape(row["env"]), escape(row["a"]), verdict, escape(row["why"]), percent(row["p_improvement"])]
+        table.add_row(*cells, *([failed_share(summary, row["a"], row["env"], row["b"])] if failed else []))
     return table
 
 
 def _score_table(summary: Mapping[str, Any]) -> Table:
-    table = Table("environment", "arm", "seeds", "IQM", "95% interval")
+    failed = any(own["failed"] for own in summary["arms"].values())
+    table = Table("environment", "arm", "seeds", "IQM", "95% interval", *(["failed"] if failed else []))
     for arm, own in summary["arms"].items():
         for env, values in own["scores"].items():
             interval = own["ci"][env]
             ends = "–" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
-            table.add_row(escape(env), escape(arm), str(len(values)), number(own["iqm"][env]), ends)
+            cells = [escape(env), escape(arm), str(len(values)), number(own["iqm"][env]), ends]
+            table.add_row(*cells, *([failed_share(summary, arm, env)] if failed else []))
     return table

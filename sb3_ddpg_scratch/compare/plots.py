@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from sb3_ddpg_scratch.compare.conclusions import OVERALL
 from sb3_ddpg_scratch.compare.results_file import Results
@@ -36,10 +37,9 @@ class Curve(NamedTuple):
 def curves_of(results: Results, scores: Scores) -> dict[str, list[Curve]]:
     """For each environment, the curves of all arms with runs there; a return that is not finite counts as the worst."""
     curves: dict[str, list[Curve]] = {env: [] for env in scores.envs}
-    evaluations = results.evaluations
     for number, arm in enumerate(scores.arms):
-        for env, seeds in scores.seeds[arm].items():
-            rows = evaluations[(evaluations["arm"] == arm) & (evaluations["env"] == env) & evaluations["seed"].isin(seeds)]
+        for env in scores.seeds[arm]:
+            rows = _of_arm(results, scores, arm, env)
             returns = rows["mean_return"].where(np.isfinite(rows["mean_return"]), scores.worst[env])
             by_step = rows.assign(mean_return=returns).pivot(index="step", columns="seed", values=["mean_return", "seconds"])
             by_step = by_step.dropna()
@@ -47,8 +47,35 @@ def curves_of(results: Results, scores: Scores) -> dict[str, list[Curve]]:
                 continue
             middle, low, high = iqm_curve(by_step["mean_return"].to_numpy(float))
             steps, seconds = by_step.index.to_numpy(), by_step["seconds"].to_numpy(float).mean(axis=1)
-            curves[env].append(Curve(arm, number, len(seeds), steps, seconds, middle, low, high))
+            curves[env].append(Curve(arm, number, len(scores.seeds[arm][env]), steps, seconds, middle, low, high))
     return curves
+
+
+def _of_arm(results: Results, scores: Scores, arm: str, env: str) -> pd.DataFrame:
+    table = results.evaluations
+    return table[(table["arm"] == arm) & (table["env"] == env) & table["seed"].isin(scores.seeds[arm].get(env, []))]
+
+
+def failures(results: Results, scores: Scores, env: str, number: int) -> Figure | None:
+    """The share of an evaluation's episodes that failed, against steps; ``None`` if none ever did."""
+    traces: list[Trace] = []
+    highest = 0.0
+    for place, arm in enumerate(scores.arms):
+        rows = _of_arm(results, scores, arm, env)
+        by_step = (
+            rows.assign(rate=rows["failure_rate"].astype(float)).pivot(index="step", columns="seed", values="rate").dropna()
+        )
+        if not by_step.empty:
+            rates = by_step.to_numpy()
+            ends = (rates.mean(axis=1), rates.min(axis=1), rates.max(axis=1))
+            traces += banded(arm, place, by_step.index.to_numpy(), ends, "%{y:.1%}")
+            highest = max(highest, float(rates.max()))
+    if highest == 0:
+        return None
+    layout = {"xaxis": {"title": {"text": "environment steps"}, "rangemode": "tozero"}, "hovermode": "x unified"}
+    layout["yaxis"] = {"title": {"text": "share of episodes"}, "tickformat": ".0%", "rangemode": "tozero"}
+    note = "Mean of the runs; the band reaches from the lowest to the highest."
+    return Figure(f"failed-{number}", "Learning", f"Failed episodes · {env}", note, traces, layout, env=env)
 
 
 def label(name: str) -> str:

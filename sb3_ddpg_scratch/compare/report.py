@@ -7,8 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from sb3_ddpg_scratch.compare.conclusions import OVERALL, comparable, p_value, summarize
-from sb3_ddpg_scratch.compare.plots import curves_of, differences, learning_curves, profiles, score_distribution
+from sb3_ddpg_scratch.compare.conclusions import OVERALL, comparable, failed_share, p_value, summarize
+from sb3_ddpg_scratch.compare.plots import (
+    curves_of,
+    differences,
+    failures,
+    learning_curves,
+    profiles,
+    score_distribution,
+)
 from sb3_ddpg_scratch.compare.results_file import Results, Run
 from sb3_ddpg_scratch.compare.scores import Scores, scores_of
 from sb3_ddpg_scratch.report.figure import Figure
@@ -39,13 +46,14 @@ def write_report(results: Results, summary: Mapping[str, Any], out: Path, one_fi
 
 
 def all_figures(results: Results, scores: Scores, summary: Mapping[str, Any]) -> list[Figure]:
-    """Learning curves over steps and over time for each environment, then the scores."""
+    """Learning curves over steps and over time for each environment, failed episodes where there are any, then the scores."""
     by_env = enumerate(curves_of(results, scores).items())
     learning = [
         learning_curves(curves, env, place, scores.random[env], over)
         for place, (env, curves) in by_env
         for over in ("steps", "seconds")
     ]
+    learning += filter(None, (failures(results, scores, env, place) for place, env in enumerate(scores.envs)))
     several = len(scores.envs) > 1
     if several:
         strata = {arm: scores.normalized(arm, envs) for arm in scores.arms if (envs := comparable(scores, arm))}
@@ -80,6 +88,7 @@ def _write_page(path: Path, results: Results, figures: list[Figure], summary: Ma
         headlines=HEADLINES,
         missing=missing,
         p_value=p_value,
+        failed_share=failed_share,
         finished=finished,
         settings=settings_rows(results.runs, finished),
         times=time_rows(results.runs, finished),

@@ -43,7 +43,7 @@ _SB3_NOT_SAVED += ("_logger", "_custom_logger")
 NOT_SAVED = (
     *("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread", "_outputs_checked"),
     "_buffer_loaded",
-    "_alarms",
+    *("_alarms", "_other_statistics"),
     *("last_checkpoint", "_interrupted_learn", "_resumed_from", "_after_learn", "_work", "is_learning"),
 )
 # Modules of other algorithms' policies; PPO's and A2C's are in ``common``.

@@ -13,6 +13,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces, get_system_
 from stable_baselines3.common.vec_env.patch_gym import _convert_space
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_ddpg_scratch.alarms import statistics_differ
 from sb3_ddpg_scratch.atomic import whole_file
 from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError, warn_user
 from sb3_ddpg_scratch.model_file.archive import MAX_BYTES
@@ -32,6 +33,8 @@ class SafeFiles(OffPolicyAlgorithm):
 
     # Of a loaded model: identifies the observation statistics that it was saved with.
     statistics_id: str | None = None
+    # Whether the environment that it was loaded with has others; None if it was loaded with none.
+    _other_statistics: bool | None = None
 
     @classmethod
     def load(
@@ -93,6 +96,7 @@ class SafeFiles(OffPolicyAlgorithm):
         OffPolicyAlgorithm.set_parameters(model, read.params, exact_match=True, device=device)
         if buffer is not None:
             model.replay_buffer = checked_buffer(buffer, model, path)
+        model._other_statistics = None if model.env is None else statistics_differ(model)
         return model
 
     def set_parameters(
