@@ -22,6 +22,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_ddpg_scratch import (
     alarms,
+    data,
     export,
     learn_setup,
     learning_rates,
@@ -304,6 +305,7 @@ class ScratchDDPG(SafeFiles):
         """
         return resume_model(cls, path, env, **settings)
 
+    add_transitions = data.add_transitions
     export_onnx = export.export_onnx
     export_torch = export.export_torch
 

@@ -26,12 +26,12 @@ def all_finite(observations: Observations, rewards: np.ndarray) -> bool:
     arrays = (observations,) if isinstance(observations, np.ndarray) else observations.values()
     for array in (rewards, *arrays):
         # If the sum is too large, each number is checked.
-        if array.dtype.kind == "f" and not (float(np.vdot(array, array)) < 1e37 or _finite(array).all()):
+        if array.dtype.kind == "f" and not (float(np.vdot(array, array)) < 1e37 or finite_in_float32(array).all()):
             return False
     return True
 
 
-def _finite(array: np.ndarray) -> Any:
+def finite_in_float32(array: np.ndarray) -> Any:
     return np.abs(array) <= _LARGEST
 
 
@@ -67,9 +67,9 @@ def stop_if_not_finite(
             values |= _named("terminal observation", infos[index]["terminal_observation"])
         for (part, key), value in values.items():
             array = np.asarray(value)
-            if array.dtype.kind not in "fc" or _finite(array).all():
+            if array.dtype.kind not in "fc" or finite_in_float32(array).all():
                 continue
-            place = tuple(int(number) for number in np.argwhere(~_finite(array))[0])
+            place = tuple(int(number) for number in np.argwhere(~finite_in_float32(array))[0])
             flat = int(np.ravel_multi_index(place, array.shape)) if place else 0
             where = entry(part, key, list(place), flat, None if part == "reward" else names)
             beyond = ", beyond single precision," if np.isfinite(array[place]) else ""

@@ -22,6 +22,7 @@ LEVELS = [
     ["model_setup"],
     ["checkpoint"],
     ["export"],
+    ["data"],
     ["model_file"],
     ["rollout", "learn_setup"],
     ["training_log", "vec_env_step"],

@@ -386,6 +386,9 @@ def test_runs_are_tracked(tmp_path, monkeypatch):
         ("train", ["--diagnostics", "-optimize"], "--diagnostics cannot be combined with -optimize. Train"),
         ("train", ["--checkpoint-every", "5", "-optimize"], "--checkpoint-every cannot be combined with -optimize"),
         ("train", ["--checkpoint-every", "5", "--algo", "td3"], "--checkpoint-every cannot be combined with --algo td3"),
+        ("train", ["--data", "missing.npz"], "--data must be a file of transitions, got 'missing.npz'"),
+        ("train", ["--data", "log.npz", "-optimize"], "--data cannot be combined with -optimize"),
+        ("train", ["--data", "log.npz", "--algo", "td3"], "--data cannot be combined with --algo td3"),
         ("train", ["--resume", "run", "--seed", "3"], "--resume cannot be combined with --seed. A resumed run"),
         ("train", ["--trial-id", "3"], "--trial-id needs --storage and --study-name"),
         ("train", ["--trial-id", "3", "--storage", "a.log", "--study-name", "s"], "--storage must be the storage of a study"),
@@ -409,6 +412,18 @@ def test_bad_input_makes_nothing(tmp_path, monkeypatch, name, arguments, message
     with pytest.raises(ArgumentError, match=message):
         run_script(name, arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_train_with_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = {"terminations": np.zeros(30), "truncations": np.arange(30) == 29}
+    np.savez("log.npz", observations=np.ones((31, 3)), actions=np.full((30, 1), 0.5), rewards=np.ones(30), **flags)
+    run_script("train", ["-n", "60", "--data", "log.npz", "--save-replay-buffer", "--verbose", "0", *TINY])
+    assert "Stored 30 transitions, mean reward 1; episodes: 0 terminated, 1 cut off." in capsys.readouterr().out
+    model = ScratchDDPG("MlpPolicy", "Pendulum-v1", buffer_size=1000, updater="analytic")
+    model.load_replay_buffer(run_folder(tmp_path, 1) / "replay_buffer.pkl")
+    assert model.replay_buffer.size() == 90
+    assert model.replay_buffer.actions[:30].ravel().tolist() == [0.25] * 30
 
 
 @pytest.mark.parametrize("command", ["enjoy", "record-video"])

@@ -19,15 +19,17 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 
 
-def read_members(file: BinaryIO, path: Any, wanted: Callable[[str], bool], max_bytes: int = MAX_BYTES) -> dict[str, bytes]:
-    """Read the wanted members of a zip archive; names and sizes of all members are checked."""
+def read_members(
+    file: BinaryIO, path: Any, wanted: Callable[[str], bool], max_bytes: int = MAX_BYTES, any_ratio: bool = False
+) -> dict[str, bytes]:
+    """Read the wanted members of a zip archive; names and sizes of all members are checked, as is how much they unpack to."""
     size = file.seek(0, os.SEEK_END)
     _check_total(path, size, "the file itself", max_bytes)
     file.seek(0)
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            check_members(members, path, max_bytes)
+            check_members(members, path, max_bytes, any_ratio=any_ratio)
             return {info.filename: _read(archive, info, path) for info in members if wanted(info.filename)}
     except ModelFileError:
         raise
@@ -36,20 +38,22 @@ def read_members(file: BinaryIO, path: Any, wanted: Callable[[str], bool], max_b
         raise ModelFileError(path, f"it is not a whole zip-file ({error})") from error
 
 
-def check_members(members: list[zipfile.ZipInfo], path: Any, max_bytes: int = MAX_BYTES, within: str = "") -> None:
+def check_members(
+    members: list[zipfile.ZipInfo], path: Any, max_bytes: int = MAX_BYTES, within: str = "", any_ratio: bool = False
+) -> None:
     """Raise :class:`UnsafeFileError` for names, methods or sizes that no model has."""
     if len(members) > _MAX_MEMBERS:
         raise UnsafeFileError(path, f"it lists {len(members)} members and a model has fewer than {_MAX_MEMBERS}", within)
     seen: set[str] = set()
     for info in members:
-        reason = _wrong_with(info, seen)
+        reason = _wrong_with(info, seen, any_ratio)
         if reason:
             raise UnsafeFileError(path, reason, within or info.filename)
         seen.add(info.filename)
     _check_total(path, sum(info.file_size for info in members), within or "its members unpacked", max_bytes)
 
 
-def _wrong_with(info: zipfile.ZipInfo, seen: set[str]) -> str:
+def _wrong_with(info: zipfile.ZipInfo, seen: set[str], any_ratio: bool) -> str:
     name = info.orig_filename
     parts = name.split("/")
     if name != info.filename or not name.isprintable() or "\\" in name or ":" in name:
@@ -60,7 +64,7 @@ def _wrong_with(info: zipfile.ZipInfo, seen: set[str]) -> str:
         return "the archive lists this member twice"
     if info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
         return "it is encrypted or compressed in a way that models are not"
-    if info.file_size > max(_RATIO_MATTERS_FROM, _MAX_RATIO * info.compress_size):
+    if not any_ratio and info.file_size > max(_RATIO_MATTERS_FROM, _MAX_RATIO * info.compress_size):
         return f"{info.compress_size} bytes would unpack to {info.file_size}, which no model's do"
     return ""
 

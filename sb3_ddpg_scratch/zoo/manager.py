@@ -212,6 +212,11 @@ class ScratchExperimentManager(CommandManager):
             experiment = super().setup_experiment()
             if experiment is not None and self.verbose > 0:
                 self._say_what_is_used(experiment[0])
+            if experiment is not None and self._option("data") is not None:
+                model: Any = experiment[0]
+                added = model.add_transitions(self.args.data)
+                if not model.verbose:
+                    print(added)
             return experiment
         run = Path(self.args.resume)
         self.save_path = str(run)

@@ -198,6 +198,8 @@ def add_train_options(group: argparse._ArgumentGroup) -> None:
         "Record Q, targets, gradients and probe states (DiagnosticsCallback) and draw them as report.html beside the agent"
     )
     group.add_argument("--diagnostics", action="store_true", help=recorded)
+    data = "Add the transitions in this file (.npz, .csv, .parquet, .pkl) to the replay buffer before training"
+    group.add_argument("--data", metavar="FILE", help=data)
     every = "Write a checkpoint every N steps, from which --resume continues to the same result bit for bit"
     group.add_argument("--checkpoint-every", metavar="N", type=int, help=every)
     group.add_argument("--keep", metavar="K", type=int, help="How many checkpoints to keep (2 if not given)")
@@ -251,6 +253,7 @@ def check_train_options(arguments: argparse.Namespace) -> None:
         raise ArgumentError("--diagnostics", True, advice=advice, problem="cannot be combined with -optimize")
     if arguments.diagnostics:
         require("--diagnostics", "report", "plotly")
+    _check_data(arguments)
     _check_trial(arguments)
     if arguments.tensorboard_log:
         require("--tensorboard-log", "tensorboard", "tensorboard")
@@ -266,6 +269,18 @@ def check_train_options(arguments: argparse.Namespace) -> None:
     agent = Path(arguments.trained_agent)
     if arguments.trained_agent and not (agent.suffix == ".zip" and agent.is_file()):
         raise ArgumentError("--trained-agent", arguments.trained_agent, "the .zip of a trained agent")
+
+
+def _check_data(arguments: argparse.Namespace) -> None:
+    if arguments.data is None:
+        return
+    if arguments.algo != ALGO:
+        raise ArgumentError("--data", arguments.data, problem=f"cannot be combined with --algo {arguments.algo}")
+    if arguments.optimize_hyperparameters:
+        raise ArgumentError("--data", arguments.data, problem="cannot be combined with -optimize")
+    # A resumed run's checkpoint has it.
+    if arguments.resume is None and not Path(arguments.data).is_file():
+        raise ArgumentError("--data", arguments.data, "a file of transitions")
 
 
 def _check_trial(arguments: argparse.Namespace) -> None:
