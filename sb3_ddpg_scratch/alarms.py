@@ -86,7 +86,7 @@ def look(model: Any, statistics: Mapping[str, float]) -> None:
     if model._n_updates < alarms.next_look or not statistics:
         return
     alarms.next_look = 2 * model._n_updates
-    observations = _stored(model.replay_buffer)
+    observations = _stored(model.replay_buffer if model.replay_buffer.size() else model.demonstrations)
     plain_features = type(model.actor.features_extractor) in (FlattenExtractor, CombinedExtractor)
     if observations is None or not plain_features or getattr(model.policy, "norm", None) == "batch":
         return
@@ -104,7 +104,8 @@ def look(model: Any, statistics: Mapping[str, float]) -> None:
 
 def _stored(buffer: Any) -> Any:
     """Some of the first environment's observations, evenly from all of the replay buffer, before normalization."""
-    size = buffer.size()
+    if not (size := buffer.size()):
+        return None
     chosen = np.unique(np.linspace(0, size - 1, min(size, _STATES)).astype(int))
     if isinstance(buffer, PackedReplayBuffer) and not isinstance(buffer, HerReplayBuffer):
         return buffer._split(buffer.rows[chosen * buffer.n_envs, buffer.columns.observation])

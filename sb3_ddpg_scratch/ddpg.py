@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -22,7 +21,6 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_ddpg_scratch import (
     alarms,
-    data,
     export,
     learn_setup,
     learning_rates,
@@ -32,13 +30,16 @@ from sb3_ddpg_scratch import (
     validation,
 )
 from sb3_ddpg_scratch.checkpoint.training import resume_model
+from sb3_ddpg_scratch.data.adding import add_transitions
+from sb3_ddpg_scratch.data.offline import learn_offline
+from sb3_ddpg_scratch.mixed_replay import replay_of
 from sb3_ddpg_scratch.model_file import SafeFiles
 from sb3_ddpg_scratch.names import Names, names_of
 from sb3_ddpg_scratch.networks import Actor, Critic
 from sb3_ddpg_scratch.noise import NoiseSpec, VectorNoise
 from sb3_ddpg_scratch.policies import ScratchDDPGPolicy
 from sb3_ddpg_scratch.rollout import Actions, AtOnce, methods_of
-from sb3_ddpg_scratch.updates import UPDATERS, Networks, UpdateSettings
+from sb3_ddpg_scratch.updates import UPDATERS, Networks
 
 
 class ScratchDDPG(SafeFiles):
@@ -89,6 +90,12 @@ class ScratchDDPG(SafeFiles):
         errors and exported policies; a dict of lists for Dict observations; ``None`` for those in the environment's
         ``metadata["observation_names"]``, if any
     :param action_names: the same for actions
+    :param bc_alpha: alpha of TD3+BC (Fujimoto and Gu 2021, https://arxiv.org/abs/2106.06860): keeps the policy close to the
+        actions in the replay buffer, for :meth:`learn_offline`; 2.5 is theirs, 0 clones alone, ``None`` is off
+    :param bc_weight: weight of that cloning, a number or a function of the progress remaining; ``None`` for the progress
+        remaining itself, so that cloning is full in :meth:`learn_offline` and fades out during ``learn``
+    :param demonstration_share: share of each batch that is drawn from transitions of :meth:`add_transitions`, which are then
+        never overwritten; ``None`` to store them among all others
     :raises ArgumentError: for an invalid argument
     """
 
@@ -108,7 +115,7 @@ class ScratchDDPG(SafeFiles):
     _outputs_checked = _statistics_unread = observations_normalized = _buffer_loaded = False
     # Closed when ``learn`` ends, even on an error.
     _after_learn: ExitStack
-    is_learning = False
+    is_learning = learns_offline = False
     _work: AtOnce | None = None
     normalized_within: dict[str, float] = {}  # noqa: RUF012  # replaced, never changed
 
@@ -147,6 +154,9 @@ class ScratchDDPG(SafeFiles):
         action_l2: float = 0.0,
         observation_names: Names = None,
         action_names: Names = None,
+        bc_alpha: float | None = None,
+        bc_weight: float | Schedule | None = None,
+        demonstration_share: float | None = None,
     ) -> None:
         env = model_setup.make_checked_env(env, verbose)
         updates = (buffer_size, learning_starts, batch_size, tau, gamma, train_freq, gradient_steps)
@@ -165,6 +175,8 @@ class ScratchDDPG(SafeFiles):
         self.target_noise_clip = target_noise_clip
         self.updater = updater
         self.observation_names, self.action_names = observation_names, action_names
+        self.bc_alpha, self.bc_weight, self.demonstration_share = bc_alpha, bc_weight, demonstration_share
+        self.demonstrations: ReplayBuffer | None = None
         model_setup.default_to_one_critic(self)
         if _init_setup_model:
             self._setup_model()
@@ -194,18 +206,8 @@ class ScratchDDPG(SafeFiles):
         """``a = mu(s) + N``, or random actions in the warm-up; in environment units, and normalized for the replay buffer."""
         return rollout.select_actions(self, learning_starts, action_noise, n_envs)
 
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: np.ndarray,
-        new_obs: np.ndarray | dict[str, np.ndarray],
-        reward: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        """Store ``(s, a, r, s')`` of every environment."""
-        rollout.store_transition(self, replay_buffer, buffer_action, new_obs, reward, dones, infos)
-
+    # Stores ``(s, a, r, s')`` of every environment.
+    _store_transition = rollout.store_transition
     predict = alarms.predict
     collect_rollouts = rollout.collect_rollouts
 
@@ -218,9 +220,10 @@ class ScratchDDPG(SafeFiles):
             self.policy.set_training_mode(True)
             return
         settings, updates_before, env = self._update_settings(), self._n_updates, self._vec_normalize_env
+        replay = replay_of(self)
         self._n_updates += gradient_steps
         # Samples, and calls td_target, critic_loss, actor_loss and soft_update, or compiled code that does the same.
-        arguments = (self.replay_buffer, gradient_steps, batch_size, settings, updates_before, env)
+        arguments = (replay, gradient_steps, batch_size, settings, updates_before, env)
         self._updater.train(self.policy, self._networks(), *arguments)
         # Off the CPU, reading a number waits for the device: losses are then checked when the logger is read.
         if self.device.type == "cpu" and not self._updater.losses_are_finite():
@@ -228,18 +231,13 @@ class ScratchDDPG(SafeFiles):
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         """Set the learning rates of actor and critic, which may differ, and those of other optimizers to the actor's."""
-        learning_rates.set_learning_rates(self)
-        given = optimizers if isinstance(optimizers, list) else [optimizers]
-        others = [optimizer for optimizer in given if optimizer not in (self.actor.optimizer, self.critic.optimizer)]
-        if others:
+        if others := learning_rates.set_learning_rates_of(self, optimizers):
             super()._update_learning_rate(others)
 
     def _networks(self) -> Networks:
         return Networks(self.actor, self.critic, self.actor_target, self.critic_target)
 
-    def _update_settings(self) -> UpdateSettings:
-        smoothing = (self.target_policy_noise, self.target_noise_clip)
-        return UpdateSettings(self.gamma, self.tau, self.max_grad_norm, self.policy_delay, *smoothing, self.action_l2)
+    _update_settings = model_setup.update_settings
 
     @property
     def logger(self) -> Logger:
@@ -259,19 +257,11 @@ class ScratchDDPG(SafeFiles):
         progress_bar: bool = False,
     ) -> Self:
         """See SB3. After :meth:`resume`, nothing is reset, and ``total_timesteps`` counts the whole training."""
-        with ExitStack() as self._after_learn:
-            self._updater.trust(None)
-            self.is_learning = True
-            self._after_learn.callback(self._end_learning)
+        with learn_setup.learning(self):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
             if self._n_updates >= self._alarms.next_look:
                 alarms.look(self, self._updater.read_statistics())
             return self
-
-    def _end_learning(self) -> None:
-        self.is_learning = False
-        self._work = None
-        self._updater.trust(False)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         return super()._init_callback(learn_setup.with_progress_bar(callback) if progress_bar else callback)
@@ -305,16 +295,11 @@ class ScratchDDPG(SafeFiles):
         """
         return resume_model(cls, path, env, **settings)
 
-    add_transitions = data.add_transitions
+    add_transitions = add_transitions
+    learn_offline = learn_offline
     export_onnx = export.export_onnx
     export_torch = export.export_torch
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        # A copy made during learn() is not in it.
-        for name in ("_after_learn", "_work", "is_learning"):
-            state.pop(name, None)
-        return state
+    __getstate__ = learn_setup.state_of
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []

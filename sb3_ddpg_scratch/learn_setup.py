@@ -21,12 +21,15 @@ from sb3_ddpg_scratch.noise import VectorNoise
 from sb3_ddpg_scratch.observation_statistics import count_observations, statistics_of
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
+_WHILE_LEARNING = ("_after_learn", "_work", "is_learning", "learns_offline")
+
 
 class InterruptedLearn(NamedTuple):
     """The ``learn`` that a resumed model continues; ``restore`` undoes the changes made by starting another one."""
 
     total_timesteps: int
     first_timestep: int
+    offline: bool
     elapsed_ns: int
     restore: Callable[[BaseCallback], None]
 
@@ -51,13 +54,7 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     """Wrap SB3's ``_setup_learn``: restart our noise, check a reset's outputs. Yields whether steps are counted from 0."""
     if model.env is None:
         raise ArgumentError("env", None, "given", "Call set_env(env) before learn().")
-    statistics = model.get_vec_normalize_env()
-    _check_normalization(model, statistics)
-    alarms.look_at_statistics(model)
-    # Saved with the model: the policy must not be exported without the statistics, or with others.
-    model.normalized_within = alarms.normalized_within(statistics)
-    model.observations_normalized = bool(model.normalized_within)
-    model.statistics_id = None
+    look_at_normalization(model)
     reset_num_timesteps = reset_num_timesteps and model._interrupted_learn is None
     resets = model._last_obs is None or reset_num_timesteps
     buffer, noise = model.replay_buffer, model.action_noise
@@ -90,6 +87,37 @@ def prepared_learn(model: Any, reset_num_timesteps: bool) -> Iterator[bool]:
     finally:
         if model.action_noise is None:
             model.action_noise = noise
+
+
+def look_at_normalization(model: Any) -> None:
+    statistics = model.get_vec_normalize_env()
+    _check_normalization(model, statistics)
+    alarms.look_at_statistics(model)
+    # Saved with the model: the policy must not be exported without the statistics, or with others.
+    model.normalized_within = alarms.normalized_within(statistics)
+    model.observations_normalized = bool(model.normalized_within)
+    model.statistics_id = None
+
+
+@contextmanager
+def learning(model: Any, offline: bool = False) -> Iterator[None]:
+    """While a model learns; ``_after_learn`` is closed at the end, even on an error."""
+    with ExitStack() as model._after_learn:
+        model._updater.trust(None)
+        model.is_learning, model.learns_offline = True, offline
+        model._after_learn.callback(_end, model)
+        yield
+
+
+def state_of(self: Any) -> dict[str, Any]:
+    """What copies and pickles have of a model: one made while it learns does not."""
+    return {name: value for name, value in vars(self).items() if name not in _WHILE_LEARNING}
+
+
+def _end(model: Any) -> None:
+    model.is_learning = model.learns_offline = False
+    model._work = None
+    model._updater.trust(False)
 
 
 def _noise_for_sb3(model: Any, restarts: bool) -> Any:
@@ -162,12 +190,15 @@ def continue_interrupted(model: Any, total_timesteps: int, callback: BaseCallbac
     interrupted: InterruptedLearn | None = model._interrupted_learn
     if interrupted is None:
         return
+    if interrupted.offline != model.learns_offline:
+        name = "learn_offline" if interrupted.offline else "learn"
+        raise ArgumentError("resume", None, problem=f"must be followed by {name}(), which was interrupted")
     model._interrupted_learn = None
     model._num_timesteps_at_start = interrupted.first_timestep
     model._total_timesteps = interrupted.first_timestep + total_timesteps
     if model._total_timesteps != interrupted.total_timesteps:
         warnings.warn(
-            f"The interrupted learn() was to make {interrupted.total_timesteps - interrupted.first_timestep} steps, "
+            f"The interrupted training was to make {interrupted.total_timesteps - interrupted.first_timestep} steps, "
             f"{model.num_timesteps - interrupted.first_timestep} of which were made. This one, with "
             f"total_timesteps={total_timesteps}, ends after {total_timesteps} of them, and schedules follow that number.",
             stacklevel=4,

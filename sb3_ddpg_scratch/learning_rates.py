@@ -22,6 +22,13 @@ def set_learning_rates(model: Any) -> bool:
     return changed
 
 
+def set_learning_rates_of(model: Any, optimizers: Any) -> list[Any]:
+    """:func:`set_learning_rates`; returns those of the given optimizers that are neither actor's nor critic's."""
+    set_learning_rates(model)
+    given = optimizers if isinstance(optimizers, list) else [optimizers]
+    return [optimizer for optimizer in given if optimizer not in (model.actor.optimizer, model.critic.optimizer)]
+
+
 def are_constant(model: Any) -> bool:
     schedules = [schedule for schedule in (model.lr_schedule, model.qf_lr_schedule) if schedule is not None]
     return all(isinstance(getattr(schedule, "value_schedule", None), ConstantSchedule) for schedule in schedules)

@@ -17,12 +17,14 @@ from sb3_ddpg_scratch.errors import ArgumentError, UnknownArgumentError
 from sb3_ddpg_scratch.goals import check_goal_env, check_goal_selection, check_holds_an_episode
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.learning_rates import learning_rates
+from sb3_ddpg_scratch.mixed_replay import replay_of
 from sb3_ddpg_scratch.networks import is_plain_sb3, take_over
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observations import packable
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy, SimbaPolicy
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
-from sb3_ddpg_scratch.updates import Networks, UpdaterChoice
+from sb3_ddpg_scratch.updates import Networks, UpdaterChoice, UpdateSettings
+from sb3_ddpg_scratch.updates.choice import why_not_compiled_with
 from sb3_ddpg_scratch.validation import POLICIES_ALLOWED, check_action_space, check_choice, check_keywords
 
 POLICIES: dict[str, type[BasePolicy]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
@@ -159,9 +161,25 @@ def make_updater(model: Any) -> UpdaterChoice:
     choice = UpdaterChoice(model.updater, model.verbose)
     if model.updater == "auto":
         choice.expect(choice.objection(model._networks()))
+        choice.expect(_obstacle(model))
     return choice
+
+
+def update_settings(model: Any) -> UpdateSettings:
+    """The numbers of the next update."""
+    smoothing = (model.target_policy_noise, model.target_noise_clip)
+    settings = UpdateSettings(model.gamma, model.tau, model.max_grad_norm, model.policy_delay, *smoothing, model.action_l2)
+    if model.bc_alpha is None:
+        return settings
+    weight, progress = model.bc_weight, model._current_progress_remaining
+    weight = progress if weight is None else weight(progress) if callable(weight) else weight
+    return settings._replace(bc_alpha=model.bc_alpha, bc_weight=max(float(weight), 0.0))
+
+
+def _obstacle(model: Any) -> str | None:
+    return why_not_compiled_with(update_settings(model), replay_of(model))
 
 
 def updater_in_use(model: Any) -> str:
     """The updater for the next update: the fastest that supports the networks as they are now."""
-    return model._updater.choose(model._networks())[0].name
+    return model._updater.choose(model._networks(), _obstacle(model))[0].name

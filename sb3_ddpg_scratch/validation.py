@@ -142,6 +142,12 @@ def check_arguments(model: Any, updaters: tuple[str, ...]) -> None:
         check_number(name, getattr(model, name), 0, largest)
     for name in ("target_policy_noise", "target_noise_clip", "action_l2"):
         check_number(name, getattr(model, name), 0)
+    if model.bc_alpha is not None:
+        check_number("bc_alpha", model.bc_alpha, 0)
+    if model.bc_weight is not None and not callable(model.bc_weight):
+        check_number("bc_weight", model.bc_weight, 0)
+    if model.demonstration_share is not None:
+        check_number("demonstration_share", model.demonstration_share, 0, 1, low_allowed=False)
     if model.max_grad_norm is not None:
         check_number("max_grad_norm", model.max_grad_norm, 0, low_allowed=False)
     check_choice("updater", model.updater, updaters)

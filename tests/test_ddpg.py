@@ -60,6 +60,9 @@ def test_constructor_is_sb3s_with_ours_behind():
         "updater": "auto",
         "observation_names": None,
         "action_names": None,
+        "bc_alpha": None,
+        "bc_weight": None,
+        "demonstration_share": None,
     }
 
 

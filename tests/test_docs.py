@@ -73,7 +73,7 @@ def test_links_lead_to_files(name):
 
 def exported():
     """The modules that export names to users, with those names."""
-    for name in ("", ".diagnostics", ".compare", ".zoo"):
+    for name in ("", ".diagnostics", ".compare", ".data", ".zoo"):
         module = import_module(f"sb3_ddpg_scratch{name}")
         yield module.__name__, set(module.__all__)
 

@@ -232,7 +232,7 @@ def test_gradients_in_float64_are_autograds(layers, sizes, n_critics, late, acti
         critic_grads = th.autograd.grad(loss, list(policy.critic.parameters()))
 
         th.manual_seed(seed)
-        numbers = UpdateSettings(gamma=0.9, tau=0.1, target_policy_noise=smoothing)
+        numbers = UpdateSettings(gamma=0.9, tau=0.1, target_policy_noise=smoothing, action_l2=action_l2)
         th.testing.assert_close(td_target(batch, policy.actor_target, policy.critic_target, numbers), y)
         th.testing.assert_close(updater.critic_gradient(policy.critic, batch, y), loss.detach(), rtol=1e-12, atol=1e-12)
         for parameter, derived in zip(policy.critic.parameters(), critic_grads, strict=True):
@@ -241,7 +241,7 @@ def test_gradients_in_float64_are_autograds(layers, sizes, n_critics, late, acti
         chosen = policy.actor(s)
         loss = -policy.critic.q1_forward(s, chosen).mean() + action_l2 * (chosen**2).mean()
         actor_grads = th.autograd.grad(loss, list(policy.actor.parameters()))
-        th.testing.assert_close(updater.actor_gradient(policy.actor, policy.critic, batch, action_l2), loss.detach())
+        th.testing.assert_close(updater.actor_gradient(policy.actor, policy.critic, batch, numbers), loss.detach())
         for parameter, derived in zip(policy.actor.parameters(), actor_grads, strict=True):
             th.testing.assert_close(parameter.grad, derived, rtol=1e-10, atol=1e-12)
 

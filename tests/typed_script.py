@@ -9,6 +9,7 @@ from typing import Any, assert_type
 
 import pandas as pd
 import torch as th
+from gymnasium import spaces
 
 from sb3_ddpg_scratch import (
     ActionSpaceError,
@@ -44,6 +45,7 @@ from sb3_ddpg_scratch.compare import (
     verdict_table,
 )
 from sb3_ddpg_scratch.compare import figures as compare_figures
+from sb3_ddpg_scratch.data import Added, SpacesOnly
 from sb3_ddpg_scratch.diagnostics import (
     DiagnosticsCallback,
     Recording,
@@ -72,6 +74,9 @@ def train(folder: Path) -> ScratchDDPG:
     model = ScratchDDPG(policies[0], "Pendulum-v1", action_noise=noise[0], policy_kwargs={"net_arch": [64, 64]})
     assert_type(model.learn(1000, callback=[ResumableCheckpoint(folder), DiagnosticsCallback(folder)]), ScratchDDPG)
     assert_type(ScratchDDPG.resume(folder, "Pendulum-v1"), ScratchDDPG)
+    model.set_env(SpacesOnly(model.observation_space, spaces.Box(-2, 2, (1,))))
+    assert_type(model.add_transitions(folder / "log.npz"), Added)
+    assert_type(model.learn_offline(1000), ScratchDDPG)
     assert_type(ScratchDDPG.load(folder / "model.zip"), ScratchDDPG)
     assert_type(model.policy, ScratchDDPGPolicy)
     soft_update(model.critic.parameters(), model.critic_target.parameters(), tau=0.005)

@@ -10,14 +10,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ddpg_scratch.checkpoint.callback_states import environments_of
 from sb3_ddpg_scratch.checkpoint.environments import outlive_termination
-from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, SegmentLog, why_not_saved
+from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, Segment, SegmentLog, why_not_saved
 from sb3_ddpg_scratch.checkpoint.serialization import NotDataError
 from sb3_ddpg_scratch.checkpoint.storage import checkpoints_in, newest_whole, prune, read_manifest, step_of, write_checkpoint
-from sb3_ddpg_scratch.checkpoint.training import capture_training
+from sb3_ddpg_scratch.checkpoint.training import capture_training, segments_of
 from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError
 from sb3_ddpg_scratch.folder_lock import hold_folder
 from sb3_ddpg_scratch.validation import check_whole_number
@@ -63,7 +64,8 @@ class ResumableCheckpoint(BaseCallback):
         self.terminated = False
         self.last: Path | None = None
         self._kept: dict[Path, set[str]] = {}
-        self._log = SegmentLog(self.path / FOLDER)
+        self._log, self._demonstration_log = (SegmentLog(self.path / FOLDER) for _ in range(2))
+        self._demonstrations: ReplayBuffer | None = None
         self._saved_at = 0
         self._stop = False
         self._at_rest = False
@@ -109,7 +111,11 @@ class ResumableCheckpoint(BaseCallback):
     def _continue_from(self, source: Path) -> None:
         """Continue with the segments of the checkpoint that the training was resumed from."""
         checkpoint, _ = newest_whole(source)
-        self._log = SegmentLog(self.path / FOLDER, checkpoint.segments, checkpoint.state["buffer"]["written"])
+        of_replay, demonstrated = segments_of(checkpoint)
+        self._log = SegmentLog(self.path / FOLDER, of_replay, checkpoint.state["buffer"]["written"])
+        held = self.model.demonstrations
+        if held is not None and held.size() == sum(segment.stop - segment.start for segment in demonstrated):
+            self._demonstrations, self._demonstration_log = held, SegmentLog(self.path / FOLDER, demonstrated)
         self._saved_at = checkpoint.step
         self.last = source
         self.model.last_checkpoint = str(source)
@@ -152,10 +158,13 @@ class ResumableCheckpoint(BaseCallback):
         assert model.replay_buffer is not None
         try:
             with self._reporting_disk_errors():
-                self._log.save(model.replay_buffer, (step - self._saved_at) // model.n_envs)
-            state = capture_training(model, self._root, self._log.written)
+                added = 0 if model.learns_offline else (step - self._saved_at) // model.n_envs
+                self._log.save(model.replay_buffer, added)
+                demonstrated = self._demonstration_segments()
+            state = capture_training(model, self._root, self._log.written, len(demonstrated))
+            segments = [*self._log.segments, *demonstrated]
             with self._reporting_disk_errors():
-                folder = write_checkpoint(self.path, step, state, self._log.segments)
+                folder = write_checkpoint(self.path, step, state, segments)
         except NotDataError as error:
             advice = "Give it the methods get_training_state() and set_training_state(state)."
             raise CheckpointError(self.path, f"cannot hold this training: {error}", advice) from error
@@ -163,7 +172,7 @@ class ResumableCheckpoint(BaseCallback):
         if obstacle is not None and not self._kept:
             warnings.warn(f"{obstacle}: resumed trainings will begin a new episode there.", stacklevel=2)
         self._kept.pop(folder, None)
-        self._kept[folder] = {segment.name for segment in self._log.segments}
+        self._kept[folder] = {segment.name for segment in segments}
         while len(self._kept) > self.keep:
             del self._kept[next(iter(self._kept))]
         prune(self.path, self._kept)
@@ -171,6 +180,15 @@ class ResumableCheckpoint(BaseCallback):
         model.last_checkpoint = str(folder)
         if self.verbose:
             print(f"Checkpoint: {folder}")
+
+    def _demonstration_segments(self) -> list[Segment]:
+        """Of the model's demonstrations, which are written when they are new."""
+        held = self.model.demonstrations
+        if held is not self._demonstrations:
+            self._demonstrations, self._demonstration_log = held, SegmentLog(self.path / FOLDER)
+            if held is not None:
+                self._demonstration_log.save(held, held.size())
+        return self._demonstration_log.segments
 
     @contextmanager
     def _reporting_disk_errors(self) -> Iterator[None]:

@@ -91,6 +91,8 @@ class SegmentLog:
         if written % size != buffer.pos or (written >= size) != buffer.full:
             # Something else added or removed transitions: start over.
             written, segments = buffer.pos + (size if buffer.full else 0), []
+        if segments and written == self.written:
+            return
         oldest = max(written - size, 0)
         segments = [segment for segment in segments if segment.stop > oldest]
         columns = columns_of(buffer)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
@@ -23,8 +24,9 @@ from sb3_ddpg_scratch.checkpoint.constructor_arguments import (
 )
 from sb3_ddpg_scratch.checkpoint.environments import capture_vec_env, restore_vec_env
 from sb3_ddpg_scratch.checkpoint.object_state import capture_generators, restore_generators, restore_space, space_generators
-from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, head_of, layout_of, restore_buffer
+from sb3_ddpg_scratch.checkpoint.replay_segments import FOLDER, Segment, head_of, layout_of, restore_buffer
 from sb3_ddpg_scratch.checkpoint.storage import Checkpoint, newest_whole
+from sb3_ddpg_scratch.data.adding import empty_like
 from sb3_ddpg_scratch.errors import ArgumentError, CheckpointError, ModelFileError
 from sb3_ddpg_scratch.learn_setup import InterruptedLearn
 from sb3_ddpg_scratch.machine import processor_fingerprint
@@ -39,16 +41,21 @@ _COUNTERS = (
 )
 
 
-def capture_training(model: Any, callback: BaseCallback, written: int) -> dict[str, Any]:
+def _capture_buffer(buffer: ReplayBuffer, written: int) -> dict[str, Any]:
+    return {"written": written, "layout": layout_of(buffer), "head": head_of(buffer)}
+
+
+def capture_training(model: Any, callback: BaseCallback, written: int, n_demonstrated: int = 0) -> dict[str, Any]:
     """A model's state between an update and the next step, as data, without the replay buffer's rows."""
     assert model.env is not None
     assert model.replay_buffer is not None
     settings, missing = capture_settings(model)
+    held = model.demonstrations
     # The property reads the latest training's numbers for the log, which changes no parameter.
     logger = model.logger
     return {
         "machine": machine(),
-        "updater": model._updater.pick(model._networks()).name,
+        "updater": model.updater_in_use,
         "settings": settings,
         "missing_settings": missing,
         "policy": dict(model.policy.state_dict()),
@@ -59,7 +66,9 @@ def capture_training(model: Any, callback: BaseCallback, written: int) -> dict[s
         "generators": capture_generators(model.device),
         "spaces": [space_generators(space) for space in (model.observation_space, model.action_space)],
         "env": capture_vec_env(model.env),
-        "buffer": {"written": written, "layout": layout_of(model.replay_buffer), "head": head_of(model.replay_buffer)},
+        "buffer": _capture_buffer(model.replay_buffer, written),
+        "offline": model.learns_offline,
+        "demonstrations": held and _capture_buffer(held, held.size()) | {"n_segments": n_demonstrated},
         "log": _pending_log(logger),
         "callbacks": capture_callbacks(callback),
     }
@@ -112,15 +121,15 @@ def _restore(model: Any, checkpoint: Checkpoint) -> None:
     if recorded and recorded != model.env.num_envs:
         raise CheckpointError(checkpoint.folder, f"has {recorded} environments, and here are {model.env.num_envs}")
     check_module(model.policy, state["policy"], checkpoint.folder, "policy", exact=True)
-    buffer = state["buffer"]
-    restore_buffer(
-        model.replay_buffer,
-        checkpoint.folder.parent / FOLDER,
-        checkpoint.segments,
-        buffer["written"],
-        buffer["layout"],
-        buffer["head"],
-    )
+    folder = checkpoint.folder.parent / FOLDER
+    of_replay, of_demonstrations = segments_of(checkpoint)
+    restore_buffer(model.replay_buffer, folder, of_replay, **state["buffer"])
+    if of_demonstrations:
+        # No larger than its files, whose sizes were checked.
+        held = empty_like(model.replay_buffer, sum(segment.stop - segment.start for segment in of_demonstrations))
+        kept = {name: value for name, value in state["demonstrations"].items() if name != "n_segments"}
+        restore_buffer(held, folder, of_demonstrations, **kept)
+        model.demonstrations = held
     model.policy.load_state_dict(state["policy"])
     for name, optimizer in state["optimizers"].items():
         getattr(model.policy, name).optimizer.load_state_dict(optimizer)
@@ -134,10 +143,17 @@ def _restore(model: Any, checkpoint: Checkpoint) -> None:
     model._interrupted_learn = InterruptedLearn(
         total_timesteps=counters["_total_timesteps"],
         first_timestep=counters["_num_timesteps_at_start"],
+        offline=state.get("offline", False),
         elapsed_ns=state["elapsed_ns"],
         restore=partial(_restore_when_learning, model, state),
     )
     model._resumed_from = checkpoint.folder
+
+
+def segments_of(checkpoint: Checkpoint) -> tuple[list[Segment], list[Segment]]:
+    """Those of the replay buffer, and those of the demonstrations."""
+    n = len(checkpoint.segments) - ((checkpoint.state.get("demonstrations") or {}).get("n_segments", 0))
+    return checkpoint.segments[:n], checkpoint.segments[n:]
 
 
 def _restore_when_learning(model: Any, state: dict[str, Any], callback: BaseCallback) -> None:
@@ -166,7 +182,7 @@ def _restore_noise(model: Any, captured: dict[str, Any] | None, checkpoint: Chec
 def _warn_of_differences(model: Any, checkpoint: Checkpoint) -> None:
     then, now = checkpoint.state["machine"], machine()
     changes = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if then.get(name) != now[name]]
-    updater = model._updater.pick(model._networks()).name
+    updater = model.updater_in_use
     if updater != checkpoint.state["updater"]:
         changes.append(f"the updater was {checkpoint.state['updater']!r} and is {updater!r}")
     if changes:

@@ -1,5 +1,6 @@
-"""Transitions that one already has: reading, checking and storing them."""
+"""Transitions that one already has: reading, checking and storing them, and learning from them alone."""
 
-from sb3_ddpg_scratch.data.adding import add_transitions
+from sb3_ddpg_scratch.data.adding import Added
+from sb3_ddpg_scratch.data.offline import SpacesOnly
 
-__all__ = ["add_transitions"]
+__all__ = ["Added", "SpacesOnly"]

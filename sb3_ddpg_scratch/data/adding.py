@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ddpg_scratch.data.log import Log, joined, log_of
-from sb3_ddpg_scratch.data.sources import Piece, pieces_of
+from sb3_ddpg_scratch.data.sources import Piece, of_buffer, pieces_of
 from sb3_ddpg_scratch.errors import ArgumentError
 from sb3_ddpg_scratch.model_file import MAX_BYTES
 from sb3_ddpg_scratch.observation_statistics import count_observations
@@ -46,7 +46,7 @@ def add_transitions(
     """
     Store transitions that you already have in the replay buffer: logs of a controller, demonstrations, a dataset. All are
     checked first; after an error nothing is stored. Statistics of observations (the policy's, or ``VecNormalize``'s) count
-    them.
+    them. With ``demonstration_share`` they are stored beside the replay buffer and never overwritten.
 
     Without ``next_observations``, those of a transition are the next row's observations; a row that was cut off, or comes
     last, then has none and is left out, unless it terminated. An episode may have one observation more than actions.
@@ -77,12 +77,14 @@ def add_transitions(
     pieces = pieces_of(data, self, max_bytes) if data is not None else [Piece(columns)]
     if not pieces:
         raise ArgumentError("data", None, problem="has no transitions")
-    log = joined([log_of(piece, self) for piece in pieces])
-    log = _in_streams(log, self.replay_buffer)
-    _fill(self.replay_buffer, log)
+    given_log = joined([log_of(piece, self) for piece in pieces])
+    if self.demonstration_share is None:
+        log = _in_streams(given_log, self.replay_buffer)
+        _fill(self.replay_buffer, log)
+    else:
+        log = given_log
+        self.demonstrations = _with_demonstrations(self, log)
     _count(self, log)
-    # The next transition does not follow the last of these.
-    self._buffer_loaded = True
     ends = (int(log.terminated.sum()), int(log.truncated.sum()))
     added = Added(len(log.rewards), *ends, log.left_out, float(log.rewards.mean()))
     if self.verbose:
@@ -108,6 +110,30 @@ def _in_streams(log: Log, buffer: ReplayBuffer) -> Log:
         allowed = f"larger than the longest episode, {longest} steps, in each environment"
         raise ArgumentError("buffer_size", buffer.buffer_size * n_envs, allowed)
     return log
+
+
+def _with_demonstrations(model: Any, log: Log) -> ReplayBuffer:
+    """A buffer for earlier demonstrations and these."""
+    if model.demonstrations is not None:
+        log = joined([*(log_of(piece, model) for piece in of_buffer(model.demonstrations)), log])
+    buffer = empty_like(model.replay_buffer, len(log.rewards))
+    _fill(buffer, _in_streams(log, buffer))
+    return buffer
+
+
+def empty_like(buffer: ReplayBuffer, size: int) -> ReplayBuffer:
+    """An empty buffer with the same settings, for so many transitions of one environment, which do not fill it."""
+    # A full memory-saving buffer never draws its oldest.
+    size += 1
+    if isinstance(buffer, PackedReplayBuffer):
+        made: PackedReplayBuffer = object.__new__(type(buffer))
+        vars(made).update(vars(buffer) | {"buffer_size": size, "n_envs": 1, "pos": 0, "full": False})
+        made._allocate()
+        return made
+    names: tuple[str, ...] = ("optimize_memory_usage", "handle_timeout_termination", "n_steps", "gamma", "env")
+    names += ("n_sampled_goal", "goal_selection_strategy", "copy_info_dict")
+    settings = {name: getattr(buffer, name) for name in names if hasattr(buffer, name)}
+    return type(buffer)(size, buffer.observation_space, buffer.action_space, buffer.device, 1, **settings)
 
 
 def _fill(buffer: ReplayBuffer, log: Log) -> None:

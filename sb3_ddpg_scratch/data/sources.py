@@ -44,7 +44,7 @@ def pieces_of(data: Any, model: Any, max_bytes: int) -> list[Piece]:
     if isinstance(data, (str, Path)):
         data = _read(Path(data), model, max_bytes)
     if isinstance(data, ReplayBuffer):
-        return _of_buffer(data)
+        return of_buffer(data)
     if hasattr(data, "columns") and hasattr(data, "to_numpy"):
         return [Piece(_of_table(data, model))]
     if isinstance(data, Mapping):
@@ -149,7 +149,7 @@ def _array(content: bytes, path: Path, name: str) -> np.ndarray:
         raise ModelFileError(path, f"it is not an array as NumPy writes it ({error})", name) from error
 
 
-def _of_buffer(buffer: ReplayBuffer) -> list[Piece]:
+def of_buffer(buffer: ReplayBuffer) -> list[Piece]:
     """Each environment's transitions in a replay buffer, the oldest first."""
     if isinstance(buffer, HerReplayBuffer):
         raise ArgumentError("data", type(buffer).__name__, "loaded by load_replay_buffer: it changes goals when it samples")

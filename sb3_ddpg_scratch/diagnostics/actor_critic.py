@@ -106,8 +106,10 @@ class ActorCritic:
 
     def _actor_loss(self, batch: Any) -> th.Tensor:
         if not self.has_entropy_bonus:
-            action_l2 = getattr(self.model, "action_l2", 0.0)
-            return actor_loss(batch, self.model.actor, self.model.critic, action_l2)
+            # SB3's models have none of ours.
+            settings = self.model._update_settings() if hasattr(self.model, "_update_settings") else UpdateSettings(0, 0)
+            terms = (settings.action_l2, settings.bc_alpha, settings.bc_weight)
+            return actor_loss(batch, self.model.actor, self.model.critic, *terms)
         actions, log_prob = self.model.actor.action_log_prob(batch.observations)
         return (self._entropy_coefficient() * log_prob.reshape(-1) - self.q_values(batch.observations, actions)).mean()
 

@@ -29,6 +29,7 @@ from sb3_ddpg_scratch.diagnostics.recording_writer import (
     observation_statistics,
 )
 from sb3_ddpg_scratch.errors import ArgumentError
+from sb3_ddpg_scratch.mixed_replay import replay_of
 from sb3_ddpg_scratch.noise import sigma_of
 from sb3_ddpg_scratch.observation_statistics import statistics_of
 from sb3_ddpg_scratch.validation import check_choice, check_whole_number
@@ -234,7 +235,7 @@ class DiagnosticsCallback(BaseCallback):
     def _measure(self, updates: int) -> None:
         model = self._networks.model
         with self._isolated():
-            batch = model.replay_buffer.sample(self.batch_size or model.batch_size, env=self._normalize)
+            batch = replay_of(model).sample(self.batch_size or model.batch_size, env=self._normalize)
             numbers = self._networks.measure(batch)
             largest_in_batch = float(batch.rewards.abs().max())
         largest_reward = max(self._largest_reward, largest_in_batch)
@@ -254,7 +255,7 @@ class DiagnosticsCallback(BaseCallback):
 
     def _snapshot(self, now: int, last: bool) -> None:
         model = self._networks.model
-        begun = self._updates() > 0 and has_enough_states(model.replay_buffer, self.probe_states)
+        begun = self._updates() > 0 and has_enough_states(replay_of(model), self.probe_states)
         if (self._probes is None and not begun) or (last and self._last_snapshot == self.num_timesteps):
             return
         with self._isolated():

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ddpg_scratch.atomic import write_whole
 from sb3_ddpg_scratch.diagnostics.actor_critic import ActorCritic
 from sb3_ddpg_scratch.diagnostics.recording_writer import PROBES_FILE
+from sb3_ddpg_scratch.mixed_replay import replay_of
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
@@ -62,7 +63,7 @@ class ProbeStates:
     @classmethod
     def draw(cls, model: Any, count: int) -> "ProbeStates":
         """Choose ``count`` states from a sample of replay in the environment's units."""
-        tensors = model.replay_buffer.sample(STATES_PER_PROBE * count, env=None).observations
+        tensors = replay_of(model).sample(STATES_PER_PROBE * count, env=None).observations
         sample = for_each_part(lambda part: part.cpu().numpy(), tensors)
         ranges = None
         if isinstance(model.observation_space, spaces.Box) and sample.ndim == 2:

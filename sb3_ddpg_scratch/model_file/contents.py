@@ -43,8 +43,8 @@ _SB3_NOT_SAVED += ("_logger", "_custom_logger")
 NOT_SAVED = (
     *("actor", "critic", "actor_target", "critic_target", "_updater", "_statistics_unread", "_outputs_checked"),
     "_buffer_loaded",
-    *("_alarms", "_other_statistics"),
-    *("last_checkpoint", "_interrupted_learn", "_resumed_from", "_after_learn", "_work", "is_learning"),
+    *("_alarms", "_other_statistics", "demonstrations"),
+    *("last_checkpoint", "_interrupted_learn", "_resumed_from", "_after_learn", "_work", "is_learning", "learns_offline"),
 )
 # Modules of other algorithms' policies; PPO's and A2C's are in ``common``.
 _POLICIES = re.compile(r"(stable_baselines3|sb3_contrib|sbx)\.(\w+)\.policies")

@@ -37,6 +37,7 @@ METHODS = ("_sample_action", "_store_transition", "train", "_update_learning_rat
 _settings = itemgetter(
     *("policy", "actor", "critic", "actor_target", "critic_target", "replay_buffer", "action_noise", "env", "train_freq"),
     *("gamma", "tau", "batch_size", "gradient_steps", "policy_delay", "max_grad_norm", "target_policy_noise", "action_l2"),
+    *("bc_alpha", "demonstrations"),
     *("target_noise_clip", "random_steps", "learning_starts", "lr_schedule", "qf_lr_schedule", "_vec_normalize_env"),
 )
 
@@ -53,6 +54,8 @@ def work_for(
         or not model._outputs_checked
         or not model.is_learning
         or replay_buffer is not model.replay_buffer
+        or model.demonstrations is not None
+        or model.bc_alpha is not None
         or not _own_methods(model)
         or not acts_compiled(model)
     ):

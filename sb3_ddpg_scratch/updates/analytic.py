@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn import functional
 
 from sb3_ddpg_scratch.networks import Actor, Critic, ResidualBlock
-from sb3_ddpg_scratch.updates.autograd import AutogradUpdater, Batch
+from sb3_ddpg_scratch.updates.autograd import AutogradUpdater, Batch, q_scale
 from sb3_ddpg_scratch.updates.guard import Guard
 from sb3_ddpg_scratch.updates.inspection import why_not_by_hand
-from sb3_ddpg_scratch.updates.interface import Networks
+from sb3_ddpg_scratch.updates.interface import Networks, UpdateSettings
 
 # --------------------------------------------------------------------------------------------------- Layers with parameters
 
@@ -294,8 +294,12 @@ class AnalyticUpdater(AutogradUpdater):
         return th.stack(losses).sum()
 
     @th.no_grad()
-    def actor_gradient(self, actor: Actor, critic: Critic, batch: Batch, action_l2: float) -> th.Tensor:
-        """``L = -mean(Q_1(s, a)) + action_l2 mean(a^2)``: from ``dL/dQ_1 = -1 / batch`` through a = mu(s) to the actor."""
+    def actor_gradient(self, actor: Actor, critic: Critic, batch: Batch, settings: UpdateSettings) -> th.Tensor:
+        """
+        ``L = -mean(Q_1(s, a)) + action_l2 mean(a^2)``: from ``dL/dQ_1 = -1 / batch`` through a = mu(s) to the actor.
+
+        Cloning multiplies ``mean(Q_1)`` by the constant :func:`q_scale` and adds ``bc_weight mean((a - a_batch)^2)``.
+        """
         features = actor.extract_features(batch.observations, actor.features_extractor)
         acting = forward(actor.mu, features)
         actions = acting[-1].y
@@ -304,9 +308,13 @@ class AnalyticUpdater(AutogradUpdater):
         q_grad = th.full_like(q_values, -1 / len(q_values))
         action_grad = backward_to_action(valuing, q_grad, critic.action_joins_at, actions.shape[1])
         loss = -q_values.mean()
-        if action_l2:
-            action_grad = action_grad + 2 * action_l2 / actions.numel() * actions
-            loss = loss + action_l2 * actions.square().mean()
+        if settings.bc_alpha is not None:
+            scale, away = q_scale(q_values, settings.bc_alpha), actions - batch.actions
+            action_grad = scale * action_grad + 2 * settings.bc_weight / away.numel() * away
+            loss = scale * loss + settings.bc_weight * away.square().mean()
+        if settings.action_l2:
+            action_grad = action_grad + 2 * settings.action_l2 / actions.numel() * actions
+            loss = loss + settings.action_l2 * actions.square().mean()
         actor.optimizer.zero_grad()
         backward(acting, action_grad)
         return loss

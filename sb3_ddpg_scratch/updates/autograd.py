@@ -55,18 +55,31 @@ def critic_loss(current_q_values: tuple[th.Tensor, ...], target_q_values: th.Ten
     return reduce(th.add, [mse_loss(q_values, target_q_values) for q_values in current_q_values])
 
 
-def actor_loss(batch: Batch, actor: Actor, critic: Critic, action_l2: float = 0.0) -> th.Tensor:
+def q_scale(q_values: th.Tensor, bc_alpha: float) -> th.Tensor:
+    """``alpha / mean |Q|``, which makes the weight of cloning independent of the rewards' size (Fujimoto and Gu 2021)."""
+    return bc_alpha / q_values.detach().abs().mean().clamp(min=1e-8)
+
+
+def actor_loss(
+    batch: Batch, actor: Actor, critic: Critic, action_l2: float = 0.0, bc_alpha: float | None = None, bc_weight: float = 1.0
+) -> th.Tensor:
     """
-    ``-mean(Q_1(s, mu(s)))``, whose gradient is the deterministic policy gradient (Silver et al. 2014, theorem 1).
+    ``-mean(Q_1(s, mu(s)))``, whose gradient is the deterministic policy gradient (Silver et al. 2014, theorem 1). With
+    ``bc_alpha`` it is multiplied by :func:`q_scale`, and ``mean((mu(s) - a)^2)`` is added: equation 3 of TD3+BC.
 
     :param batch: sampled transitions
     :param actor: mu
     :param critic: Q
     :param action_l2: weight of ``mean(mu(s)^2)``, which is added (Plappert et al. 2018)
+    :param bc_alpha: alpha of TD3+BC; ``None`` for no cloning
+    :param bc_weight: weight of the term of cloning
     :return: the loss, a scalar
     """
     actions = actor(batch.observations)
-    loss = -critic.q1_forward(batch.observations, actions).mean()
+    q_values = critic.q1_forward(batch.observations, actions)
+    loss = -q_values.mean()
+    if bc_alpha is not None:
+        loss = q_scale(q_values, bc_alpha) * loss + bc_weight * mse_loss(actions, batch.actions)
     return loss + action_l2 * actions.square().mean() if action_l2 else loss
 
 
@@ -140,7 +153,7 @@ class AutogradUpdater:
         self._grad_norms["critic"] = descend(critic.parameters(), critic.optimizer, settings.max_grad_norm)
 
         if update_policy:
-            self._actor_losses.append(self.actor_gradient(actor, critic, batch, settings.action_l2))
+            self._actor_losses.append(self.actor_gradient(actor, critic, batch, settings))
             self._grad_norms["actor"] = descend(actor.parameters(), actor.optimizer, settings.max_grad_norm)
 
             soft_update(critic.parameters(), critic_target.parameters(), settings.tau)
@@ -157,9 +170,9 @@ class AutogradUpdater:
         loss.backward()
         return loss.detach()
 
-    def actor_gradient(self, actor: Actor, critic: Critic, batch: Batch, action_l2: float) -> th.Tensor:
+    def actor_gradient(self, actor: Actor, critic: Critic, batch: Batch, settings: UpdateSettings) -> th.Tensor:
         """Set the ``grad`` of the actor's parameters; returns the loss."""
-        loss = actor_loss(batch, actor, critic, action_l2)
+        loss = actor_loss(batch, actor, critic, settings.action_l2, settings.bc_alpha, settings.bc_weight)
         actor.optimizer.zero_grad()
         loss.backward()
         return loss.detach()

@@ -11,7 +11,7 @@ from sb3_ddpg_scratch.updates.autograd import AutogradUpdater
 from sb3_ddpg_scratch.updates.compiled import CompiledUpdater
 from sb3_ddpg_scratch.updates.compiled_actor import CompiledActor
 from sb3_ddpg_scratch.updates.inspection import every_reason
-from sb3_ddpg_scratch.updates.interface import Networks
+from sb3_ddpg_scratch.updates.interface import Networks, UpdateSettings
 
 Updater = CompiledUpdater | AutogradUpdater
 _SET_TRAINING_MODE = ScratchDDPGPolicy.set_training_mode
@@ -30,6 +30,11 @@ _COSTS = (
     (320, {"compiled": 1.0, "analytic": 1.9, "autograd": 2.0}),
     (math.inf, {"compiled": 1.0, "analytic": 1.6, "autograd": 1.8}),
 )
+
+
+def why_not_compiled_with(settings: UpdateSettings, buffer: Any) -> str | None:
+    """What of an update, besides its networks, the kernels do not compute."""
+    return None if settings.bc_alpha is None else "bc_alpha adds behavior cloning"
 
 
 class UpdaterChoice:
@@ -66,18 +71,21 @@ class UpdaterChoice:
         """Suppress the warning for this reason."""
         self._known_reasons |= {reason} if reason else set()
 
-    def choose(self, networks: Networks) -> tuple[Updater, str | None]:
-        """The fastest updater for these networks, and why it is not the requested one, if so."""
-        reason = self._updaters[0].objection(networks)
+    def choose(self, networks: Networks, obstacle: str | None = None) -> tuple[Updater, str | None]:
+        """
+        The fastest updater for these networks, and why it is not the requested one, if so. ``obstacle`` is what besides the
+        networks rules out the compiled one.
+        """
+        reason = self._updaters[0].objection(networks) or (obstacle if self._may_compile else None)
         if reason is None:
             return self._updaters[0], None
         return next(updater for updater in self._updaters[1:] if updater.objection(networks) is None), reason
 
-    def pick(self, networks: Networks) -> Updater:
+    def pick(self, networks: Networks, obstacle: str | None = None) -> Updater:
         """The fastest updater for these networks, with a warning if it is not the requested one."""
-        if self._settled is not None:
+        if self._settled is not None and obstacle is None:
             return self._settled
-        updater, reason = self.choose(networks)
+        updater, reason = self.choose(networks, obstacle)
         if self.trusted and isinstance(updater, CompiledUpdater):
             self._settled = updater
         if reason is not None and reason not in self._known_reasons:
@@ -94,10 +102,11 @@ class UpdaterChoice:
         return may
 
     def train(self, policy: ScratchDDPGPolicy, networks: Networks, *arguments: Any) -> None:
-        self._last = updater = self.pick(networks)
+        obstacle = why_not_compiled_with(arguments[3], arguments[0])
+        self._last = updater = self.pick(networks, obstacle)
         if not self._announced:
             self._announced = True
-            print(self._announcement(updater, networks))
+            print(self._announcement(updater, networks, obstacle))
         self._just_trained = updater if isinstance(updater, CompiledUpdater) else None
         if self._just_trained is None:
             policy.set_training_mode(True)
@@ -123,7 +132,7 @@ class UpdaterChoice:
         for attributes in updater.trained_modules:
             attributes["training"] = mode
 
-    def _announcement(self, updater: Updater, networks: Networks) -> str:
+    def _announcement(self, updater: Updater, networks: Networks, obstacle: str | None) -> str:
         said = f"Training with the {updater.name!r} updater"
         fastest = self._updaters[0].name
         if updater.name == fastest:
@@ -132,7 +141,8 @@ class UpdaterChoice:
         costs = next(costs for widest, costs in _COSTS if width <= widest)
         cost = costs[updater.name] / costs[fastest]
         slower = f", about {cost:.2g} x slower than {fastest!r}" if cost > 1 else ""
-        return f"{said}{slower}: {', '.join(every_reason(networks, fastest == 'compiled'))}."
+        reasons = every_reason(networks, fastest == "compiled") + ([obstacle] if obstacle else [])
+        return f"{said}{slower}: {', '.join(reasons)}."
 
     def losses_are_finite(self) -> bool:
         """Of the last update."""

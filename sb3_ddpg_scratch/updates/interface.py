@@ -25,6 +25,8 @@ class UpdateSettings(NamedTuple):
     :param target_policy_noise: standard deviation of the target policy smoothing, in normalized action units; 0 for none
     :param target_noise_clip: limit for the absolute value of that noise
     :param action_l2: weight of the mean squared action in the actor's loss
+    :param bc_alpha: alpha of TD3+BC, whose term of behavior cloning is then part of the actor's loss; ``None`` for none
+    :param bc_weight: weight of that term
     """
 
     gamma: float
@@ -34,3 +36,5 @@ class UpdateSettings(NamedTuple):
     target_policy_noise: float = 0.0
     target_noise_clip: float = 0.5
     action_l2: float = 0.0
+    bc_alpha: float | None = None
+    bc_weight: float = 1.0
