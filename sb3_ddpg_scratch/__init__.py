@@ -19,6 +19,7 @@ from sb3_ddpg_scratch.errors import (
 )
 from sb3_ddpg_scratch.noise import ColoredNoise, GaussianNoise, OUNoise
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy, SimbaPolicy
+from sb3_ddpg_scratch.priorities import PrioritizedReplayBuffer
 from sb3_ddpg_scratch.soft_update import soft_update
 
 try:
@@ -42,6 +43,7 @@ __all__ = [
     "ModelFileError",
     "MultiInputPolicy",
     "OUNoise",
+    "PrioritizedReplayBuffer",
     "ResumableCheckpoint",
     "ScratchDDPG",
     "ScratchDDPGPolicy",

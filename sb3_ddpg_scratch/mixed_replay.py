@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
@@ -17,6 +18,10 @@ class MixedReplay:
         self.demonstrations, self.replay, self.share = demonstrations, replay, share
 
     @property
+    def is_prioritized(self) -> bool:
+        return getattr(self.replay, "is_prioritized", False)
+
+    @property
     def buffer_size(self) -> int:
         return self.demonstrations.buffer_size + self.replay.buffer_size
 
@@ -28,10 +33,17 @@ class MixedReplay:
         return self.demonstrations.size() + self.replay.size()
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
-        demonstrated = round(self.share * batch_size) if self.replay.size() else batch_size
+        self._demonstrated = demonstrated = round(self.share * batch_size) if self.replay.size() else batch_size
         parts = ((self.demonstrations, demonstrated), (self.replay, batch_size - demonstrated))
         samples = [buffer.sample(count, env=env) for buffer, count in parts if count]
         return samples[0] if len(samples) == 1 else type(samples[0])(*map(_joined, *samples))
+
+    def set_priorities(self, errors: np.ndarray) -> None:
+        """Of the batch drawn last; both buffers are prioritized."""
+        parts = ((self.demonstrations, errors[: self._demonstrated]), (self.replay, errors[self._demonstrated :]))
+        for buffer, part in parts:
+            if len(part):
+                buffer.set_priorities(part)  # type: ignore[attr-defined]
 
 
 def _joined(first: Any, second: Any) -> Any:
@@ -41,8 +53,12 @@ def _joined(first: Any, second: Any) -> Any:
 
 
 def replay_of(model: Any) -> Any:
-    """What batches of a model, which may be any of SB3's, are drawn from."""
+    """What batches of a model, which may be any of SB3's, are drawn from; prioritized replay learns how far training is."""
     demonstrations = getattr(model, "demonstrations", None)
+    buffers: tuple[Any, ...] = (model.replay_buffer, demonstrations)
+    for buffer in buffers:
+        if getattr(buffer, "is_prioritized", False):
+            buffer.progress_remaining = model._current_progress_remaining
     if demonstrations is None or model.demonstration_share is None:
         return model.replay_buffer
     return MixedReplay(demonstrations, model.replay_buffer, model.demonstration_share)

@@ -1,8 +1,9 @@
 """Builds noise, buffer and updater of a ``ScratchDDPG``, and adopts the models of SB3's algorithms."""
 
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from gymnasium import spaces
@@ -22,6 +23,7 @@ from sb3_ddpg_scratch.networks import is_plain_sb3, take_over
 from sb3_ddpg_scratch.noise import VectorNoise, make_noise
 from sb3_ddpg_scratch.observations import packable
 from sb3_ddpg_scratch.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ScratchDDPGPolicy, SimbaPolicy
+from sb3_ddpg_scratch.priorities import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
 from sb3_ddpg_scratch.replay import PackedNStepReplayBuffer, PackedReplayBuffer
 from sb3_ddpg_scratch.updates import Networks, UpdaterChoice, UpdateSettings
 from sb3_ddpg_scratch.updates.choice import why_not_compiled_with
@@ -100,11 +102,19 @@ def own_noise_and_buffer(model: Any) -> Iterator[None]:
     # The reference samples from SB3's own buffer.
     packed = model.updater != "autograd" and packable(model.observation_space)
     chosen = packed and model.replay_buffer_class is None
-    if isinstance(model.replay_buffer_class, type) and issubclass(model.replay_buffer_class, HerReplayBuffer):
+    kind = model.replay_buffer_class if isinstance(model.replay_buffer_class, type) else ReplayBuffer
+    if issubclass(kind, HerReplayBuffer):
         _set_up_hindsight(model, packed)
+    elif issubclass(kind, PrioritizedReplayBuffer) and model.replay_buffer is None:
+        model.replay_buffer = _make_prioritized_buffer(model)
     elif chosen and model.replay_buffer is None:
         model.replay_buffer = _make_packed_buffer(model)
-    yield
+    with ExitStack() as stack:
+        if issubclass(kind, PrioritizedReplayBuffer):
+            # SB3 says of any class that n_steps is not for it.
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "`n_steps=")
+        yield
     if chosen:
         # Chosen again when the model is loaded.
         model.replay_buffer_class = None
@@ -140,6 +150,16 @@ def _set_up_hindsight(model: Any, packed: bool) -> None:
             made_for["gamma"] = model.gamma
         kwargs = made_for | {"optimize_memory_usage": model.optimize_memory_usage} | given
         model.replay_buffer = chosen(model.buffer_size, model.observation_space, model.action_space, **kwargs)
+
+
+def _make_prioritized_buffer(model: Any) -> PrioritizedReplayBuffer:
+    kind = model.replay_buffer_class
+    check_keywords(kind.__init__, model.replay_buffer_kwargs, "replay_buffer_kwargs")
+    if kind is PrioritizedReplayBuffer and isinstance(model.observation_space, spaces.Dict):
+        kind = PrioritizedDictReplayBuffer
+    own = {"optimize_memory_usage": model.optimize_memory_usage, "n_steps": model.n_steps, "gamma": model.gamma}
+    arguments = (model.buffer_size, model.observation_space, model.action_space, model.device, model.n_envs)
+    return kind(*arguments, **own | model.replay_buffer_kwargs)
 
 
 def _make_packed_buffer(model: Any) -> PackedReplayBuffer:

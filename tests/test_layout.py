@@ -29,7 +29,7 @@ LEVELS = [
     ["environment_check", "learning_rates", "alarms"],
     ["updates", "batches"],
     ["policies"],
-    ["hindsight"],
+    ["hindsight", "priorities", "mixed_replay"],
     ["dict_replay"],
     ["networks", "replay", "noise", "soft_update"],
 ]

@@ -27,6 +27,7 @@ from sb3_ddpg_scratch import (
     ModelFileError,
     MultiInputPolicy,
     OUNoise,
+    PrioritizedReplayBuffer,
     ResumableCheckpoint,
     ScratchDDPG,
     ScratchDDPGPolicy,
@@ -79,6 +80,7 @@ def train(folder: Path) -> ScratchDDPG:
     assert_type(model.learn_offline(1000), ScratchDDPG)
     assert_type(ScratchDDPG.load(folder / "model.zip"), ScratchDDPG)
     assert_type(model.policy, ScratchDDPGPolicy)
+    ScratchDDPG("MlpPolicy", "Pendulum-v1", replay_buffer_class=PrioritizedReplayBuffer, replay_buffer_kwargs={"alpha": 0.5})
     soft_update(model.critic.parameters(), model.critic_target.parameters(), tau=0.005)
     th.save(model.policy.state_dict(), folder / "policy.pt")
     model.save(folder / "model")

@@ -33,6 +33,7 @@ BUILT: dict[str, tuple[str, ...]] = {
     "sb3_ddpg_scratch.noise": ("ColoredNoise", "GaussianNoise", "OUNoise"),
     "sb3_ddpg_scratch.dict_replay": ("PackedDictReplayBuffer",),
     "sb3_ddpg_scratch.hindsight": ("PackedHerReplayBuffer",),
+    "sb3_ddpg_scratch.priorities": ("PrioritizedDictReplayBuffer", "PrioritizedReplayBuffer"),
     "sb3_ddpg_scratch.replay": ("BatchColumns", "PackedNStepReplayBuffer", "PackedReplayBuffer"),
     "stable_baselines3.common.buffers": ("DictReplayBuffer", "NStepReplayBuffer", "ReplayBuffer"),
     "stable_baselines3.common.noise": ("NormalActionNoise", "OrnsteinUhlenbeckActionNoise", "VectorizedActionNoise"),
@@ -47,6 +48,7 @@ BUILT: dict[str, tuple[str, ...]] = {
 _VALUES = (th.nn.Module, th.optim.Optimizer, ReplayBuffer)
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "sb3_ddpg_scratch.hindsight": ("PackedHerReplayBuffer",),
+    "sb3_ddpg_scratch.priorities": ("PrioritizedReplayBuffer",),
     "sb3_ddpg_scratch.policies": ("CnnPolicy", "MultiInputPolicy", "ScratchDDPGPolicy", "SimbaPolicy"),
     "stable_baselines3.common.torch_layers": ("BaseFeaturesExtractor", "CombinedExtractor", "FlattenExtractor", "NatureCNN"),
     "stable_baselines3.td3.policies": ("CnnPolicy", "MultiInputPolicy", "TD3Policy"),

@@ -20,11 +20,14 @@ from sb3_ddpg_scratch.episodes import NO_EPISODE, NONE
 from sb3_ddpg_scratch.errors import ArgumentError, ModelFileError
 from sb3_ddpg_scratch.hindsight import PackedHerReplayBuffer
 from sb3_ddpg_scratch.observations import flat_dim
+from sb3_ddpg_scratch.priorities import PrioritizedDictReplayBuffer, PrioritizedReplayBuffer
 from sb3_ddpg_scratch.replay import _TRUNCATED, PackedNStepReplayBuffer, PackedReplayBuffer
 
-_PACKED = (PackedHerReplayBuffer, PackedDictReplayBuffer, PackedNStepReplayBuffer, PackedReplayBuffer)
+_PACKED: tuple[type[ReplayBuffer], ...] = (PrioritizedDictReplayBuffer, PrioritizedReplayBuffer)
+_PACKED += (PackedHerReplayBuffer, PackedDictReplayBuffer, PackedNStepReplayBuffer, PackedReplayBuffer)
 KNOWN: tuple[type[ReplayBuffer], ...] = (*_PACKED, HerReplayBuffer, NStepReplayBuffer, DictReplayBuffer, ReplayBuffer)
 _MOST_STEPS = 2**62
+_LARGEST_ALPHA, _LARGEST_PRIORITY = 100.0, 1e200
 
 
 class Members:
@@ -150,6 +153,9 @@ def _template(kind: type[ReplayBuffer], members: Members, model: Any) -> ReplayB
         # Rows are single transitions: how many make a return is the model's matter.
         own = model.replay_buffer
         settings |= {"n_steps": getattr(own, "n_steps", model.n_steps), "gamma": getattr(own, "gamma", model.gamma)}
+    if issubclass(kind, PrioritizedReplayBuffer):
+        # The file's priorities are powers of alpha; beta is the model's matter.
+        settings |= {"alpha": members.number("alpha", 0, _LARGEST_ALPHA), "beta": getattr(model.replay_buffer, "beta", 0.4)}
     try:
         made = kind(1, model.observation_space, model.action_space, device=model.device, **flags, **settings)
     except (ArgumentError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
@@ -157,7 +163,7 @@ def _template(kind: type[ReplayBuffer], members: Members, model: Any) -> ReplayB
         raise ModelFileError(members.path, f"no {kind.__name__} for this model has its settings ({error})", key=key) from error
     if "her_ratio" in members.values:
         vars(made)["her_ratio"] = members.number("her_ratio", 0, 1)
-    derived = {"obs_shape", "action_dim", "columns", "_row_width", *settings} - {"env", "n_steps", "gamma"}
+    derived = {"obs_shape", "action_dim", "columns", "_row_width", *settings} - {"env", "n_steps", "gamma", "alpha", "beta"}
     for name in derived & vars(made).keys() & members.values.keys():
         if not _equal(members.values[name], vars(made)[name]):
             members.refuse(name, f"it must be {vars(made)[name]!r} for this model, and is {members.values[name]!r:.60}")
@@ -217,7 +223,7 @@ def _packed_state(members: Members, beside: Members, template: PackedReplayBuffe
     count = len(rows)
     if count not in (written, total):
         members.refuse("rows", f"it must have {total} rows, or the {written} that were written, and has {count}")
-    state = {"rows": rows, "_ends": members.array("_ends", np.uint8, (count,), 0, _TRUNCATED)}
+    state: dict[str, Any] = {"rows": rows, "_ends": members.array("_ends", np.uint8, (count,), 0, _TRUNCATED)}
     if isinstance(template, PackedHerReplayBuffer):
         return state | _episodes(members, beside, template, sizes, state["_ends"])
     continuation = rows[:, columns.continuation]
@@ -231,6 +237,11 @@ def _packed_state(members: Members, beside: Members, template: PackedReplayBuffe
     taken = [*free, *(aside[aside > 0] - 1).tolist()]
     if len(set(taken)) != len(taken):
         beside.refuse("_free_places", "a place is used twice")
+    if isinstance(template, PrioritizedReplayBuffer):
+        state["_priorities"] = beside.array("_priorities", np.float64, (None,), 0, _LARGEST_PRIORITY)
+        state["_largest"] = beside.number("_largest", 0, _LARGEST_PRIORITY)
+        if len(state["_priorities"]) != written:
+            beside.refuse("_priorities", f"it must have {written} numbers, and has {len(state['_priorities'])}")
     return state | {"_aside": aside, "_last_observations": last, "_free_places": free}
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from sb3_ddpg_scratch.networks import Actor, Critic, ResidualBlock
-from sb3_ddpg_scratch.updates.autograd import AutogradUpdater, Batch, q_scale
+from sb3_ddpg_scratch.updates.autograd import AutogradUpdater, Batch, q_scale, weights_of
 from sb3_ddpg_scratch.updates.guard import Guard
 from sb3_ddpg_scratch.updates.inspection import why_not_by_hand
 from sb3_ddpg_scratch.updates.interface import Networks, UpdateSettings
@@ -279,7 +279,8 @@ class AnalyticUpdater(AutogradUpdater):
 
     @th.no_grad()
     def critic_gradient(self, critic: Critic, batch: Batch, target_q_values: th.Tensor) -> th.Tensor:
-        """``L = sum_i mean((Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 (Q_i - y) / batch``."""
+        """``L = sum_i mean(w (Q_i(s, a) - y)^2)``, so that ``dL/dQ_i = 2 w (Q_i - y) / batch``; w is mostly 1."""
+        weights = weights_of(batch)
         features = critic.extract_features(batch.observations, critic.features_extractor)
         critic.optimizer.zero_grad()
         self._q_values = []
@@ -288,8 +289,9 @@ class AnalyticUpdater(AutogradUpdater):
             steps = forward(q_network, features, batch.actions, critic.action_joins_at)
             q_values = steps[-1].y
             error = q_values - target_q_values
-            losses.append((error * error).mean())
-            backward(steps, error * (2 / len(error)))
+            weighted = error if weights is None else weights * error
+            losses.append((weighted * error).mean())
+            backward(steps, weighted * (2 / len(error)))
             self._q_values.append(q_values)
         return th.stack(losses).sum()
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from functools import reduce
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
@@ -44,14 +45,19 @@ def td_target(batch: Batch, actor_target: Actor, critic_target: Critic, settings
         return batch.rewards + (1 - batch.dones) * discounts * next_q_values
 
 
-def critic_loss(current_q_values: tuple[th.Tensor, ...], target_q_values: th.Tensor) -> th.Tensor:
+def critic_loss(
+    current_q_values: tuple[th.Tensor, ...], target_q_values: th.Tensor, weights: th.Tensor | None = None
+) -> th.Tensor:
     """
-    ``sum_i mean((Q_i(s, a) - y)^2)``.
+    ``sum_i mean(w (Q_i(s, a) - y)^2)``, where w is 1 unless replay is prioritized.
 
     :param current_q_values: for each critic Q_i(s, a), shape ``(batch, 1)``
     :param target_q_values: y, shape ``(batch, 1)``
+    :param weights: w, shape ``(batch, 1)``
     :return: the loss, a scalar
     """
+    if weights is not None:
+        return reduce(th.add, [(weights * (q_values - target_q_values).square()).mean() for q_values in current_q_values])
     return reduce(th.add, [mse_loss(q_values, target_q_values) for q_values in current_q_values])
 
 
@@ -91,6 +97,11 @@ def descend(parameters: Iterable[th.Tensor], optimizer: th.optim.Optimizer, max_
         th.nn.utils.clip_grads_with_norm_(clipped, max_grad_norm, norm)
     optimizer.step()
     return norm
+
+
+def weights_of(batch: Batch) -> th.Tensor | None:
+    """What a prioritized replay buffer weights each transition with."""
+    return getattr(batch, "weights", None)
 
 
 class AutogradUpdater:
@@ -143,6 +154,8 @@ class AutogradUpdater:
         for update in range(n_updates + 1, n_updates + gradient_steps + 1):
             batch = buffer.sample(batch_size, env=env)
             self.update(networks, batch, settings, update_policy=update % settings.policy_delay == 0)
+            if weights_of(batch) is not None:
+                buffer.set_priorities(self._td_errors())  # type: ignore[attr-defined]
 
     def update(self, networks: Networks, batch: Batch, settings: UpdateSettings, update_policy: bool) -> None:
         """One update: the critic's step and, if ``update_policy`` (always in DDPG), the actor's and the soft updates."""
@@ -161,10 +174,15 @@ class AutogradUpdater:
             copy_running_statistics(critic, critic_target)
             copy_running_statistics(actor, actor_target)
 
+    def _td_errors(self) -> np.ndarray:
+        """``max_i |Q_i - y|`` of each transition of the last batch."""
+        errors = (th.cat(self._q_values, dim=1) - self._target_q_values).abs()
+        return errors.max(dim=1).values.numpy(force=True)
+
     def critic_gradient(self, critic: Critic, batch: Batch, target_q_values: th.Tensor) -> th.Tensor:
         """Set the ``grad`` of the critic's parameters; returns the loss."""
         current_q_values = critic(batch.observations, batch.actions)
-        loss = critic_loss(current_q_values, target_q_values)
+        loss = critic_loss(current_q_values, target_q_values, weights_of(batch))
         self._q_values = [q_values.detach() for q_values in current_q_values]
         critic.optimizer.zero_grad()
         loss.backward()

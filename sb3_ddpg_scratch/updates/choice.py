@@ -34,7 +34,9 @@ _COSTS = (
 
 def why_not_compiled_with(settings: UpdateSettings, buffer: Any) -> str | None:
     """What of an update, besides its networks, the kernels do not compute."""
-    return None if settings.bc_alpha is None else "bc_alpha adds behavior cloning"
+    if settings.bc_alpha is not None:
+        return "bc_alpha adds behavior cloning"
+    return "replay is prioritized" if getattr(buffer, "is_prioritized", False) else None
 
 
 class UpdaterChoice:

@@ -20,6 +20,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_ddpg_scratch.ddpg import ScratchDDPG
 from sb3_ddpg_scratch.errors import ArgumentError, near
 from sb3_ddpg_scratch.policies import ACTIVATIONS, ScratchDDPGPolicy
+from sb3_ddpg_scratch.priorities import PrioritizedReplayBuffer
 from sb3_ddpg_scratch.validation import check_whole_number, near_argument
 from sb3_ddpg_scratch.zoo.search import check_search
 
@@ -27,7 +28,7 @@ ALGO = "scratch_ddpg"
 CHECKPOINTS = "checkpoints"
 """The folder of a run's checkpoints, in the run's folder."""
 REPLAY_BUFFERS: dict[str, type[ReplayBuffer]] = {
-    kind.__name__: kind for kind in (ReplayBuffer, DictReplayBuffer, HerReplayBuffer)
+    kind.__name__: kind for kind in (ReplayBuffer, DictReplayBuffer, HerReplayBuffer, PrioritizedReplayBuffer)
 }
 
 # Read by RL Zoo's experiment manager, not passed on to the algorithm.
