@@ -11,7 +11,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_ddpg_scratch.data.log import Log, joined, log_of
 from sb3_ddpg_scratch.data.sources import Piece, of_buffer, pieces_of
 from sb3_ddpg_scratch.errors import ArgumentError
-from sb3_ddpg_scratch.model_file import MAX_BYTES
+from sb3_ddpg_scratch.model_file.archive import MAX_BYTES
 from sb3_ddpg_scratch.observation_statistics import count_observations
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
