@@ -96,7 +96,6 @@ class SafeFiles(OffPolicyAlgorithm):
         OffPolicyAlgorithm.set_parameters(model, read.params, exact_match=True, device=device)
         if buffer is not None:
             model.replay_buffer = checked_buffer(buffer, model, path)
-        model._other_statistics = None if model.env is None else statistics_differ(model)
         return model
 
     def set_parameters(
@@ -189,6 +188,7 @@ def _built(model_class: type[Model], data: dict[str, Any], changes: dict[str, An
     vars(model).update(data)
     vars(model).update(changes)
     model._setup_model()
+    vars(model)["_other_statistics"] = None if model.env is None else statistics_differ(model)
     return model
 
 
