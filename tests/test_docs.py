@@ -139,5 +139,5 @@ def test_the_example_reactor_is_an_environment_and_runs_away(monkeypatch):
     while not (outcome := env.step(np.array(hot)))[2]:
         steps += 1
         assert steps < 200
-    assert (outcome[1], outcome[4]["runaway"]) == (-100.0, True)
+    assert (outcome[1], outcome[4]["runaway"]) == (-20.0, True)
     assert np.isfinite(outcome[0]).all()

@@ -124,6 +124,7 @@ def reader(tmp_path, monkeypatch):
     monkeypatch.setattr(RunProcesses, "run", perform_here)
     (tmp_path / "benchmarks").mkdir()
     shutil.copy(ROOT / "benchmarks" / "published.yml", tmp_path / "benchmarks")
+    shutil.copy(ROOT / "docs" / "examples" / "reactor.py", tmp_path)
     agent = "agents/scratch_ddpg/Pendulum-v1_1"
     shutil.copytree(ROOT / agent, tmp_path / agent)
     monkeypatch.setattr(demo, "SOLVED_RETURN", -5000.0)

@@ -11,7 +11,7 @@ class Reactor(gym.Env):
     """
     Hold the concentration of A at a setpoint, by the feed and the jacket's temperature.
 
-    An episode is 20 minutes long, in 200 steps; above 400 K it ends as a runaway, with a reward of -100.
+    An episode is 20 minutes long, in 200 steps; above 400 K it ends as a runaway, with a reward of -20.
     """
 
     metadata = {  # noqa: RUF012
@@ -44,7 +44,7 @@ class Reactor(gym.Env):
             if self.temperature > TOO_HOT:
                 break
         runaway = bool(self.temperature > TOO_HOT)
-        reward = -100.0 if runaway else -10 * abs(self.concentration - self.setpoint)
+        reward = -20.0 if runaway else -10 * abs(self.concentration - self.setpoint)
         return self._observe(), reward, runaway, False, {"runaway": runaway}
 
     def _rate(self):
