@@ -64,7 +64,7 @@ class Side:
         settings = SMALL | {"policy_kwargs": NET_ARCH} | self.settings | settings
         if self.residual is not None:
             policy = self.policy if policy == "MlpPolicy" else policy
-            settings["policy_kwargs"] = even(settings["policy_kwargs"]) | self.residual
+            settings["policy_kwargs"] = self.residual | even(settings["policy_kwargs"])
         model = (algorithm or self.algorithm)(policy, env or PointEnv(), **settings)
         if self.residual is not None:
             # Biases begin at zero, where a first update's rounding is as large as they are.
@@ -82,9 +82,11 @@ OURS = {
     updater: Side(ScratchDDPG, ScratchDDPG, policies.MlpPolicy, networks.Actor, networks.Critic, {"updater": updater})
     for updater in UPDATERS
 }
-RESIDUAL_SB3 = Side(DDPG, TD3, ResidualPolicy, ResidualActor, ResidualCritic, residual={})
+# Smooth: with a ReLU, a sum that rounds to the other side of 0 has another slope.
+SMOOTH = {"activation_fn": nn.SiLU}
+RESIDUAL_SB3 = Side(DDPG, TD3, ResidualPolicy, ResidualActor, ResidualCritic, residual=SMOOTH)
 RESIDUAL = {
-    updater: replace(side, policy=policies.SimbaPolicy, residual={"normalize_observations": False})
+    updater: replace(side, policy=policies.SimbaPolicy, residual=SMOOTH | {"normalize_observations": False})
     for updater, side in OURS.items()
 }
 SCENARIOS = {}
