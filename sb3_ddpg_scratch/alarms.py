@@ -15,6 +15,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_ddpg_scratch.errors import warn_user
 from sb3_ddpg_scratch.names import entry
 from sb3_ddpg_scratch.noise import sigma_of
+from sb3_ddpg_scratch.observation_statistics import statistics_of
 from sb3_ddpg_scratch.observations import statistics_id
 from sb3_ddpg_scratch.replay import PackedReplayBuffer
 
@@ -92,7 +93,8 @@ def look(model: Any, statistics: Mapping[str, float]) -> None:
         return
     normalize = model.get_vec_normalize_env()
     parts, within = observations if isinstance(observations, dict) else {"": observations}, normalized_within(normalize)
-    _look_at_sizes(model, {key: part for key, part in parts.items() if key not in within})
+    own = statistics_of(model.policy)
+    _look_at_sizes(model, {key: part for key, part in parts.items() if key not in within and not (own and key in own.slices)})
     if within:
         observations = normalize.normalize_obs(observations)
     saturated = _saturated(model, observations)

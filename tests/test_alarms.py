@@ -86,6 +86,10 @@ def test_normalized_or_moderate_observations_are_no_reason(sizes):
     for env in (VecNormalize(make_vec_env(lambda: Process(sizes), seed=0)), Process((0.01, 5.0)), Process((0.0, 1e-9, 1.0))):
         assert not any(text.startswith("Observations") for text in warned(lambda env=env: make(env).learn(300)))
     assert any(text.startswith("Observations") for text in warned(lambda: make(Process(sizes)).learn(300)))
+    own = {"policy_kwargs": {"net_arch": [16], "normalize_observations": True}}
+    for keys, policy in (((), "MlpPolicy"), (("a", "b"), "MultiInputPolicy")):
+        texts = warned(lambda keys=keys, policy=policy: make(Process(sizes, keys), policy, **own).learn(300))
+        assert not any(text.startswith("Observations") for text in texts)
 
 
 def push(model, bias):

@@ -316,7 +316,7 @@ def test_a_policy_without_its_statistics_is_not_exported(tmp_path):
             loaded.export_torch(tmp_path / "policy.pt2", wrong)
 
 
-def test_the_zoos_settings_say_normalize(tmp_path):
+def test_the_zoos_settings_say_normalize(tmp_path, capsys):
     """An agent of SB3's DDPG says nothing about VecNormalize, but RL Zoo's settings beside it do."""
     DDPG("MlpPolicy", "Pendulum-v1").save(tmp_path / "Pendulum-v1")
     (tmp_path / "Pendulum-v1").mkdir()
@@ -324,8 +324,13 @@ def test_the_zoos_settings_say_normalize(tmp_path):
     (tmp_path / "Pendulum-v1" / "config.yml").write_text(yaml.dump(settings))
     with pytest.raises(ArgumentError, match="--vecnormalize is required"):
         export(tmp_path / "Pendulum-v1.zip", tmp_path / "policy.pt2")
-    (tmp_path / "Pendulum-v1" / "config.yml").write_text(yaml.dump(settings | {"normalize": False}))
+    for harmless in (False, {"norm_obs": False}):
+        (tmp_path / "Pendulum-v1" / "config.yml").write_text(yaml.dump(settings | {"normalize": harmless}))
+        export(tmp_path / "Pendulum-v1.zip", tmp_path / "policy.pt2")
+    # What scales rewards alone is not in the file.
+    VecNormalize(make_vec_env("Pendulum-v1"), norm_obs=False).save(str(tmp_path / "vecnormalize.pkl"))
     export(tmp_path / "Pendulum-v1.zip", tmp_path / "policy.pt2")
+    assert "With the statistics" not in capsys.readouterr().out
 
 
 def test_statistics_of_another_moment_are_refused(tmp_path):

@@ -191,6 +191,23 @@ def test_a_search_starts_from_what_the_file_fixes(tmp_path):
         model_of(tmp_path, {"search": {"taw": [1e-3, 1e-2, "log"]}})
 
 
+@pytest.mark.parametrize(
+    ("normalize", "own", "said"),
+    [
+        (True, False, "are normalized"),
+        ({"norm_obs": False}, False, "are not normalized"),
+        ({"norm_obs": False}, True, "are normalized"),
+        (False, True, "are normalized"),
+    ],
+)
+def test_what_normalizes_observations_is_known(tmp_path, capsys, normalize, own, said):
+    settings = {"normalize": normalize, "policy_kwargs": {"net_arch": [4], "normalize_observations": own}}
+    manager = manager_for(tmp_path, write_yaml(tmp_path, settings), verbose=1)
+    manager.setup_experiment()
+    assert f"observations {said}." in capsys.readouterr().out
+    assert manager._may_normalize == (normalize is not True)
+
+
 @pytest.mark.parametrize("settings", [{"policy": "SimbaPolicy"}, {"policy_kwargs": {"scale_factor": 2}}, {}])
 def test_a_search_knows_residual_networks(tmp_path, settings):
     manager = manager_for(tmp_path, write_yaml(tmp_path, settings), optimize_hyperparameters=True)

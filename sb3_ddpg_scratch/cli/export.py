@@ -57,13 +57,14 @@ def _statistics(model: Path, given: str | None, loaded: ScratchDDPG) -> VecNorma
     if not path.is_file():
         raise ArgumentError("--vecnormalize", given, "a file that VecNormalize.save wrote, or none")
     statistics = load_vec_normalize(path, None)
-    if given is None:
+    if given is None and statistics.norm_obs:
         typer.echo(f"With the statistics of VecNormalize in {path}")
     return statistics
 
 
 def _says_normalize(model: Path) -> bool:
-    """Whether the settings that RL Zoo saved with a model include ``normalize``."""
+    """Whether the settings that RL Zoo saved with a model include ``normalize``, of observations."""
     from sb3_ddpg_scratch.zoo.yaml_settings import read_saved
 
-    return any(read_saved(path).get("normalize") for path in model.parent.glob("*/config.yml"))
+    found = [read_saved(path).get("normalize") for path in model.parent.glob("*/config.yml")]
+    return any(one and not (isinstance(one, dict) and one.get("norm_obs") is False) for one in found)

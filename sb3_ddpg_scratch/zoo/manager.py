@@ -204,7 +204,7 @@ class ScratchExperimentManager(CommandManager):
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
     ) -> dict[str, Any]:
         self._dict_observations = isinstance(env.observation_space, spaces.Dict)
-        self._may_normalize = not self.normalize and bool(normalizable(env.observation_space))
+        self._may_normalize = not self._env_normalizes() and bool(normalizable(env.observation_space))
         return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
@@ -232,9 +232,13 @@ class ScratchExperimentManager(CommandManager):
         print(f"Continuing from {checkpoint.folder}, at step {checkpoint.step}")
         return made
 
+    def _env_normalizes(self) -> bool:
+        return bool(self.normalize and self.normalize_kwargs.get("norm_obs", True))
+
     def _say_what_is_used(self, model: BaseAlgorithm) -> None:
         networks = f"networks {getattr(model.policy, 'net_arch', 'of its own policy')}"
-        normalized = "normalized" if self.normalize else "not normalized"
+        by_policy = getattr(model.policy, "normalize_observations", False)
+        normalized = "normalized" if by_policy or self._env_normalizes() else "not normalized"
         told = [f"Training for {self.n_timesteps:,} steps with {networks}; observations are {normalized}."]
         file, env_id = default_file(), self.env_name.gym_id
         if self.config == str(file) and env_id not in read_settings(file) and not self.trained_agent:
