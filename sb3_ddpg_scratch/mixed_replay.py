@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -20,6 +21,10 @@ class MixedReplay:
     @property
     def is_prioritized(self) -> bool:
         return getattr(self.replay, "is_prioritized", False)
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        return self.replay.observation_space
 
     @property
     def buffer_size(self) -> int:

@@ -2,6 +2,7 @@
 
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -28,6 +29,17 @@ SMALL = {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 300, "batch_size": 8
 
 def new_model(env=None, updater="analytic", **settings):
     return ScratchDDPG("MlpPolicy", env or PointEnv(), **SMALL | {"updater": updater} | settings)
+
+
+class AsDict(gym.ObservationWrapper):
+    """The observation as the only entry of a Dict."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = gym.spaces.Dict(all=env.observation_space)
+
+    def observation(self, observation):
+        return {"all": observation}
 
 
 # ------------------------------------------------------------------------------------------------------------ Cloning
@@ -176,12 +188,19 @@ def test_demonstrations_are_kept(settings):
     assert len(np.unique(batch.observations, axis=0)) == 40
 
 
-def test_compiled_updates_draw_mixed_batches():
+@pytest.mark.parametrize("is_dict", [False, True])
+@pytest.mark.parametrize("kind", [{}, {"normalize_observations": True}, {"scale_factor": 2, "normalize_observations": True}])
+def test_compiled_updates_draw_mixed_batches(kind, is_dict):
     """The same batches as the reference's: parameters agree after many updates."""
-    results = {}
+    results, log = {}, a_log()
+    if is_dict:
+        log |= {name: {"all": log[name]} for name in ("observations", "next_observations")}
     for updater in ("compiled", "analytic"):
-        model = new_model(updater=updater, bc_alpha=None, demonstration_share=0.5, learning_starts=10)
-        model.add_transitions(a_log())
+        settings = {"updater": updater, "bc_alpha": None, "demonstration_share": 0.5, "learning_starts": 10}
+        settings["policy_kwargs"] = {"net_arch": [8]} | kind
+        env = AsDict(PointEnv()) if is_dict else PointEnv()
+        model = ScratchDDPG("MultiInputPolicy" if is_dict else "MlpPolicy", env, **SMALL | settings)
+        model.add_transitions(log)
         model.learn(60)
         assert model.updater_in_use == updater
         results[updater] = snapshot(model)

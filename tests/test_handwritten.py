@@ -133,9 +133,11 @@ CASES = {
     "layer norm": ({"norm": "layer"}, {}),
     "layer norm, late action, two critics": ({"norm": "layer", "action_layer": 1, "n_critics": 2}, {}),
     "layer norm, action at the output": ({"norm": "layer", "action_layer": 2, "activation_fn": "tanh"}, {}),
+    "layer norm, of the critic alone": ({"norm": "layer", "net_arch": {"pi": [], "qf": [8]}}, {}),
     "layer norm, z is kept": ({"norm": "layer", "activation_fn": "gelu"}, {"max_grad_norm": 0.05}),
     "z is kept, late action": ({"activation_fn": "silu", "action_layer": 1}, {}),
 } | {name: ({"activation_fn": name}, {}) for name in ACTIVATIONS}
+CHILDREN = ("actor", "actor_target", "critic", "critic_target")
 RESIDUAL = {
     "one block": ({"net_arch": [12], "scale_factor": 4}, {}),
     "three blocks, tanh": ({"net_arch": [9] * 3, "scale_factor": 2, "activation_fn": "tanh"}, {}),
@@ -144,6 +146,20 @@ RESIDUAL = {
         {"target_policy_noise": 0.2, "target_noise_clip": 0.3, "max_grad_norm": 0.5, "action_l2": 0.1},
     ),
 }
+
+
+@pytest.mark.parametrize("kind", [{"norm": "layer"}, {"net_arch": [8], "scale_factor": 2}])
+def test_eps_of_normalizations_may_be_changed(kind):
+    """The compiled updater has one eps for all, and gives its reason if they differ."""
+    reference, policy, critics_own = (make_policy(**kind) for _ in range(3))
+    for changed, names in ((reference, CHILDREN), (policy, CHILDREN), (critics_own, ("critic", "critic_target"))):
+        for layer in (layer for name in names for layer in getattr(changed, name).modules()):
+            if isinstance(layer, th.nn.LayerNorm):
+                layer.eps = 0.3
+    train(AutogradUpdater, reference, 3)
+    train(CompiledUpdater, policy, 3)
+    assert largest_difference(state_of(policy), state_of(reference), optimizers=False) < 1e-5
+    assert CompiledUpdater().objection(networks_of(critics_own)) == "layers have different eps"
 
 
 @pytest.mark.parametrize("updater_class", BY_HAND)

@@ -151,28 +151,31 @@ def test_a_forked_process_has_threads_of_its_own():
         process.kill()
 
 
-def test_an_interrupted_update_leaves_the_networks_as_they_were(monkeypatch):
-    """Gradients are computed before anything is moved, and no thread is left behind."""
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_an_update_that_stops_before_it_begins_leaves_the_networks_as_they_were(monkeypatch, where):
+    """By Ctrl-C in this thread, or since another one cannot start: no thread is left behind, and the next update is made."""
     policy = make_policy()
     updater, buffer, settings = SharedUpdater(), make_buffer(policy), UpdateSettings(gamma=0.95, tau=0.01)
     networks = networks_of(policy)
     assert updater.objection(networks) is None
     updater.train(networks, buffer, 1, 16, settings, 0)
-    before = state_of(policy)
-    kernel, main = kernels.advance, threading.get_ident()
+    before, kernel, main = state_of(policy), kernels.advance, threading.get_ident()
 
-    def interrupted(*args):
-        if threading.get_ident() == main and args[3][kernels.UPDATES]:
+    def stopped(*args):
+        here = threading.get_ident() == main
+        if where == "here" and here and args[3][kernels.UPDATES]:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(60)
+        if where == "elsewhere" and not here:
+            raise MemoryError("no more")
         return kernel(*args)
 
-    monkeypatch.setattr(kernels, "advance", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        updater.train(networks, buffer, 1, 16, settings, 1)
+    monkeypatch.setattr(kernels, "advance", stopped)
+    with pytest.raises(KeyboardInterrupt if where == "here" else MemoryError):
+        updater.train(networks, buffer, 3, 16, settings, 1)
     assert largest_difference(state_of(policy), before) == 0
     monkeypatch.undo()
-    updater.train(networks, buffer, 1, 16, settings, 1)
+    updater.train(networks, buffer, 3, 16, settings, 1)
     assert largest_difference(state_of(policy), before) > 0
 
 
@@ -200,36 +203,26 @@ def test_tasks_run_at_the_same_time():
     run_together([barrier.wait] * 3, barrier.abort)
 
 
-def test_a_thread_that_cannot_start_leaves_networks_as_they_were(monkeypatch):
-    policy = make_policy()
-    updater, buffer, settings = SharedUpdater(), make_buffer(policy), UpdateSettings(gamma=0.95, tau=0.01)
-    networks = networks_of(policy)
-    assert updater.objection(networks) is None
-    updater.train(networks, buffer, 1, 16, settings, 0)
-    before, kernel, main = state_of(policy), kernels.advance, threading.get_ident()
-
-    def fails_elsewhere(*args):
-        if threading.get_ident() != main:
-            raise MemoryError("no more")
-        return kernel(*args)
-
-    monkeypatch.setattr(kernels, "advance", fails_elsewhere)
-    with pytest.raises(MemoryError, match="no more"):
-        updater.train(networks, buffer, 3, 16, settings, 1)
-    assert largest_difference(state_of(policy), before) == 0
-
-
 @given(
     layers=st.lists(st.integers(1, 40), min_size=1, max_size=4),
     batch_size=st.integers(3, 70),
     action_dim=st.integers(1, 7),
     n_critics=st.integers(1, 2),
     norm=st.sampled_from([None, "layer"]),
+    scale_factor=st.sampled_from([None, 1, 5]),
     activation=st.sampled_from([nn.ReLU, nn.Mish]),
 )
 @settings(max_examples=30, deadline=None)
-def test_a_call_stays_within_its_memory(layers, batch_size, action_dim, n_critics, norm, activation):
+def test_a_call_stays_within_its_memory(layers, batch_size, action_dim, n_critics, norm, scale_factor, activation):
     kwargs = {"n_critics": n_critics, "norm": norm, "activation_fn": activation, "action_dim": action_dim}
+    if scale_factor is not None:
+        layers = [layers[0]] * len(layers)
+        kwargs |= {"scale_factor": scale_factor, "norm": None, "normalize_observations": True}
+    frames, actor = [], CompiledActor()
     for kind in (CompiledUpdater, SharedUpdater):
-        frame = train(kind, make_policy(net_arch=layers, **kwargs), 1, batch_size=batch_size).frame.table
-        assert frame[kernels.SCRATCH] < frame[kernels.MOST] <= frame[kernels.LIMIT]
+        policy = make_policy(net_arch=layers, **kwargs)
+        frames.append(train(kind, policy, 1, batch_size=batch_size).frame)
+    assert actor.objection(policy.actor) is None
+    actor.act(np.zeros((batch_size, 3), np.float32), None)
+    for table in (frame.table for frame in [*frames, actor._frame]):
+        assert table[kernels.SCRATCH] < table[kernels.MOST] <= table[kernels.LIMIT]

@@ -243,7 +243,7 @@ class Gathered(AtOnce):
         if updates:
             updater.expect(updates, model._n_updates)
         if self._normalizes:
-            updater.place_normalization(buffer, self._env)
+            updater.place_normalization(self._env)
         if acts:
             observations = model._last_obs if stored is None else stored[1]
             if self._is_dict:

@@ -54,7 +54,6 @@ class CompiledUpdater:
         self._batch_size = self._thread_limit = 0
         self._present_settings: Any = None
         self._sampler: Any = None
-        self._normalized_space: Any = None
         # From the latest of earlier series of updates that included the actor: its losses, and the norm of its last gradient.
         self._earlier: tuple[np.ndarray, float] | None = None
         # From the last series of updates.
@@ -102,6 +101,7 @@ class CompiledUpdater:
     def _make_tables(self, networks: Networks) -> None:
         self._sizes = sizes_of(self._kernels, networks.actor, networks.critic)
         self._columns = BatchColumns(self._sizes.observation, self._sizes.action)
+        self._normalization = self._kernels.random_rows.Normalization(networks.actor.observation_space)
         rows: list[list[int]] = []
         for network, target in zip(networks[:2], networks[2:], strict=True):
             for parameter, moved in zip(network.parameters(), target.parameters(), strict=True):
@@ -147,7 +147,7 @@ class CompiledUpdater:
         batches = Batches(buffer, batch_size, gradient_steps, self._columns, settings.gamma, env)
         normalization = None
         if networks.actor.observation_statistics is not None:
-            normalization = self._normalization_for(buffer)
+            normalization = self._normalization
             normalization.read(None, networks.actor.observation_statistics)
         self._set_numbers(networks, batches.discount, getattr(buffer, "gamma", 1.0), settings)
         while self._updates < gradient_steps:
@@ -163,21 +163,15 @@ class CompiledUpdater:
     def begin(self, networks: Networks, buffer: ReplayBuffer, settings: UpdateSettings, env: VecNormalize | None) -> None:
         """Prepare for drawing batches from this buffer, normalized by ``env`` as it is now."""
         self._set_numbers(networks, remaining_discount(buffer, settings.gamma), getattr(buffer, "gamma", 1.0), settings)
-        self.place_normalization(buffer, env)
+        self.place_normalization(env)
 
-    def place_normalization(self, buffer: ReplayBuffer, env: VecNormalize | None) -> None:
+    def place_normalization(self, env: VecNormalize | None) -> None:
         """Normalize batches, and with a policy's own statistics also observations to act on, by the present numbers."""
         statistics, normal = self._networks.actor.observation_statistics, None
         if env is not None or statistics is not None:
-            normal = self._normalization_for(buffer).read(env, statistics)
+            normal = self._normalization.read(env, statistics)
         self.frame.place(self._kernels.NORMAL, normal, (3 * self._sizes.observation + 2,), np.float64)
         self.frame.table[self._kernels.SEES_RAW] = statistics is not None
-
-    def _normalization_for(self, buffer: ReplayBuffer) -> Any:
-        if buffer.observation_space is not self._normalized_space:
-            self._normalized_space = buffer.observation_space
-            self._normalization = self._kernels.random_rows.Normalization(buffer.observation_space)
-        return self._normalization
 
     def _prepare(self, networks: Networks) -> None:
         """Make the tables of these networks, and the guard over what stands in them."""

@@ -35,8 +35,8 @@ class Guard:
     def __init__(self, networks: Sequence[Any], trained: int, with_optimizers: bool = False) -> None:
         self._networks = tuple(networks)
         modules = [module for network in networks for module in network.modules()]
-        # Part of the policy.
-        modules += [network.observation_statistics for network in networks if network.observation_statistics is not None]
+        # Part of the policy, which its networks share.
+        modules += {network.observation_statistics for network in networks} - {None}
         self._modules, self._attributes = modules, [vars(module) for module in modules]
         self._constants = [(vars(module), name) for module in modules for name in _constants_of(module)]
         self._parameters = [parameter for network in networks for parameter in network.parameters()]

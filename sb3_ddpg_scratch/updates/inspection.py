@@ -181,6 +181,8 @@ def why_not_compiled(networks: Sequence[nn.Module], trained: int) -> str | None:
             return reason
     if len(activations_of(networks)) > 1:
         return "actor and critic have different activations"
+    if len(eps_of(networks)) > 1:
+        return "layers have different eps"
     addresses = [parameter.data_ptr() for network in networks for parameter in network.parameters()]
     return None if len(set(addresses)) == len(addresses) else "two parameters share their memory"
 
@@ -194,6 +196,11 @@ def _hidden_layers(networks: Iterable[Any]) -> Iterator[nn.Module]:
 def activations_of(networks: Iterable[Any]) -> set[type[nn.Module]]:
     """The classes of the hidden layers' activations, which ``activation_fn`` may be a function to make."""
     return {type(layer) for layer in _hidden_layers(networks) if type(layer) in ACTIVATIONS}
+
+
+def eps_of(networks: Iterable[Any]) -> set[float]:
+    """What layer normalizations add to the variance."""
+    return {module.eps for network in networks for module in network.modules() if isinstance(module, nn.LayerNorm)}
 
 
 def _why_not_these_layers(name: str, network: Any) -> str | None:
@@ -217,8 +224,7 @@ def _why_not_these_constants(name: str, network: nn.Module) -> str | None:
         changed = [option for option in ACTIVATIONS.get(type(module), ()) if vars(module)[option] != vars(usual)[option]]
         if changed:
             return f"{name}.{path}.{changed[0]} is {vars(module)[changed[0]]}"
-    eps = {module.eps for module in network.modules() if isinstance(module, nn.LayerNorm)}
-    return None if len(eps) < 2 else f"layers of {name} have different eps"
+    return None
 
 
 def _widths(network: Any) -> list[tuple[int, int]]:

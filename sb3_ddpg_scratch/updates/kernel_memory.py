@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_ddpg_scratch.networks import Actor, ResidualBlock, flat_layers
 from sb3_ddpg_scratch.replay import BatchColumns, PackedReplayBuffer
-from sb3_ddpg_scratch.updates.inspection import activations_of
+from sb3_ddpg_scratch.updates.inspection import activations_of, eps_of
 
 
 @cache
@@ -91,11 +91,9 @@ def sizes_of(kernels: Any, actor: Actor, critic: Any = None) -> Any:
     """What the kernels need to know about an actor and its critic."""
     from sb3_ddpg_scratch.updates.operations import CODES
 
-    norm_eps = next(
-        (np.float32(layer.eps) for layer in flat_layers(actor.mu) if isinstance(layer, nn.LayerNorm)), np.float32(0)
-    )
     action_dim = get_action_dim(actor.action_space)
-    activation = next(iter(activations_of([actor] if critic is None else [actor, critic])), nn.ReLU)
+    networks = [actor] if critic is None else [actor, critic]
+    activation, norm_eps = next(iter(activations_of(networks)), nn.ReLU), np.float32(next(iter(eps_of(networks)), 0.0))
     of_both = (actor.features_dim, action_dim, getattr(critic, "action_layer", 0), CODES[activation], norm_eps)
     n_critics, depths = 0 if critic is None else critic.n_critics, [depth_of(actor.mu), 0]
     if critic is not None:

@@ -33,7 +33,6 @@ from sb3_ddpg_scratch.updates.operations import (
     normalize,
     normalize_backward,
     normalize_gradient,
-    normalize_into,
     tanh_backward,
 )
 from sb3_ddpg_scratch.updates.random_rows import Replay, clipped_quotient, sample_rows
@@ -124,16 +123,13 @@ ROWS, ROW_WIDTH, CAPACITY, ENVS, ENDS, ASIDE, LASTS, N_LASTS, NORMAL, NEWEST, N_
 STORED, PLACE, LAST_OBSERVATIONS, TAKEN_ACTIONS, REWARDS, CONTINUATIONS, NEXT_OBSERVATIONS = range(11, 18)
 # batches,
 DRAWN, DRAWN_FIRST, DRAWN_FROM, NEXT_UINT32, GENERATOR, BATCH_SIZE, BATCHES, SMOOTHING = range(18, 26)
-# updates, and acting; and at the end what became of it.
-UPDATES, ACTING, ACTOR, OBSERVATIONS, EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, OUTCOME = range(26, 35)
-# Whether the observations that actions are chosen for are yet to be normalized, as batches are.
-SEES_RAW = 48
+# updates, and acting, with observations that may yet have to be normalized as batches are; and at the end what became of it.
+UPDATES, ACTING, ACTOR, SEES_RAW, OBSERVATIONS, EXPLORATION, BOUNDS, ACTIONS, SCALED_ACTIONS, OUTCOME = range(26, 36)
 # Of several threads: this one's number and rows of the batch, the gradients of all but the first, where they meet, and the
 # system's function that lets another thread run.
-SHARE, FIRST_ROW, END_ROW, OTHER_THREADS, OTHER_GRADS, N_GRADS, MEETING, YIELD = range(35, 43)
+SHARE, FIRST_ROW, END_ROW, OTHER_THREADS, OTHER_GRADS, N_GRADS, MEETING, YIELD = range(36, 44)
 # Set by a call: how many have met so far, and its memory: where it begins, where it is free, the most that was used, its end.
-MET, SCRATCH, FREE, MOST, LIMIT = range(43, 48)
-FRAME_SIZE = 49
+MET, SCRATCH, FREE, MOST, LIMIT, FRAME_SIZE = range(44, 50)
 DONE, NOT_FINITE, STOPPED = 1, 2, 3
 # Entries of the memory where threads meet, int64: how often one arrived, whether to stop waiting, and for each thread its
 # share of the squared norm of a gradient (float64).
@@ -388,6 +384,14 @@ def matmul_backward(delta, x, weight_grad):
 
 
 @internal()
+def add_bias(z, bias):
+    """``z + b``, in place."""
+    for j in range(len(bias)):
+        for i in range(z.shape[1]):
+            z[j, i] += bias[j]
+
+
+@internal()
 def forward(layers, sizes, memory, output):
     """From the inputs in ``memory`` to ``output`` (n_out, batch): z = W x + b, and between layers h = f(z)."""
     batch = output.shape[1]
@@ -399,7 +403,8 @@ def forward(layers, sizes, memory, output):
         bias = vector(layer[BIAS], layer[N_OUT])
         if layer[NORM] == OF_INPUT:
             weight, norm_bias = vector(layer[NORM_WEIGHT], layer[N_IN]), vector(layer[NORM_BIAS], layer[N_IN])
-            normalize_into(x, stream, weight, norm_bias, sizes.norm_eps, standardized, memory.inverse_std[index])
+            normalize(x, stream, weight, sizes.norm_eps, standardized, memory.inverse_std[index])
+            add_bias(x, norm_bias)
         if index == len(layers) - 1:
             z = output
         elif layer[ADDS] != 0:
@@ -412,14 +417,13 @@ def forward(layers, sizes, memory, output):
         matmul(weights_of(layer), x, z)
         if layer[NORM] == OF_SUMS:
             weight = vector(layer[NORM_WEIGHT], layer[N_OUT])
-            normalize(z, bias, weight, sizes.norm_eps, standardized, memory.inverse_std[index])
+            add_bias(z, bias)
+            normalize(z, z, weight, sizes.norm_eps, standardized, memory.inverse_std[index])
             bias = vector(layer[NORM_BIAS], layer[N_OUT])
         if layer[N_ACTIVE] > 0:
             activate(sizes.activation, z, bias, values_of(layers, ACTIVE, memory.sums, index, batch))
         else:
-            for j in range(len(bias)):
-                for i in range(batch):
-                    z[j, i] += bias[j]
+            add_bias(z, bias)
         if layer[ADDS] != 0:
             # Not in one sum with the bias, whose order would be the compiler's choice.
             for j in range(len(bias)):

@@ -174,35 +174,13 @@ def activate_backward(code, grad, h, kept):
 
 
 @exact()
-def normalize(z, bias, weight, eps, standardized, inverse_std):
+def normalize(out, h, weight, eps, standardized, inverse_std):
     """
-    Layer normalization without its bias, in place: ``w s`` with ``s = (z + b - mean) / std`` over the units of each column.
+    Layer normalization without its bias: ``out = w s`` with ``s = (h - mean) / std`` over the units of each column; ``out``
+    may be ``h``.
 
     ``standardized`` (units, batch) and ``inverse_std`` (batch) keep what the way back needs.
     """
-    n, batch = z.shape
-    mean = np.zeros(batch, np.float32)
-    inverse_std[:] = ZERO
-    for j in range(n):
-        for i in range(batch):
-            z[j, i] += bias[j]
-            mean[i] += z[j, i]
-    mean /= np.float32(n)
-    for j in range(n):
-        for i in range(batch):
-            z[j, i] -= mean[i]
-            inverse_std[i] += z[j, i] * z[j, i]
-    for i in range(batch):
-        inverse_std[i] = ONE / np.sqrt(inverse_std[i] / np.float32(n) + eps)
-    for j in range(n):
-        for i in range(batch):
-            standardized[j, i] = z[j, i] * inverse_std[i]
-            z[j, i] = standardized[j, i] * weight[j]
-
-
-@exact()
-def normalize_into(out, h, weight, bias, eps, standardized, inverse_std):
-    """The same of ``h``, which stays as it is, with its bias: ``out = w s + b``."""
     n, batch = h.shape
     mean = np.zeros(batch, np.float32)
     inverse_std[:] = ZERO
@@ -219,7 +197,7 @@ def normalize_into(out, h, weight, bias, eps, standardized, inverse_std):
     for j in range(n):
         for i in range(batch):
             standardized[j, i] *= inverse_std[i]
-            out[j, i] = standardized[j, i] * weight[j] + bias[j]
+            out[j, i] = standardized[j, i] * weight[j]
 
 
 @exact()

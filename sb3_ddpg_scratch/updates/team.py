@@ -46,7 +46,6 @@ class Team:
         self._other_grads = np.zeros((count - 1, n_values), np.float32)
         self._meeting = np.zeros(kernels.SQUARED + count, np.int64)
         self._layers = [self._layers_of(networks, number) for number in range(count)]
-        self._others: list[np.ndarray] = []
         frame.place(kernels.OTHER_GRADS, self._other_grads, (count - 1, n_values))
         frame.place(kernels.MEETING, self._meeting, (kernels.SQUARED + count,), np.int64)
         frame.table[kernels.END_ROW], frame.table[kernels.OTHER_THREADS] = self._ends[1], count - 1
