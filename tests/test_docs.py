@@ -127,6 +127,23 @@ def test_the_demonstration_needs_no_further_packages():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_example_heater_is_an_environment_with_a_controller_that_holds_the_setpoint(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
+    from heater import AMBIENT, GAIN, Heater, controller, run, score
+
+    env = Heater()
+    check_env(env, skip_render_check=True)
+    assert len(env.metadata["observation_names"]) == env.observation_space.shape[0]
+    log = run(controller, 20)
+    assert log["truncations"].sum() == 20
+    assert not log["terminations"].any()
+    # Before the setpoint changes, and unless hot water was drawn, the error is small; half of the time.
+    held = np.abs(log["observations"][:, 0] - log["observations"][:, 1]).reshape(20, 100)[:, 30:50]
+    assert np.median(held) < 1.0
+    # The steady power for 50 degrees, against the controller.
+    assert score(controller) > 50 > 20 > score(lambda observation: np.array([(50 - AMBIENT) / GAIN]))
+
+
 def test_the_example_reactor_is_an_environment_and_runs_away(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
     from reactor import Reactor

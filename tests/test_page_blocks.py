@@ -105,7 +105,9 @@ def assert_shown(shown, printed, exact=False):
 
 def shortened(code):
     """The same code with short trainings: the blocks have to run, not to learn."""
-    code = re.sub(r"(?<=\.learn\()[\d_]+", lambda steps: str(min(int(steps[0]), STEPS_IN_A_TEST)), code)
+    code = re.sub(
+        r"(?<=\.learn\()[\d_]+|(?<=\.learn_offline\()[\d_]+", lambda steps: str(min(int(steps[0]), STEPS_IN_A_TEST)), code
+    )
     return code.replace(", progress_bar=True", "").replace("n_eval_episodes=20", "n_eval_episodes=1")
 
 
@@ -122,6 +124,7 @@ def reader(tmp_path, monkeypatch):
         file.write_text(re.sub(r"learning_starts: \d+", "learning_starts: 100", file.read_text()))
     monkeypatch.setattr(yaml_settings, "hyperparams_folder", lambda: settings)
     monkeypatch.setattr(RunProcesses, "run", perform_here)
+    shutil.copy(ROOT / "docs/examples/heater.py", tmp_path)
     (tmp_path / "benchmarks").mkdir()
     shutil.copy(ROOT / "benchmarks" / "published.yml", tmp_path / "benchmarks")
     shutil.copy(ROOT / "docs" / "examples" / "reactor.py", tmp_path)
